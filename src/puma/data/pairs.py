@@ -1,0 +1,107 @@
+"""Training pairs: a query, one of its positives, and every candidate known to be right for it. Loads no torch.
+
+Built from a benchmark folder in M-BEIR's layout. A query with several positives, or with several wordings, becomes several *rows*, of which a sampler
+draws one an epoch. Not here: the order of batches (sampling), tensors (collating).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from puma.data.mbeir import Benchmark
+from puma.errors import DataError, InputError
+from puma.items import MODALITIES, Item
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One training row.
+
+    Args:
+        query, candidate: the items; the candidate is right for the query.
+        instruction: what the query asks for.
+        task: M-BEIR's task id.
+        query_id: rows of one query share it.
+        candidate_id: the candidate's did.
+        known: the dids of every candidate known to be right, this one included: never negatives of this query.
+    """
+
+    query: Item
+    candidate: Item
+    instruction: str | None
+    task: int
+    query_id: str
+    candidate_id: str
+    known: frozenset[str]
+
+    @property
+    def target_modality(self) -> int:
+        """The candidate's modality as its code."""
+        return MODALITIES.index(self.candidate.modality)
+
+
+def read_pairs(
+    root: str | os.PathLike[str], *, split: str = "train", tasks: Sequence[int] | None = None, seed: int = 0
+) -> list[Pair]:
+    """Every (query, positive) row of a benchmark's split.
+
+    Each row carries one of its task's instructions, drawn by the row's own hash, so that a model meets all paraphrases and
+    the same seed gives the same rows.
+
+    Raises:
+        DataError: a positive is in no pool, or the split has no query.
+        InputError: the benchmark lacks a task asked for.
+    """
+    benchmark = Benchmark(Path(root))
+    present = benchmark.tasks(split)
+    missing = sorted(set(tasks or ()) - set(present))
+    if missing:
+        raise InputError(f"tasks={missing}: {root} has for split {split!r} only the tasks {present}")
+    pairs: list[Pair] = []
+    for task in tasks or present:
+        pool = {candidate.did: candidate for candidate in benchmark.pool(task, split)}
+        instructions = benchmark.instructions(task)
+        for query in benchmark.queries(task, split):
+            known = frozenset(query.positives)
+            for did in query.positives:
+                if did not in pool:
+                    raise DataError(
+                        f"{root}: task {task}, query {query.qid}: its positive {did} is not in the {split} pool"
+                    )
+                pairs.append(
+                    Pair(
+                        query=query.item(benchmark.root),
+                        candidate=pool[did].item(benchmark.root),
+                        instruction=_drawn(instructions, f"{seed}:{query.qid}:{did}"),
+                        task=task,
+                        query_id=query.qid,
+                        candidate_id=did,
+                        known=known,
+                    )
+                )
+    if not pairs:
+        raise DataError(f"{root}: no training pairs in split {split!r}")
+    return pairs
+
+
+def rows_by_query(pairs: Iterable[Pair]) -> dict[str, list[int]]:
+    """Row numbers of each query, in order of first appearance."""
+    rows: dict[str, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        rows.setdefault(pair.query_id, []).append(row)
+    return rows
+
+
+def without_instruction(pairs: Iterable[Pair]) -> list[Pair]:
+    """The same pairs, nothing asked."""
+    return [replace(pair, instruction=None) for pair in pairs]
+
+
+def _drawn(choices: Sequence[str], key: str) -> str | None:
+    if not choices:
+        return None
+    return choices[int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % len(choices)]

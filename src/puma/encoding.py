@@ -1,0 +1,231 @@
+"""From items to batches of tensors and from hidden states to unit vectors: everything around the forward pass.
+
+Here: writing items out and cutting their texts (:class:`Inputs`), batches of like length prepared ahead of the model (:func:`batches`), pooling at
+``[RET]``, and the stored vision features that spare a frozen tower its work (:func:`stored_vision`). Not here: what a prompt says (prompts) and the
+model folder (model).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from puma.errors import InputError, ModelError
+from puma.items import TEXT, Item
+from puma.pooling import last_token_state
+from puma.prompts import RET, PromptFormat
+
+
+class VisionFeatures(Protocol):
+    """A source of a frozen vision tower's outputs, by picture."""
+
+    def lookup(self, item: Item) -> np.ndarray | None:
+        """The tower's output for the item's picture, [channels, height, width], or None where it has none."""
+
+
+class Inputs:
+    """Turns items into a model's input tensors.
+
+    Args:
+        processor: the model's processor; its tokenizer knows ``[RET]``.
+        prompt: how items are written out.
+
+    Raises:
+        ModelError: the tokenizer has no ``[RET]`` token.
+    """
+
+    def __init__(self, processor: Any, prompt: PromptFormat) -> None:
+        self.processor, self.prompt = processor, prompt
+        self.tokenizer = processor.tokenizer
+        self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
+        if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
+            raise ModelError(
+                f"the tokenizer has no {RET} token: make a retriever of the base first (puma train, Retriever.from_base)"
+            )
+        special = sorted({*self.tokenizer.all_special_tokens, self._image_token, RET}, key=len, reverse=True)
+        self._special = re.compile("|".join(re.escape(token) for token in special))
+
+    @property
+    def _image_token(self) -> str:
+        return getattr(self.processor, "image_token", None) or "<image>"
+
+    def clean(self, text: str) -> str:
+        """A text without the power to be taken for control tokens, cut to the format's limit in tokens.
+
+        A ``[RET]`` or ``<image>`` typed by a user gets a space inside, so that it is read as plain letters.
+        """
+        text = self._special.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
+        limit = self.prompt.max_text_tokens
+        if len(text) <= limit:  # a token is at least one character
+            return text
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False)[
+            "offset_mapping"
+        ]
+        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
+
+    def written(self, items: Sequence[Item], instruction: str | None = None) -> list[str]:
+        """The items written out, texts cut, each ending in ``[RET]``."""
+        asked = self.clean(instruction) if instruction else None
+        return [
+            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, asked)
+            for item in items
+        ]
+
+    def features(
+        self,
+        items: Sequence[Item],
+        instructions: Sequence[str | None] | str | None = None,
+        vision: VisionFeatures | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """One padded batch. Items with and without pictures may mix where the processor allows it.
+
+        Args:
+            items: n items.
+            instructions: one for all, or one an item.
+            vision: where the tower's outputs may be found; they are used only if every picture of the batch is there.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` [n, length] and the processor's image tensors; with stored features
+            ``pixel_values`` holds those, [pictures, channels, height, width].
+
+        Raises:
+            ImageError: a picture cannot be opened.
+        """
+        if isinstance(instructions, str) or instructions is None:
+            instructions = [instructions] * len(items)
+        texts = [self.written([item], asked)[0] for item, asked in zip(items, instructions, strict=True)]
+        pictured = [item for item in items if item.image is not None]
+        stored = [vision.lookup(item) for item in pictured] if vision is not None else []
+        if pictured and stored and all(row is not None for row in stored):
+            pixels = torch.from_numpy(np.stack(stored)).float()  # type: ignore[arg-type]
+            texts = [text.replace(self._image_token, self._image_token * pixels[0, 0].numel()) for text in texts]
+            batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt", padding_side="right"))
+            batch["pixel_values"] = pixels
+        elif pictured:
+            images = [[item.open_image()] if item.image is not None else [] for item in items]
+            batch = dict(
+                self.processor(text=texts, images=images, padding=True, return_tensors="pt", padding_side="right")
+            )
+        else:
+            batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt", padding_side="right"))
+        batch.pop("token_type_ids", None) if not pictured else None
+        self._check(batch["input_ids"])
+        return batch
+
+    def _check(self, ids: torch.Tensor) -> None:
+        counts = (ids == self.ret_id).sum(1)
+        if not bool((counts == 1).all()):
+            raise ModelError(
+                f"every sequence must hold {RET} exactly once, got {counts.tolist()}: the processor cut or doubled it"
+            )
+
+
+def forward_states(model: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The raw (not normalised) states at ``[RET]`` after the final norm, [n, dim], in fp32."""
+    hidden = model(**features, use_cache=False).last_hidden_state
+    return last_token_state(hidden, features["attention_mask"]).float()
+
+
+def encode_items(
+    model: Any,
+    inputs: Inputs,
+    items: Sequence[Item],
+    *,
+    instruction: str | None = None,
+    batch_size: int = 64,
+    show_progress: bool = False,
+    vision: VisionFeatures | None = None,
+    autocast: torch.dtype | None = None,
+) -> np.ndarray:
+    """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``."""
+    from tqdm import tqdm
+
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
+    device = next(model.parameters()).device
+    out: np.ndarray | None = None
+    groups = length_sorted_groups(items, batch_size)
+    ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], instruction, vision))
+    gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
+    with (
+        tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar,
+        torch.inference_mode(),
+        gate,
+    ):
+        for rows, features in ready:
+            moved = {key: value.to(device) for key, value in features.items()}
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                states = forward_states(model, moved)
+            vectors = functional.normalize(states, dim=-1).cpu().numpy()
+            if out is None:
+                out = np.empty((len(items), vectors.shape[1]), dtype=np.float32)
+            out[rows] = vectors
+            bar.update(len(rows))
+    if out is None:
+        out = np.empty((0, model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
+    return out
+
+
+def length_sorted_groups(items: Sequence[Item], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches of like kind and length: pictures apart from texts, longest first, so that padding is
+    small and a shortage of memory shows at once."""
+    order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, len(items[i].text or "")), reverse=True)
+    groups: list[list[int]] = []
+    for i in order:
+        same = (
+            groups and len(groups[-1]) < batch_size and (items[groups[-1][0]].image is None) == (items[i].image is None)
+        )
+        if same:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def prefetched(groups: Sequence[list[int]], prepare: Any) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Prepare each next batch on another thread while the model works on this one."""
+    if not groups:
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(prepare, groups[0])
+        for i, rows in enumerate(groups):
+            features = coming.result()
+            if i + 1 < len(groups):
+                coming = pool.submit(prepare, groups[i + 1])
+            yield rows, features
+
+
+@contextlib.contextmanager
+def stored_vision(model: Any) -> Iterator[None]:
+    """Within the block, the vision tower passes stored outputs through: ``pixel_values`` [n, channels, height, width] with
+    other than 3 channels are taken for its own last hidden state. Pictures still go through it as ever.
+
+    Only for towers whose output is such a map (FastVLM). The tower's class is exchanged, not wrapped, so that the names of its weights stay what
+    they are in checkpoints.
+    """
+    tower = model.get_encoder("image")
+    original = type(tower)
+    if issubclass(original, _StoredVision):
+        yield
+        return
+    tower.__class__ = type(f"Stored{original.__name__}", (_StoredVision, original), {})
+    try:
+        yield
+    finally:
+        tower.__class__ = original
+
+
+class _StoredVision:
+    def forward(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if pixel_values.ndim == 4 and pixel_values.shape[1] != 3:
+            from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+            return BaseModelOutputWithPooling(last_hidden_state=pixel_values)
+        return super().forward(pixel_values, *args, **kwargs)  # type: ignore[misc]

@@ -1,0 +1,295 @@
+"""The retriever: a pruned multimodal LLM with ``[RET]``, its prompt and its processor, in a folder that sentence-transformers loads too.
+
+Here: making a retriever of a base, loading, encoding, saving. Not here: training, the batches (encoding), the prompt (prompts).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma.encoding import Inputs, VisionFeatures, encode_items
+from puma.errors import InputError, ModelError
+from puma.folders import written_folder
+from puma.items import Item, as_item
+from puma.prompts import OPEN_QUOTE, RET, PromptFormat, from_chat_template
+from puma.pruning import prune
+
+PROMPT_FILE = "puma_prompt.json"
+"""The file in a model folder that holds its :class:`~puma.prompts.PromptFormat`."""
+
+IMAGE_BACKEND = "pil"
+"""The image processor's backend, pinned in every folder: the other one's pixels differ slightly (facts: 0 to 0.03)."""
+
+PROMPTS = {"open-quote": OPEN_QUOTE}
+"""Prompt formats by name; ``chat`` is the model's own chat template, see :func:`puma.prompts.from_chat_template`."""
+
+
+class Retriever:
+    """Embeds texts, pictures, and both together, into one space.
+
+    Examples:
+        >>> retriever = Retriever.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
+        >>> retriever.encode(["a red fox", Path("fox.png")]).shape          # doctest: +SKIP
+        (2, 576)
+
+    Args:
+        model: a transformers base model (no LM head needed).
+        processor: its processor; the tokenizer knows ``[RET]``.
+        prompt: how items are written out.
+    """
+
+    def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
+        self.model, self.processor, self.prompt = model.eval(), processor, prompt
+        self.inputs = Inputs(processor, prompt)
+        self.vision: VisionFeatures | None = None
+        self.autocast: torch.dtype | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, device: str | None = None, dtype: torch.dtype | str = "auto"
+    ) -> Retriever:
+        """Load a retriever folder, or the folder's name on the hub.
+
+        Args:
+            path: the folder.
+            device: where to put it; by default CUDA if there is one.
+            dtype: the weights' type; ``auto`` is the one they were saved in.
+
+        Raises:
+            InputError: there is no such folder, or it is a base model that is no retriever yet.
+            ModelError: transformers cannot load it.
+        """
+        from transformers import AutoModel, AutoProcessor
+
+        folder = Path(path)
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"model {str(path)!r}: no such model folder (no config.json in it); `puma quickstart` makes one"
+            )
+        if not (folder / PROMPT_FILE).is_file():
+            raise InputError(
+                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); make one with `puma train` or Retriever.from_base"
+            )
+        prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
+        try:
+            processor = AutoProcessor.from_pretrained(folder, backend=IMAGE_BACKEND)
+            model = AutoModel.from_pretrained(folder, dtype=dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model {str(path)!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        return cls(model.to(device or default_device()), processor, prompt)
+
+    @classmethod
+    def from_base(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layers: int | None = None,
+        keep_last: bool = False,
+        prompt: str | PromptFormat = "chat",
+        dtype: torch.dtype | str = "auto",
+        device: str | None = None,
+    ) -> Retriever:
+        """Make an untrained retriever of a base: load it without its LM head, keep ``layers`` of its decoder, add ``[RET]``.
+
+        Args:
+            path: a base model's folder or hub name.
+            layers: decoder layers kept; None keeps all (the teacher).
+            keep_last: keep the first ``layers - 1`` and the last.
+            prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
+
+        Raises:
+            InputError: on a wrong name or number.
+            ModelError: the base cannot be used.
+        """
+        from transformers import AutoModel, AutoProcessor
+
+        name = os.fspath(path)
+        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+            raise InputError(f"base {name!r}: no model folder (no config.json in it)")
+        try:
+            processor = AutoProcessor.from_pretrained(name, backend=IMAGE_BACKEND)
+            model = AutoModel.from_pretrained(name, dtype=dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"base {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        if isinstance(prompt, str):
+            if prompt != "chat" and prompt not in PROMPTS:
+                raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
+            prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
+        if layers is not None:
+            prune(model, layers, keep_last=keep_last)
+        add_ret_token(model, processor, prompt)
+        return cls(model.to(device or default_device()), processor, prompt)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every weight."""
+        digest = hashlib.sha256(json.dumps(self.prompt.to_dict(), sort_keys=True).encode())
+        digest.update(self.processor.image_processor.to_json_string().encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy()
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(
+        self,
+        items: Sequence[Any] | Any,
+        instruction: str | None = None,
+        batch_size: int = 64,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Embed items.
+
+        Args:
+            items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of them.
+            instruction: one line that says what is wanted, for queries; candidates take none.
+            batch_size: items a forward pass.
+            show_progress: a bar with rate and time left.
+
+        Returns:
+            float32 [n, dim], rows of unit length.
+
+        Raises:
+            InputError: something is no item; ImageError: a picture cannot be opened.
+        """
+        if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
+            items = list(items) if hasattr(items, "__next__") else [items]
+        return encode_items(
+            self.model,
+            self.inputs,
+            [as_item(item) for item in items],
+            instruction=instruction,
+            batch_size=batch_size,
+            show_progress=show_progress,
+            vision=self.vision,
+            autocast=self.autocast,
+        )
+
+    def save_pretrained(self, path: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Write the folder: weights, processor, chat template, prompt, and what sentence-transformers needs to load it.
+
+        It appears only when whole. ``replace`` allows an existing folder to be exchanged.
+        """
+        tokenizer = self.processor.tokenizer
+        if getattr(tokenizer, "backend_tokenizer", None) is not None:  # a used tokenizer would save its last limits
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        with written_folder(path, replace=replace) as work:
+            self.model.save_pretrained(work)
+            self.processor.save_pretrained(work)
+            _write(work / PROMPT_FILE, self.prompt.to_dict())
+            write_sentence_transformers_files(work, self.dim)
+        return Path(path)
+
+    def to(self, device: str) -> Retriever:
+        """Move the weights; returns self."""
+        self.model.to(device)
+        return self
+
+
+def default_device() -> str:
+    """CUDA where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:
+    """Add ``[RET]`` to tokenizer, chat template and embeddings; its row starts from ``prompt.seed``'s last token.
+
+    Returns:
+        The token's id.
+    """
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens([RET], special_tokens=True)
+    tokenizer.padding_side = "right"
+    ret_id = tokenizer.convert_tokens_to_ids(RET)
+    table = model.get_input_embeddings()
+    if ret_id >= table.weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        table = model.get_input_embeddings()
+    with torch.no_grad():
+        seed = tokenizer(prompt.seed, add_special_tokens=False)["input_ids"] if prompt.seed else []
+        table.weight[ret_id] = (
+            table.weight[seed[-1]] if seed else table.weight[:ret_id].float().mean(0).to(table.weight.dtype)
+        )
+    processor.chat_template = prompt.chat_template()
+    tokenizer.chat_template = None
+    return int(ret_id)
+
+
+def sentence_transformer(retriever: Retriever) -> Any:
+    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, two faces."""
+    import tempfile
+
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as folder:
+        shell = copy.copy(retriever)
+        shell.save_pretrained(Path(folder) / "model")
+        st = SentenceTransformer(str(Path(folder) / "model"), device=str(next(retriever.model.parameters()).device))
+    st[0].model = retriever.model
+    return st
+
+
+def write_sentence_transformers_files(folder: Path, dim: int) -> None:
+    """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and modalities."""
+    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
+    _write(
+        folder / "modules.json",
+        [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+            {
+                "idx": 1,
+                "name": "1",
+                "path": "1_Pooling",
+                "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+            },
+            {
+                "idx": 2,
+                "name": "2",
+                "path": "2_Normalize",
+                "type": "sentence_transformers.base.modules.normalize.Normalize",
+            },
+        ],
+    )
+    _write(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": forward, "image": forward, "message": {**forward, "format": "structured"}},
+            "module_output_name": "token_embeddings",
+            "processor_kwargs": {"backend": IMAGE_BACKEND},
+        },
+    )
+    _write(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    _write(
+        folder / "1_Pooling" / "config.json",
+        {"embedding_dimension": dim, "pooling_mode": "lasttoken", "include_prompt": True},
+    )
+    _write(folder / "2_Normalize" / "config.json", {})
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
