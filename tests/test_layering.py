@@ -16,12 +16,20 @@ RANKS = [
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index", "data.records", "data.mbeir"},
     {"pruning", "losses"},
     {"encoding", "model", "teacher", "data"},
-    {"training", "checkpoints", "evaluation", "search", "ingest", "embedding", "probing"},
+    {"checkpoints", "training", "twostage", "evaluation", "search", "ingest", "embedding", "probing"},
     {"serve", "cluster", "mini"},
     {"commands"},
     {"cli", "__main__"},
 ]
-LIGHT = ("puma", "puma.items", "puma.evaluation.metrics", "puma.evaluation.runs", "puma.index", "puma.data.mbeir", "puma.cli")
+LIGHT = (
+    "puma",
+    "puma.items",
+    "puma.evaluation.metrics",
+    "puma.evaluation.runs",
+    "puma.index",
+    "puma.data.mbeir",
+    "puma.cli",
+)
 
 
 def room(module: str) -> str:

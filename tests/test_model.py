@@ -1,4 +1,5 @@
-"""The retriever folder: same vectors in sentence-transformers, safe texts, safe pictures, padding that does not matter."""
+"""The retriever folder: same vectors in sentence-transformers, safe texts, safe pictures, padding that does not
+matter."""
 
 import json
 
@@ -145,10 +146,11 @@ def test_mistakes_are_named(retriever, base, tmp_path):
         retriever.encode([tmp_path / "gone.png"])
     with pytest.raises(InputError, match="batch_size"):
         retriever.encode(["a"], batch_size=0)
-    with pytest.raises(ModelError, match=r"\[RET\]"):
-        import transformers as t
+    import transformers as t
 
-        Inputs(t.AutoProcessor.from_pretrained(base), retriever.prompt)
+    processor = t.AutoProcessor.from_pretrained(base)
+    with pytest.raises(ModelError, match=r"\[RET\]"):
+        Inputs(processor, retriever.prompt)
 
 
 def test_a_damaged_folder_is_a_clear_error(saved, tmp_path):

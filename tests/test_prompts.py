@@ -9,7 +9,9 @@ from puma.errors import ModelError
 from puma.prompts import OPEN_QUOTE, RET, PromptFormat, from_chat_template
 
 CHATML = PromptFormat(before="<|im_start|>user\n", after="<|im_end|>\n<|im_start|>assistant\n")
-words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(str.strip)
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
+    str.strip
+)
 
 
 @given(text=st.none() | words, image=st.booleans(), instruction=st.none() | words, which=st.integers(0, 2))
@@ -69,7 +71,9 @@ def test_a_models_own_template_is_cut_around_the_content():
     assert prompt.after == "<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize("source", ["{{ nothing.at.all }}", "constant", "{% for m in messages %}{{ m.content[-1].text }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "source", ["{{ nothing.at.all }}", "constant", "{% for m in messages %}{{ m.content[-1].text }}{% endfor %}"]
+)
 def test_templates_that_lose_content_are_refused(source):
     with pytest.raises(ModelError, match="PromptFormat"):
         from_chat_template(FakeTemplate(source))

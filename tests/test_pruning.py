@@ -4,9 +4,9 @@ import copy
 import json
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from puma.errors import InputError, ModelError, PumaError
 from puma.pruning import RECORD, count_parameters, decoder_of, first_layers_difference, kept_layers, prune, prune_folder
 
@@ -78,7 +78,9 @@ def test_layers_out_of_range_name_the_value(layers):
 def test_what_has_no_decoder_is_refused():
     import transformers as t
 
-    encoder = t.BertModel(t.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    encoder = t.BertModel(
+        t.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    )
     with pytest.raises(ModelError, match="cannot be pruned"):
         prune(encoder, 1)
 

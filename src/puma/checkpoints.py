@@ -31,7 +31,8 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
 
 @functools.cache
 def make_trainer_class() -> type:
-    """The trainer: sentence-transformers' own, with our checkpoints and the loss's progress. Made on demand, since its import is slow."""
+    """The trainer: sentence-transformers' own, with our checkpoints and the loss's progress. Made on demand, since its
+    import is slow."""
     from safetensors.torch import load_file, save_file
     from sentence_transformers import SentenceTransformerTrainer
     from tqdm import tqdm

@@ -1,8 +1,9 @@
 """From items to batches of tensors and from hidden states to unit vectors: everything around the forward pass.
 
-Here: writing items out and cutting their texts (:class:`Inputs`), batches of like length prepared ahead of the model (:func:`batches`), pooling at
-``[RET]``, and the stored vision features that spare a frozen tower its work (:func:`stored_vision`). Not here: what a prompt says (prompts) and the
-model folder (model).
+Here: writing items out and cutting their texts (:class:`Inputs`), batches of like length prepared ahead of the model
+(:func:`batches`), pooling at ``[RET]``, and the stored vision features that spare a frozen tower its work
+(:func:`stored_vision`). Not here: what a
+prompt says (prompts) and the model folder (model).
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ class Inputs:
         self.tokenizer = processor.tokenizer
         self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
         if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
-            raise ModelError(
-                f"the tokenizer has no {RET} token: make a retriever of the base first (puma train, Retriever.from_base)"
-            )
+            raise ModelError(f"the tokenizer has no {RET} token: make a retriever of the base (puma train, from_base)")
         special = sorted({*self.tokenizer.all_special_tokens, self._image_token, RET}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special))
 
@@ -204,11 +203,11 @@ def prefetched(groups: Sequence[list[int]], prepare: Any) -> Iterator[tuple[list
 
 @contextlib.contextmanager
 def stored_vision(model: Any) -> Iterator[None]:
-    """Within the block, the vision tower passes stored outputs through: ``pixel_values`` [n, channels, height, width] with
-    other than 3 channels are taken for its own last hidden state. Pictures still go through it as ever.
+    """Within the block, the vision tower passes stored outputs through: ``pixel_values`` [n, channels, height, width]
+    with other than 3 channels are taken for its own last hidden state. Pictures still go through it as ever.
 
-    Only for towers whose output is such a map (FastVLM). The tower's class is exchanged, not wrapped, so that the names of its weights stay what
-    they are in checkpoints.
+    Only for towers whose output is such a map (FastVLM). The tower's class is exchanged, not wrapped, so that the names
+    of its weights stay what they are in checkpoints.
     """
     tower = model.get_encoder("image")
     original = type(tower)

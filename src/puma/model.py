@@ -1,6 +1,8 @@
-"""The retriever: a pruned multimodal LLM with ``[RET]``, its prompt and its processor, in a folder that sentence-transformers loads too.
+"""The retriever: a pruned multimodal LLM with ``[RET]``, its prompt and its processor, in a folder that
+sentence-transformers loads too.
 
-Here: making a retriever of a base, loading, encoding, saving. Not here: training, the batches (encoding), the prompt (prompts).
+Here: making a retriever of a base, loading, encoding, saving. Not here: training, the batches (encoding), the prompt
+(prompts).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from puma.encoding import Inputs, VisionFeatures, encode_items
 from puma.errors import InputError, ModelError
 from puma.folders import written_folder
 from puma.items import Item, as_item
-from puma.prompts import OPEN_QUOTE, RET, PromptFormat, from_chat_template
+from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, from_chat_template
 from puma.pruning import prune
 
 PROMPT_FILE = "puma_prompt.json"
@@ -29,7 +31,7 @@ PROMPT_FILE = "puma_prompt.json"
 IMAGE_BACKEND = "pil"
 """The image processor's backend, pinned in every folder: the other one's pixels differ slightly (facts: 0 to 0.03)."""
 
-PROMPTS = {"open-quote": OPEN_QUOTE}
+PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
 """Prompt formats by name; ``chat`` is the model's own chat template, see :func:`puma.prompts.from_chat_template`."""
 
 
@@ -77,7 +79,8 @@ class Retriever:
             )
         if not (folder / PROMPT_FILE).is_file():
             raise InputError(
-                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); make one with `puma train` or Retriever.from_base"
+                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
+                "make one of it with `puma train` or Retriever.from_base"
             )
         prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
         try:
@@ -98,7 +101,8 @@ class Retriever:
         dtype: torch.dtype | str = "auto",
         device: str | None = None,
     ) -> Retriever:
-        """Make an untrained retriever of a base: load it without its LM head, keep ``layers`` of its decoder, add ``[RET]``.
+        """Make an untrained retriever of a base: load it without its LM head, keep ``layers`` of its decoder, add
+        ``[RET]``.
 
         Args:
             path: a base model's folder or hub name.
@@ -136,7 +140,8 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every weight."""
+        """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every
+        weight."""
         digest = hashlib.sha256(json.dumps(self.prompt.to_dict(), sort_keys=True).encode())
         digest.update(self.processor.image_processor.to_json_string().encode())
         for name, weight in sorted(self.model.state_dict().items()):
@@ -155,7 +160,8 @@ class Retriever:
         """Embed items.
 
         Args:
-            items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of them.
+            items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of
+                them.
             instruction: one line that says what is wanted, for queries; candidates take none.
             batch_size: items a forward pass.
             show_progress: a bar with rate and time left.
@@ -167,7 +173,7 @@ class Retriever:
             InputError: something is no item; ImageError: a picture cannot be opened.
         """
         if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
-            items = list(items) if hasattr(items, "__next__") else [items]
+            items = list(items) if isinstance(items, Iterator) else [items]
         return encode_items(
             self.model,
             self.inputs,
@@ -245,7 +251,8 @@ def sentence_transformer(retriever: Retriever) -> Any:
 
 
 def write_sentence_transformers_files(folder: Path, dim: int) -> None:
-    """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and modalities."""
+    """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and
+    modalities."""
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     _write(
         folder / "modules.json",

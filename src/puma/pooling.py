@@ -1,4 +1,5 @@
-"""Where the embedding is read: the last attended position, which is ``[RET]``. One definition for encoder, teacher and losses."""
+"""Where the embedding is read: the last attended position, which is ``[RET]``. One definition for encoder, teacher and
+losses."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the model reads: image, instruction, text, closing line, ``[RET]``. The only place that knows them.
 
 A :class:`PromptFormat` renders an item to a string, and the same rendering as a Jinja chat template, so that a plain
-``SentenceTransformer`` reads exactly what PUMA reads. Truncation is decided here too: the *text* is cut, never the closing line or
-``[RET]``. Not here: tokenisation into batches (encoding) and image pixels (the processor).
+``SentenceTransformer`` reads exactly what PUMA reads. Truncation is decided here too: the *text* is cut, never the
+closing line or ``[RET]``. Not here: tokenisation into batches (encoding) and image pixels (the processor).
 
 Source: method.md "The embedding" (paper section 3): ``[image] + instruction + text + closing line + [RET]``.
 """
@@ -26,8 +26,10 @@ MAX_TEXT_TOKENS = 450
 class PromptFormat:
     """How one model's items are written out.
 
-    The rendering is ``before + image + instruction + open + text + close[modality] + after + RET``, with ``separator`` between
-    image, instruction and text where both neighbours are there; without ``image_first`` the image stands directly before the text, inside what ``open`` opens.
+    The rendering is ``before + image + instruction + open + text + close[modality] + after + RET``, with ``separator``
+    between image, instruction and text where both neighbours are there; without ``image_first`` the image stands
+    directly
+    before the text, inside what ``open`` opens.
 
     Args:
         before: what precedes everything (the chat template's head).
@@ -36,8 +38,8 @@ class PromptFormat:
         open: written before the content that the closing line refers to.
         close_text, close_image, close_both: the closing line for a text, an image, an image with a text.
         after: what follows the closing line (the chat template's turn to the assistant).
-        seed: the string whose last token's embedding the ``[RET]`` row starts from; empty for the mean of all rows. With
-            the token that would stand there in plain language, an untrained model already gives usable vectors.
+        seed: the string whose last token's embedding the ``[RET]`` row starts from; empty for the mean of all rows.
+            With the token that would stand there in plain language, an untrained model already gives usable vectors.
         image_first: whether the image precedes the instruction (the recipe) or stands beside the text.
         max_text_tokens: limit on the item's own text, in tokens.
     """
@@ -148,8 +150,12 @@ OPEN_QUOTE = PromptFormat(
     seed='" means in one word:"',
     image_first=False,
 )
-"""For small bases: the closing line leaves a quotation mark open, so that the next token *is* the word. On the mini base this
-doubled zero-shot retrieval against the one-word prompt (docs/log.md)."""
+"""For small bases: the closing line leaves a quotation mark open, so that the next token *is* the word. On the mini
+base this doubled zero-shot retrieval against the one-word prompt (docs/log.md)."""
+
+SHORT = PromptFormat(separator=" ", close_text=" :", close_image=" :", close_both=" :", seed=': "', image_first=False)
+"""The least that can be read: content, a colon, ``[RET]``. For small bases that are trained, on hardware where every
+token counts: half the tokens of :data:`OPEN_QUOTE` for a caption."""
 
 
 def from_chat_template(processor: Any) -> PromptFormat:

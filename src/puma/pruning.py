@@ -1,10 +1,12 @@
 """Cutting a multimodal LLM to its shallow decoder layers: which layers stay, and model and configuration cut together.
 
-``prune`` works on a model in memory, ``prune_folder`` from folder to folder. The vision tower, the token embeddings and the final norm
-stay. Works on what every transformers family shares (``get_decoder()``, ``get_text_config()``), so no family is named here but Qwen3-VL's
-DeepStack, whose features enter at given layers. Not here: choosing k (probing), training.
+``prune`` works on a model in memory, ``prune_folder`` from folder to folder. The vision tower, the token embeddings and
+the final norm stay. Works on what every transformers family shares (``get_decoder()``, ``get_text_config()``), so no
+family is named
+here but Qwen3-VL's DeepStack, whose features enter at given layers. Not here: choosing k (probing), training.
 
-Source: method.md "Structure" (paper section 3.1); traps from transformers 5: ``layer_types`` must be cut with the layers or saving raises.
+Source: method.md "Structure" (paper section 3.1); traps from transformers 5: ``layer_types`` must be cut with the
+layers or saving raises.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma.errors import InputError, ModelError, StorageError
+from puma.errors import InputError, ModelError
 
 RECORD = "puma_pruning.json"
 """The file in a pruned folder that says which of the base's layers it kept."""
@@ -47,12 +49,14 @@ def prune(model_or_path: Any, layers: int, *, keep_last: bool = False) -> Any:
     """Keep the shallow decoder layers of a model.
 
     Args:
-        model_or_path: a transformers model of any multimodal (or text) family, cut in place; or a folder, loaded by the Auto classes.
+        model_or_path: a transformers model of any multimodal (or text) family, cut in place; or a folder, loaded by the
+            Auto classes.
         layers: how many decoder layers stay, 1..L.
         keep_last: keep the first ``layers - 1`` and the very last, instead of the first ``layers``.
 
     Returns:
-        The model. Its hidden states up to the kept layers equal the full model's, and it saves and loads as an ordinary model of its family.
+        The model. Its hidden states up to the kept layers equal the full model's, and it saves and loads as an ordinary
+        model of its family.
 
     Raises:
         InputError: ``layers`` out of range, or the path is no model folder.
@@ -137,7 +141,8 @@ def decoder_of(model: Any) -> Any:
 
 
 def count_parameters(model: Any) -> dict[str, int]:
-    """Parameters counted once each, by rule: ``total``, ``without_embeddings`` (no token embedding, no LM head), ``decoder_layers``."""
+    """Parameters counted once each, by rule: ``total``, ``without_embeddings`` (no token embedding, no LM head),
+    ``decoder_layers``."""
     seen: dict[int, nn.Parameter] = {id(p): p for p in model.parameters()}
     total = sum(p.numel() for p in seen.values())
     tables = {
@@ -159,7 +164,7 @@ def _renumber(layers: Sequence[nn.Module]) -> None:
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
-                module.layer_idx = index  # type: ignore[assignment]
+                module.layer_idx = index
 
 
 def _text_configs(model: Any, decoder: Any) -> list[Any]:
@@ -185,7 +190,7 @@ def _cut_deepstack(model: Any, depth: int) -> None:
     for module in model.modules():
         mergers, config = getattr(module, "deepstack_merger_list", None), getattr(module, "config", None)
         indexes = getattr(config, "deepstack_visual_indexes", None)
-        if isinstance(mergers, nn.ModuleList) and indexes is not None and len(mergers) > depth:
+        if config is not None and isinstance(mergers, nn.ModuleList) and indexes is not None and len(mergers) > depth:
             module.deepstack_merger_list = mergers[:depth]
             config.deepstack_visual_indexes = list(indexes)[:depth]
             if hasattr(module, "deepstack_visual_indexes"):
@@ -193,10 +198,11 @@ def _cut_deepstack(model: Any, depth: int) -> None:
 
 
 def first_layers_difference(pruned: Any, full: Any, inputs: dict[str, torch.Tensor]) -> float:
-    """Largest difference between what enters the pruned model's final norm and what leaves the same layer of the full model.
+    """Largest difference between what enters the pruned model's final norm and what leaves the same layer of the full
+    model.
 
-    Zero to rounding for the first-k variant: the check for a new family. Read off by hooks, since ``output_hidden_states`` of Qwen3-VL
-    records a layer's output before DeepStack's features are added to it.
+    Zero to rounding for the first-k variant: the check for a new family. Read off by hooks, since
+    ``output_hidden_states`` of Qwen3-VL records a layer's output before DeepStack's features are added to it.
     """
     depth = len(decoder_of(pruned).layers)
     whole = decoder_of(full)

@@ -1,13 +1,14 @@
 """The teacher of self-distillation: the frozen, unpruned base, and its ``[RET]`` states kept on disk.
 
-A frozen teacher says the same of the same prompt for ever, so its states are computed once, in shards that survive a kill, under a fingerprint of
-everything that shapes them (weights, prompt, pixels). Not here: the loss on them (losses.distillation).
+A frozen teacher says the same of the same prompt for ever, so its states are computed once, in shards that survive a
+kill, under a fingerprint of everything that shapes them (weights, prompt, pixels). Not here: the loss on them
+(losses.distillation).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def teacher_states(
     Args:
         teacher: the unpruned base as a retriever; it is never trained here and no gradient is recorded.
         asked: items with instructions; repeated prompts are computed once.
-        store: a folder for the shards; with it a killed run goes on where it was, and a later one reads instead of computing.
+        store: a folder for the shards; with it a killed run goes on where it was, and a later one reads instead of
+            computing.
 
     Returns:
         ``{written prompt: fp16 [dim]}``.
@@ -69,6 +71,73 @@ def teacher_states(
                 _write_shard(folder, shard, states)
             bar.update(len(shard))
     return {text: known[text] for text in unique}
+
+
+class PromptTargets:
+    """The paper's targets: what the unpruned base makes of the very prompt that the student reads, instruction
+    included.
+
+    Args:
+        teacher: the teacher; only its way of writing items out is kept.
+        states: by written prompt, from :func:`teacher_states`.
+    """
+
+    def __init__(self, teacher: Retriever, states: Mapping[str, np.ndarray]) -> None:
+        self._inputs, self._states = teacher.inputs, states
+
+    def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
+        """The target [dim], or None for an item with a picture or one that the teacher was not asked about."""
+        if item.image is not None:
+            return None
+        return self._states.get(self._inputs.written([item], instruction)[0])
+
+
+class CaptionTargets:
+    """Targets for texts and pictures in the teacher's space of texts: a text takes the unpruned base's state of itself,
+    a picture that of its caption, whatever is asked of them.
+
+    An extension of the paper's: a base whose vision projector is young (the mini base's is fitted in closed form) knows
+    concepts by their names, and that is what the deep layers can teach about a picture.
+
+    Args:
+        states: by text, raw, without instruction.
+        captions: text by picture path.
+        centre: subtract the mean state. Raw states share a large offset, under which every cosine is near one.
+    """
+
+    def __init__(
+        self, states: Mapping[str, np.ndarray], captions: Mapping[str, str] | None = None, *, centre: bool = False
+    ) -> None:
+        self.captions = dict(captions or {})
+        rows = np.stack(list(states.values())).astype(np.float32) if states else np.zeros((0, 1), np.float32)
+        if centre and len(rows):
+            rows = rows - rows.mean(0)
+        self.states = dict(zip(states, rows, strict=True))
+
+    def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
+        """The target [dim]; None for what has no state, and for items with both text and picture, whose meaning no
+        caption tells."""
+        if item.image is None:
+            return self.states.get(item.text or "")
+        if item.text is not None or not isinstance(item.image, (str, os.PathLike)):
+            return None
+        return self.states.get(self.captions.get(os.fspath(item.image), ""))
+
+
+def caption_targets(
+    teacher: Retriever,
+    texts: Sequence[str],
+    captions: Mapping[str, str] | None = None,
+    *,
+    centre: bool = False,
+    **options: Any,
+) -> CaptionTargets:
+    """:class:`CaptionTargets` of texts and of captions by picture path; ``options`` go to :func:`teacher_states`."""
+    unique = list(dict.fromkeys([*texts, *(captions or {}).values()]))
+    items = [Item(text=text) for text in unique]
+    states = teacher_states(teacher, [(item, None) for item in items], **options)
+    by_text = {text: states[teacher.inputs.written([item])[0]] for text, item in zip(unique, items, strict=True)}
+    return CaptionTargets(by_text, captions, centre=centre)
 
 
 def _states(teacher: Retriever, asked: Sequence[Asked], batch_size: int, autocast: torch.dtype | None) -> np.ndarray:

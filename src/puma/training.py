@@ -1,6 +1,8 @@
-"""Training a retriever in the method's two stages on sentence-transformers' trainer: configuration, the run, resume, merge.
+"""Training a retriever in the method's two stages on sentence-transformers' trainer: configuration, the run, resume,
+merge.
 
-Here: :class:`TrainConfig`, :func:`train`. Not here: losses, batches (data), what the trainer is given to save and load (checkpoints).
+Here: :class:`TrainConfig`, :func:`train`. Not here: losses, batches (data), what the trainer is given to save and load
+(checkpoints).
 
 Source: method.md "The two stages".
 """
@@ -14,26 +16,28 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from puma.checkpoints import latest_checkpoint, make_trainer_class
-from puma.data.collating import PairCollator
+from puma.data.collating import PairCollator, Targets
 from puma.data.pairs import Pair
 from puma.data.sampling import MixedTaskBatches
 from puma.encoding import VisionFeatures, stored_vision
 from puma.errors import ConfigError, InputError
 from puma.folders import write_json
+from puma.losses.distillation import KINDS
 from puma.losses.objective import RetrievalObjective
 from puma.model import Retriever, sentence_transformer
 from puma.pruning import decoder_of
 
 STAGES = ("distil", "retrieve")
+LORA_TARGETS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training. The defaults are the recipe's second stage (method.md) where they do not depend on the machine.
+    """One stage of training. The defaults are the recipe's second stage (method.md) where they do not depend on the
+    machine.
 
     Args:
         stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
@@ -41,7 +45,8 @@ class TrainConfig:
         epochs: passes over the queries where ``steps`` is 0.
         batch_size: pairs a step, on each device.
         chunks: length-sorted parts that a step's items are cut into.
-        learning_rate: peak; it warms up linearly over ``warmup`` of the steps and falls by ``schedule`` to ``final_rate`` of itself.
+        learning_rate: peak; it warms up linearly over ``warmup`` of the steps and falls by ``schedule`` to
+            ``final_rate`` of itself.
         schedule: ``cosine`` or ``linear``.
         warmup, final_rate: fractions in [0, 1].
         projector_rate: learning rate of the vision projector; 0 leaves it frozen (the recipe).
@@ -49,6 +54,9 @@ class TrainConfig:
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         symmetric: average the candidates' view into the contrastive loss.
         contrastive_weight, distillation_weight: of the two terms.
+        distillation: ``mse`` on raw states (the paper) or ``cosine``.
+        balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
+            alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
         lora_alpha, lora_dropout: LoRA's scale and dropout.
         precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
@@ -75,6 +83,8 @@ class TrainConfig:
     symmetric: bool = False
     contrastive_weight: float = 1.0
     distillation_weight: float = 0.0
+    distillation: str = "mse"
+    balance: float = 1.0
     lora_rank: int = 128
     lora_alpha: int = 256
     lora_dropout: float = 0.1
@@ -110,6 +120,8 @@ class TrainConfig:
             ("chunks", self.chunks >= 1, "give at least 1"),
             ("warmup", fraction(self.warmup), "give a fraction in [0, 1]"),
             ("final_rate", fraction(self.final_rate), "give a fraction in [0, 1]"),
+            ("distillation", self.distillation in KINDS, f"give one of {KINDS}"),
+            ("balance", fraction(self.balance), "give a number in [0, 1]"),
             ("decay", self.decay >= 0, "give at least 0"),
             ("projector_rate", self.projector_rate >= 0, "give at least 0"),
             ("distillation_weight", self.distillation_weight >= 0, "give at least 0"),
@@ -139,7 +151,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a stage did: its log (one dict a logging step, with ``step``, ``loss`` and the terms), steps and pairs a second."""
+    """What a stage did: its log (one dict a logging step, with ``step``, ``loss`` and the terms), steps and pairs a
+    second."""
 
     log: list[dict[str, float]]
     steps: int
@@ -153,7 +166,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     vision: VisionFeatures | None = None,
-    teacher: Mapping[str, np.ndarray] | None = None,
+    teacher: Targets | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train a retriever in place for one stage; adapters are merged into its weights at the end.
@@ -162,10 +175,11 @@ def train(
         retriever: trained in place, in fp32.
         pairs: rows, as :func:`puma.data.pairs.read_pairs` gives them.
         config: the stage.
-        out: working folder: checkpoints while it runs, ``log.json`` at the end. A run that was killed goes on from its last checkpoint
-            when called again with the same configuration.
+        out: working folder: checkpoints while it runs, ``log.json`` at the end. A run that was killed goes on from its
+            last checkpoint when called again with the same configuration.
         vision: stored outputs of the frozen vision tower.
-        teacher: teacher states by written prompt (:func:`puma.teacher.teacher_states`); needed where ``distillation_weight`` > 0.
+        teacher: gives an item's target (:mod:`puma.teacher`); needed where ``distillation_weight`` >
+            0.
 
     Raises:
         InputError: too few pairs, a missing teacher, or ``out`` holds another configuration's checkpoints.
@@ -174,7 +188,7 @@ def train(
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     if config.distillation_weight > 0 and teacher is None:
-        raise InputError("distillation_weight > 0 needs a teacher: compute teacher_states first")
+        raise InputError("distillation_weight > 0 needs a teacher: give one of puma.teacher's targets")
     folder = Path(out)
     _same_configuration(folder, config, len(pairs))
     disable_progress_bars()
@@ -182,7 +196,7 @@ def train(
     retriever.model.float().train()
     st = sentence_transformer(retriever)
     _choose_trainable(retriever, st, config)
-    sampler = MixedTaskBatches(pairs, config.batch_size, seed=config.seed)
+    sampler = MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
     steps = config.steps or math.ceil(config.epochs * len(sampler))
     objective = RetrievalObjective(
         st,
@@ -190,6 +204,7 @@ def train(
         decay=config.decay,
         contrastive_weight=config.contrastive_weight,
         distillation_weight=config.distillation_weight,
+        distillation=config.distillation,
         symmetric=config.symmetric,
     )
     arguments = SentenceTransformerTrainingArguments(
@@ -255,13 +270,13 @@ def _choose_trainable(retriever: Retriever, st: Any, config: TrainConfig) -> Non
     if config.lora_rank:
         from peft import LoraConfig, get_peft_model
 
-        path = next(name for name, module in model.named_modules() if module is decoder)
+        path = "".join(f"{name}." for name, module in model.named_modules() if module is decoder and name)
         lora = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
             # On the decoder's own path: a bare layer pattern would also hit LLaVA's and Gemma3's vision towers.
-            target_modules=rf"{path + '.' if path else ''}layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+            target_modules=rf"{path}layers\.\d+\..*({LORA_TARGETS})",
         )
         st[0].model = get_peft_model(model, lora)
     else:

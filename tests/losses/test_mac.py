@@ -39,7 +39,9 @@ def case(q, c, d, seed):
 
 
 @settings(max_examples=25, deadline=None)
-@given(q=st.integers(1, 5), extra=st.integers(0, 4), d=st.integers(2, 6), seed=st.integers(0, 10**6), masked=st.booleans())
+@given(
+    q=st.integers(1, 5), extra=st.integers(0, 4), d=st.integers(2, 6), seed=st.integers(0, 10**6), masked=st.booleans()
+)
 def test_equals_the_slow_version_gradients_too(q, extra, d, seed, masked):
     queries, candidates, target, modality, exclude = case(q, q + extra, d, seed)
     mask = exclude if masked else None
@@ -115,7 +117,10 @@ def test_schedule_is_exact_and_stops_at_half():
     assert hard_temperature(0.03, 0.0, 0.7) == 0.03
 
 
-@pytest.mark.parametrize(("t", "d", "p"), [(0, 0.5, 0), (-1, 0.5, 0), (float("nan"), 0.5, 0), (0.1, -1, 0), (0.1, 0.5, 1.1), (0.1, 0.5, -0.1)])
+@pytest.mark.parametrize(
+    ("t", "d", "p"),
+    [(0, 0.5, 0), (-1, 0.5, 0), (float("nan"), 0.5, 0), (0.1, -1, 0), (0.1, 0.5, 1.1), (0.1, 0.5, -0.1)],
+)
 def test_schedule_refuses(t, d, p):
     with pytest.raises(InputError):
         hard_temperature(t, d, p)
@@ -126,7 +131,7 @@ def test_shapes_are_checked_by_name():
     good = {"temperature": 0.1, "hard_temperature": 0.1}
     with pytest.raises(InputError, match="c >= q"):
         mac_loss(torch.ones(3, 2), torch.ones(2, 2), codes, codes[:2], **good)
-    with pytest.raises(InputError, match="modalities"):
+    with pytest.raises(InputError, match="target_modality"):
         mac_loss(torch.ones(3, 2), torch.ones(3, 2), codes[:2], codes, **good)
     with pytest.raises(InputError, match="exclude"):
         mac_loss(torch.ones(3, 2), torch.ones(3, 2), codes, codes, exclude=torch.zeros(2, 2).bool(), **good)

@@ -1,11 +1,12 @@
 """Training pairs: a query, one of its positives, and every candidate known to be right for it. Loads no torch.
 
-Built from a benchmark folder in M-BEIR's layout. A query with several positives, or with several wordings, becomes several *rows*, of which a sampler
-draws one an epoch. Not here: the order of batches (sampling), tensors (collating).
+Built from a benchmark folder in M-BEIR's layout. A query with several positives, or with several wordings, becomes
+several *rows*, of which a sampler draws one an epoch. Not here: the order of batches (sampling), tensors (collating).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -45,12 +46,18 @@ class Pair:
 
 
 def read_pairs(
-    root: str | os.PathLike[str], *, split: str = "train", tasks: Sequence[int] | None = None, seed: int = 0
+    root: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    tasks: Sequence[int] | None = None,
+    limit: int = 0,
+    seed: int = 0,
 ) -> list[Pair]:
-    """Every (query, positive) row of a benchmark's split.
+    """Every (query, positive) row of a benchmark's split, or at most ``limit`` of each query's, the first and others by
+    hash.
 
-    Each row carries one of its task's instructions, drawn by the row's own hash, so that a model meets all paraphrases and
-    the same seed gives the same rows.
+    Each row carries one of its task's instructions, drawn by the row's own hash, so that a model meets all paraphrases
+    and the same seed gives the same rows.
 
     Raises:
         DataError: a positive is in no pool, or the split has no query.
@@ -63,19 +70,23 @@ def read_pairs(
         raise InputError(f"tasks={missing}: {root} has for split {split!r} only the tasks {present}")
     pairs: list[Pair] = []
     for task in tasks or present:
-        pool = {candidate.did: candidate for candidate in benchmark.pool(task, split)}
+        items = {candidate.did: candidate.item(benchmark.root) for candidate in benchmark.pool(task, split)}
         instructions = benchmark.instructions(task)
         for query in benchmark.queries(task, split):
             known = frozenset(query.positives)
-            for did in query.positives:
-                if did not in pool:
+            chosen = query.positives
+            if limit and len(chosen) > limit:
+                rest = sorted(chosen[1:], key=functools.partial(_order, f"{seed}:{query.qid}"))
+                chosen = (chosen[0], *rest[: limit - 1])
+            for did in chosen:
+                if did not in items:
                     raise DataError(
                         f"{root}: task {task}, query {query.qid}: its positive {did} is not in the {split} pool"
                     )
                 pairs.append(
                     Pair(
                         query=query.item(benchmark.root),
-                        candidate=pool[did].item(benchmark.root),
+                        candidate=items[did],
                         instruction=_drawn(instructions, f"{seed}:{query.qid}:{did}"),
                         task=task,
                         query_id=query.qid,
@@ -104,4 +115,13 @@ def without_instruction(pairs: Iterable[Pair]) -> list[Pair]:
 def _drawn(choices: Sequence[str], key: str) -> str | None:
     if not choices:
         return None
-    return choices[int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % len(choices)]
+    return choices[_hash(key) % len(choices)]
+
+
+def _order(salt: str, did: str) -> int:
+    return _hash(f"{salt}:{did}")
+
+
+def _hash(key: str) -> int:
+    """The same number on every machine, unlike Python's own hash."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")

@@ -1,4 +1,5 @@
-"""Batches that mix tasks: how many of them is drawn from N(4, 1), no candidate twice in a batch, the same for the same seed.
+"""Batches that mix tasks: how many of them is drawn from N(4, 1), no candidate twice in a batch, the same for the same
+seed.
 
 Source: method.md "The two stages": the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
 """
@@ -21,16 +22,24 @@ class MixedTaskBatches:
         batch_size: rows a batch.
         seed: with the epoch it decides everything.
         mean, deviation: of the number of tasks in a batch.
+        balance: a task is drawn with a weight of its remaining queries to this power: 1 in proportion, 0 all alike.
 
     Raises:
         InputError: fewer queries than a batch holds.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], batch_size: int, *, seed: int = 0, mean: float = 4.0, deviation: float = 1.0
+        self,
+        pairs: Sequence[Pair],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        mean: float = 4.0,
+        deviation: float = 1.0,
+        balance: float = 1.0,
     ) -> None:
         self.pairs, self.batch_size, self.seed = pairs, batch_size, seed
-        self.mean, self.deviation, self.epoch = mean, deviation, 0
+        self.mean, self.deviation, self.balance, self.epoch = mean, deviation, balance, 0
         self._queries: dict[int, list[list[int]]] = {}
         for rows in rows_by_query(pairs).values():
             self._queries.setdefault(pairs[rows[0]].task, []).append(rows)
@@ -67,7 +76,7 @@ class MixedTaskBatches:
         taken: set[str] = set()
         open_tasks = [task for task, rows in left.items() if rows]
         wanted = int(np.clip(round(float(rng.normal(self.mean, self.deviation))), 1, max(1, len(open_tasks))))
-        weights = np.array([len(left[task]) for task in open_tasks], dtype=float)
+        weights = np.array([len(left[task]) for task in open_tasks], dtype=float) ** self.balance
         chosen = (
             rng.choice(open_tasks, size=wanted, replace=False, p=weights / weights.sum()).tolist() if open_tasks else []
         )

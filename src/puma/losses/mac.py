@@ -1,6 +1,7 @@
 """MAC-Loss: contrastive learning whose temperature is lower for negatives of the positive's own modality.
 
-Pure functions on tensors; the trainer's loss object is in :mod:`puma.losses.objective`. Source: method.md "Learning" (paper section 3.2).
+Pure functions on tensors; the trainer's loss object is in :mod:`puma.losses.objective`. Source: method.md "Learning"
+(paper section 3.2).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def hard_temperature(temperature: float, decay: float, progress: float) -> float
 def temperature_matrix(
     target_modality: torch.Tensor, candidate_modality: torch.Tensor, temperature: float, hard: float
 ) -> torch.Tensor:
-    """T[i, j]: ``hard`` where candidate j has the modality of query i's positive (the positive included), else ``temperature``.
+    """T[i, j]: ``hard`` where candidate j has the modality of query i's positive (the positive included), else
+    ``temperature``.
 
     Args:
         target_modality: integer codes [q], the modality of each query's positive.
@@ -67,8 +69,8 @@ def mac_loss(
 ) -> torch.Tensor:
     """The modality-adaptive contrastive loss, mean over queries.
 
-    InfoNCE over all candidates, with cosine scores divided elementwise by :func:`temperature_matrix`. Scores, softmax and mean are in
-    fp32 whatever the inputs' type: at these temperatures a bf16 logit moves in steps of an eighth.
+    InfoNCE over all candidates, with cosine scores divided elementwise by :func:`temperature_matrix`. Scores, softmax
+    and mean are in fp32 whatever the inputs' type: at these temperatures a bf16 logit moves in steps of an eighth.
 
     Args:
         queries: [q, d], of any length (normalised here).
@@ -97,7 +99,8 @@ def mac_loss(
         )
     if target_modality.shape != (q,) or candidate_modality.shape != (c,):
         raise InputError(
-            f"modalities must be codes [q]={[q]} and [c]={[c]}, got {list(target_modality.shape)} and {list(candidate_modality.shape)}"
+            f"target_modality and candidate_modality must be codes [{q}] and [{c}], "
+            f"got {list(target_modality.shape)} and {list(candidate_modality.shape)}"
         )
     if not (temperature > 0 and hard_temperature > 0):
         raise InputError(f"temperature={temperature!r}, hard_temperature={hard_temperature!r}: both must be positive")

@@ -24,7 +24,9 @@ class RetrievalObjective(nn.Module):
         temperature: tau_norm.
         decay: of the hard temperature; 0 makes it plain InfoNCE.
         contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
-        symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the queries'.
+        distillation: the kind, see :func:`puma.losses.distillation_loss`.
+        symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
+            queries'.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class RetrievalObjective(nn.Module):
         decay: float = 0.0,
         contrastive_weight: float = 1.0,
         distillation_weight: float = 0.0,
+        distillation: str = "mse",
         symmetric: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
+        self.distillation = distillation
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
@@ -59,7 +63,8 @@ class RetrievalObjective(nn.Module):
         temperatures = {"temperature": self.temperature, "hard_temperature": hard}
         contrastive = mac_loss(queries, candidates, target, modality, exclude=exclude, **temperatures)
         if self.symmetric:
-            # Seen from candidate j every query that aims at j's modality shares its temperature, as in the queries' view.
+            # Seen from candidate j every query that aims at j's modality shares its temperature, as in
+            # the queries' view.
             backward = mac_loss(candidates, queries, modality, target, exclude=exclude.T, **temperatures)
             contrastive = (contrastive + backward) / 2
         terms = {"contrastive": self.contrastive_weight * contrastive}
@@ -68,7 +73,9 @@ class RetrievalObjective(nn.Module):
                 raise InputError(
                     "distillation_weight > 0 but the batch carries no teacher states: give the collator a teacher"
                 )
-            terms["distillation"] = self.distillation_weight * distillation_loss(states, extra["puma_teacher"])
+            rows = extra["puma_taught"]  # [2q] bool: which items have a target
+            loss = distillation_loss(states[rows], extra["puma_teacher"][rows], self.distillation)
+            terms["distillation"] = self.distillation_weight * loss
         return terms
 
     def _states(self, chunks: list[dict[str, Any]]) -> torch.Tensor:

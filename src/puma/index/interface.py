@@ -1,0 +1,168 @@
+"""What every index engine promises, and the checks that run before any of them sees a value.
+
+Here: :class:`Hit`, :class:`Row`, the :class:`Engine` protocol, validation of ids, vectors, modalities and payloads.
+Not here: any storage. Nothing in this module loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from puma.errors import InputError
+from puma.items import MODALITIES
+
+SCORE_DECIMALS = 6
+"""Scores are rounded to this many decimals before they are compared: what differs less is rounding noise of the model,
+not a difference."""
+UNIT_TOLERANCE = 1e-3
+"""How far a vector's length may be from 1."""
+MAX_ID_LENGTH = 1024
+_UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result.
+
+    Args:
+        id: the item's id.
+        score: cosine similarity, [-1, 1], rounded to six decimals.
+        modality: ``text``, ``image`` or ``image,text``.
+        payload: what was stored beside the vector.
+    """
+
+    id: str
+    score: float
+    modality: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stored item. ``content`` is a digest of what was embedded: the same content need not be embedded again."""
+
+    id: str
+    vector: np.ndarray
+    modality: str
+    payload: dict[str, Any]
+    content: str
+
+
+class Engine(Protocol):
+    """A store of checked rows. An acknowledged ``put`` survives ``kill -9``; putting an id again replaces its row."""
+
+    dim: int
+    fingerprint: str | None
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Insert or replace rows, by id, all or none."""
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove rows; how many there were."""
+
+    def get(self, ids: Sequence[str]) -> dict[str, Row]:
+        """The rows of these ids, without those that do not exist."""
+
+    def first(self, limit: int, modality: str | None) -> list[Row]:
+        """The first rows by id."""
+
+    def search(self, vectors: np.ndarray, k: int, modality: str | None, exact: bool) -> list[list[Hit]]:
+        """The k nearest rows of each of [n, dim] vectors, best first, ties by id."""
+
+    def count(self, modality: str | None = None) -> int:
+        """Rows stored (of one modality)."""
+
+    def optimize(self) -> None:
+        """Build or refresh what makes search fast; drop old versions."""
+
+    def stats(self) -> dict[str, Any]:
+        """Engine, size on disk and state of its indexes."""
+
+
+def checked_vectors(vectors: Any, dim: int | None, what: str = "vectors") -> np.ndarray:
+    """As float32 [n, dim], contiguous; one vector [dim] becomes [1, dim].
+
+    Raises:
+        InputError: wrong shape, not finite, or not of unit length (the row is named).
+    """
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if array.ndim == 1 and array.size:
+        array = array[None, :]
+    if (
+        array.ndim != 2
+        or (dim is not None and array.shape[1] != dim and array.size)
+        or (array.size and not array.shape[1])
+    ):
+        raise InputError(f"{what} must be [n, {dim or 'dim'}], got {list(array.shape)}")
+    if not array.size:
+        return array.reshape(0, dim or 0)
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise InputError(f"{what}[{int(np.argmin(finite))}] holds NaN or infinity; the model that made it is at fault")
+    lengths = np.linalg.norm(array, axis=1)
+    off = np.abs(lengths - 1)
+    if off.max() > UNIT_TOLERANCE:
+        row = int(off.argmax())
+        raise InputError(
+            f"{what}[{row}] has length {lengths[row]:.4f}, not 1; divide each row by its norm (in float32)"
+        )
+    return array
+
+
+def checked_ids(ids: Any, unique: bool = True) -> list[str]:
+    """As a list of strings.
+
+    Raises:
+        InputError: an id is no string, empty, too long, holds a control character, or occurs twice.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"ids must be a sequence of strings, got one string {ids!r}")
+    ids = list(ids)
+    for place, value in enumerate(ids):
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or _UNFIT.search(value):
+            raise InputError(
+                f"ids[{place}] must be a string of 1 to {MAX_ID_LENGTH} characters, none of them a control character, "
+                f"got {value!r:.80}"
+            )
+    if unique and len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        double = next(value for value in ids if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+        raise InputError(f"ids: {double!r} occurs twice in one call; which of the two is meant?")
+    return ids
+
+
+def checked_modality(modality: str | None) -> None:
+    """Raise InputError unless None or one of the three."""
+    if modality is not None and modality not in MODALITIES:
+        raise InputError(f"modality must be one of {', '.join(map(repr, MODALITIES))} or None, got {modality!r}")
+
+
+def checked_k(k: int) -> int:
+    """Raise InputError unless ``k`` is an integer of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k must be an integer of at least 1, got {k!r}")
+    return int(k)
+
+
+def encoded_payload(payload: Mapping[str, Any] | None, name: str) -> str:
+    """A payload as JSON text.
+
+    Raises:
+        InputError: it is no mapping, or holds what JSON cannot say.
+    """
+    if payload is None:
+        return "{}"
+    if not isinstance(payload, Mapping):
+        raise InputError(f"the payload of {name!r} must be a dict or None, got {type(payload).__name__}")
+    try:
+        text = json.dumps(dict(payload), ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+        return text
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the payload of {name!r} cannot be written as JSON: {error}") from None

@@ -1,0 +1,67 @@
+"""What the quickstart trains, and how long: found by measurement on two cores (docs/log.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from puma.mini.base import BaseSettings
+from puma.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The quickstart's plan.
+
+    Args:
+        base: how the mini base is put together.
+        layers: decoder layers kept of 30.
+        prompt: the student's prompt format by name, and ``teacher_prompt`` the teacher's, which may differ: what passes
+            between them is a state, not a reading.
+        rows_per_query: positives of one query that are read.
+        distil: stage 1, on pairs of texts; 0 steps leave it out.
+        retrieve: stage 2, on all tasks.
+    """
+
+    base: BaseSettings = field(default_factory=lambda: BaseSettings(image_size=96))
+    layers: int = 6
+    prompt: str = "short"
+    teacher_prompt: str = "open-quote"
+    rows_per_query: int = 4
+    distil: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            stage="distil",
+            steps=40,
+            batch_size=96,
+            learning_rate=3e-4,
+            lora_rank=0,
+            temperature=0.05,
+            decay=0.0,
+            contrastive_weight=0.9,
+            distillation_weight=0.5,
+            warmup=0.1,
+            final_rate=0.1,
+            weight_decay=0.01,
+            beta2=0.98,
+        )
+    )
+    retrieve: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=200,
+            batch_size=96,
+            learning_rate=2e-4,
+            projector_rate=1e-4,
+            lora_rank=0,
+            temperature=0.05,
+            decay=0.5,
+            symmetric=True,
+            warmup=0.05,
+            final_rate=0.1,
+            weight_decay=0.01,
+            beta2=0.98,
+        )
+    )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for telling one plan from another."""
+        return asdict(self)

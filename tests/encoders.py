@@ -1,0 +1,41 @@
+"""A small real encoder for tests: hashed words and a colour histogram, deterministic, no model file, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from puma.items import Item
+
+
+class ToyEncoder:
+    """Words and colours share dimensions, so that the text "red" is near a red picture. ``calls`` counts items."""
+
+    COLOURS: ClassVar = {"red": 0, "green": 1, "blue": 2}
+
+    def __init__(self, dim: int = 32, fingerprint: str = "toy-1") -> None:
+        self.dim, self.fingerprint = dim, fingerprint
+        self.calls = 0
+        self.instructions: list[str | None] = []
+
+    def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
+        self.instructions.append(instruction)
+        rows = np.stack([self._one(item) for item in items]) if items else np.zeros((0, self.dim))
+        self.calls += len(items)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def _one(self, item: Item) -> np.ndarray:
+        row = np.full(self.dim, 1e-3)
+        for word in (item.text or "").lower().split():
+            if word in self.COLOURS:
+                row[self.COLOURS[word]] += 1
+            else:
+                row[4 + int(hashlib.sha256(word.encode()).hexdigest(), 16) % (self.dim - 4)] += 0.5
+        picture = item.open_image()
+        if picture is not None:
+            row[3] += 0.05  # a picture is not quite its name
+            row[:3] += np.asarray(picture.resize((4, 4)), dtype=np.float64).mean(axis=(0, 1)) / 255
+        return row

@@ -1,0 +1,171 @@
+"""The evaluation of a tiny benchmark against a slow one written out here; ties, unreadable pictures, pools, chance."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders import ToyEncoder
+from puma.data.mbeir import (
+    Candidate,
+    Query,
+    global_pool_path,
+    instructions_path,
+    pool_path,
+    qrels_path,
+    query_path,
+    write_instructions,
+    write_pool,
+    write_qrels,
+    write_queries,
+)
+from puma.errors import DataError, InputError
+from puma.evaluation.mbeir import chance, evaluate
+from puma.evaluation.metrics import hit_rate_at_k, recall_at_k
+from puma.evaluation.runs import read_run
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (90, 0, 0)]
+NAMES = ["red", "green", "blue", "red green", "green blue", "red dark"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "mbeir_images").mkdir()
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"mbeir_images/{number}.png")
+    pictures = [Candidate(f"9:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(6)]
+    texts = [Candidate(f"9:{n + 10}", name, None, "text") for n, name in enumerate(NAMES)]
+    asked = [Query(f"9:{n}", name, None, "text", (f"9:{n}",)) for n, name in enumerate(NAMES[:4])]
+    shown = [Query(f"9:{n + 20}", None, f"mbeir_images/{n}.png", "image", (f"9:{n + 10}",)) for n in range(4)]
+    write(
+        tmp_path,
+        0,
+        asked,
+        pictures,
+        {q.qid: dict.fromkeys(q.positives, 1) for q in asked} | {"9:1": {"9:1": 1, "9:4": 1}},
+    )
+    write(tmp_path, 3, shown, texts, {q.qid: dict.fromkeys(q.positives, 1) for q in shown})
+    write_pool(global_pool_path(tmp_path, "test"), texts + pictures)
+    prompts = [
+        ("text", "image", "tiny", 9, ["Find a picture.", "Other words."]),
+        ("image", "text", "tiny", 9, ["Name it."]),
+    ]
+    write_instructions(instructions_path(tmp_path), prompts)
+    return tmp_path
+
+
+def write(root, task, queries, pool, qrels):
+    write_queries(query_path(root, "tiny", task, "test"), queries)
+    write_pool(pool_path(root, "tiny", task, "test"), pool)
+    write_qrels(qrels_path(root, "tiny", task, "test"), qrels, task)
+
+
+def test_figures_equal_the_slow_way_and_the_run_files(root, tmp_path):
+    encoder = ToyEncoder()
+    tables = evaluate(encoder, root, ks=(1, 2, 5), run_dir=tmp_path / "runs", progress=False)
+    assert list(tables) == ["0", "3"]
+    qrels = {f"9:{n}": {f"9:{n}": 1} for n in range(4)} | {"9:1": {"9:1": 1, "9:4": 1}}
+    pictures = np.concatenate(
+        [ToyEncoder().encode([Candidate("x", None, f"mbeir_images/{n}.png", "image").item(root)]) for n in range(6)]
+    )
+    slow = {}
+    for n, name in enumerate(NAMES[:4]):
+        vector = ToyEncoder().encode([Query("x", name, None, "text").item(root)])[0]
+        slow[f"9:{n}"] = {f"9:{m}": round(float(vector @ picture), 6) for m, picture in enumerate(pictures)}
+    run = read_run(tmp_path / "runs" / "task0_test_local.run")
+    assert {qid: pytest.approx(scores, abs=2e-6) for qid, scores in slow.items()} == run
+    for k in (1, 2, 5):
+        assert tables["0"][f"hit_rate@{k}"] == hit_rate_at_k(qrels, slow, k) == hit_rate_at_k(qrels, run, k)
+        assert tables["0"][f"recall@{k}"] == pytest.approx(recall_at_k(qrels, slow, k))
+        wide = read_run(tmp_path / "runs" / "task0_test_global.run")
+        assert tables["0"]["global"][f"hit_rate@{k}"] == hit_rate_at_k(qrels, wide, k)
+    assert (tables["0"]["pool"], tables["0"]["queries"], tables["0"]["global"]["pool"]) == (6, 4, 12)
+    # Words are nearer to words: every text query finds its own name first in the global pool.
+    assert tables["0"]["global"]["wrong_modality@1"] == 1.0
+
+
+def test_every_candidate_is_embedded_once_and_only_queries_are_instructed(root):
+    encoder = ToyEncoder()
+    evaluate(encoder, root, progress=False)
+    assert encoder.calls == 12 + 8
+    assert encoder.instructions == [None, "Find a picture.", "Name it."]
+
+
+def test_the_same_vector_for_everything_scores_nothing(root):
+    class Constant(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            # Noise as a real model has it: below what counts as a difference.
+            noise = np.random.default_rng(0).normal(size=(len(items), self.dim)) * 1e-8
+            rows = np.ones((len(items), self.dim)) + noise
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    tables = evaluate(Constant(), root, ks=(1, 4), progress=False)
+    for table in (tables["0"], tables["3"], tables["0"]["global"]):
+        assert table["hit_rate@1"] == table["hit_rate@4"] == 0.0
+    assert tables["3"]["global"]["wrong_modality@1"] == 1.0
+
+
+def test_unreadable_pictures_are_counted_and_listed(root):
+    good = evaluate(ToyEncoder(), root, progress=False)
+    (root / "mbeir_images/0.png").write_bytes((root / "mbeir_images/0.png").read_bytes()[:40])
+    tables = evaluate(ToyEncoder(), root, progress=False)
+    assert tables["0"]["skipped"] == 1
+    assert "9:0: " in tables["0"]["skipped_items"][0]
+    assert tables["0"]["pool"] == 6  # stays in the count, is never found
+    assert tables["0"]["hit_rate@5"] == good["0"]["hit_rate@5"] - 1 / 4
+    assert tables["3"]["skipped"] == 1
+    assert "9:20: " in tables["3"]["skipped_items"][0]
+    assert tables["3"]["queries"] == 4  # the query is a miss, not gone
+    assert tables["3"]["hit_rate@5"] <= 3 / 4
+    assert tables["3"]["global"]["skipped"] == 2  # the query, and the picture as a candidate
+
+
+def test_chance_has_the_same_shape_and_random_vectors_reach_it(root):
+    expected = chance(root)
+    tables = evaluate(ToyEncoder(), root, progress=False)
+    assert {task: set(table) for task, table in expected.items()} == {
+        task: set(table) for task, table in tables.items()
+    }
+    assert set(expected["0"]["global"]) == set(tables["0"]["global"])
+    assert expected["0"]["hit_rate@1"] == pytest.approx((3 * 1 / 6 + 2 / 6) / 4)
+    assert expected["0"]["recall@5"] == pytest.approx(5 / 6)
+    assert expected["0"]["global"]["wrong_modality@1"] == 0.5
+
+    class Random(ToyEncoder):
+        def __init__(self, seed):
+            super().__init__()
+            self.random = np.random.default_rng(seed)
+
+        def encode(self, items, *, instruction=None):
+            rows = self.random.normal(size=(len(items), self.dim))
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    drawn = [evaluate(Random(seed), root, progress=False) for seed in range(300)]
+    for key in ("hit_rate@1", "hit_rate@5", "recall@1"):
+        assert np.mean([table["0"][key] for table in drawn]) == pytest.approx(expected["0"][key], abs=0.05)
+        assert np.mean([t["3"]["global"][key] for t in drawn]) == pytest.approx(expected["3"]["global"][key], abs=0.05)
+
+
+def test_tasks_pools_and_ks_are_chosen_and_checked(root):
+    tables = evaluate(ToyEncoder(), root, tasks=["3"], pools=("global",), ks=(3,), progress=False)
+    assert list(tables) == ["3"]
+    assert set(tables["3"]) == {"global"}
+    with pytest.raises(InputError, match=r"tasks must be some of \[0, 3\]"):
+        evaluate(ToyEncoder(), root, tasks=[5])
+    with pytest.raises(InputError, match="pools must be"):
+        evaluate(ToyEncoder(), root, pools=("wide",))
+    with pytest.raises(InputError, match="k must be"):
+        evaluate(ToyEncoder(), root, ks=(0,))
+    with pytest.raises(DataError, match="split 'val'"):
+        evaluate(ToyEncoder(), root, split="val")
+
+
+def test_one_id_for_two_candidates_is_refused(root):
+    write_pool(global_pool_path(root, "test"), [Candidate("9:0", "another", None, "text")])
+    with pytest.raises(DataError, match="candidate 9:0 of the pool of task 0 is another one"):
+        evaluate(ToyEncoder(), root, progress=False)
+
+
+def test_blocks_do_not_change_the_figures(root, monkeypatch):
+    whole = evaluate(ToyEncoder(), root, progress=False)
+    monkeypatch.setattr("puma.evaluation.mbeir.BLOCK_FLOATS", 1)
+    assert evaluate(ToyEncoder(), root, batch_size=1, progress=False) == whole

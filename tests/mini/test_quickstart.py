@@ -1,0 +1,169 @@
+"""The quickstart's road on a tiny base and a tiny benchmark: every file it promises, and a run that was cut goes on."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from puma.data import mbeir
+from puma.errors import InputError
+from puma.items import Item
+from puma.mini import quickstart as module
+from puma.mini.quickstart import KnownPictures, quickstart
+from puma.mini.recipe import Recipe
+from puma.model import Retriever
+from puma.search import Searcher
+
+COLOURS = ["red", "green", "blue", "black", "white", "pink"]
+THINGS = ["circle", "square", "bar", "cross", "dot", "ring"]
+
+
+def draw(thing, colour, seed):
+    rng = np.random.default_rng(seed)
+    pixels = np.full((64, 64, 3), 200, dtype=np.uint8)
+    side = 10 + 8 * THINGS.index(thing)
+    value = np.array(Image.new("RGB", (1, 1), colour).getpixel((0, 0)), dtype=np.uint8)
+    pixels[4 : 4 + side, 4 : 4 + (side if THINGS.index(thing) % 2 else 12)] = value
+    return Image.fromarray(pixels ^ rng.integers(0, 4, pixels.shape, dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """Tasks 0, 1 and 3 over 36 drawn things; every split has them all (nothing is claimed of quality here)."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    folder = root / "mbeir_images" / "tiny"
+    folder.mkdir(parents=True)
+    names = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+    paths = []
+    for number, name in enumerate(names):
+        path = folder / f"{number}.png"
+        draw(*reversed(name.split()), number).save(path)
+        paths.append(f"mbeir_images/tiny/{number}.png")
+    count = len(names)
+    for split in ("train", "val", "test"):
+        images = [
+            mbeir.Candidate(did=f"20:{n + 1}", text=None, image_path=paths[n], modality="image") for n in range(count)
+        ]
+        texts = [
+            mbeir.Candidate(did=f"20:{n + 101}", text=names[n], image_path=None, modality="text") for n in range(count)
+        ]
+        for task, pool, modality in ((0, images, "text"), (1, texts, "text"), (3, texts, "image")):
+            queries = [
+                mbeir.Query(
+                    qid=f"20:{1000 * task + n + 1}",
+                    text=None if modality == "image" else (names[n] if task == 0 else f"a {names[n]} drawn"),
+                    image_path=paths[n] if modality == "image" else None,
+                    modality=modality,
+                    positives=(pool[n].did,),
+                    negatives=(),
+                    task_id=task,
+                )
+                for n in range(count)
+            ]
+            mbeir.write_queries(mbeir.query_path(root, "tiny", task, split), queries)
+            mbeir.write_pool(mbeir.pool_path(root, "tiny", task, split), pool)
+            qrels = {query.qid: dict.fromkeys(query.positives, 1) for query in queries}
+            mbeir.write_qrels(mbeir.qrels_path(root, "tiny", task, split), qrels, task)
+        mbeir.write_pool(mbeir.global_pool_path(root, split), [*images, *texts])
+    rows = [(*mbeir.TASK_MODALITIES[task], "tiny", 20, [f"Find it, task {task}."]) for task in (0, 1, 3)]
+    mbeir.write_instructions(mbeir.instructions_path(root), rows)
+    return root
+
+
+SMALL = Recipe()
+SMALL = replace(
+    SMALL,
+    layers=2,
+    distil=replace(SMALL.distil, steps=3, batch_size=8, precision="fp32"),
+    retrieve=replace(SMALL.retrieve, steps=4, batch_size=8, precision="fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(benchmark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quick")
+    base = tiny.base_folder(folder / "base")
+    told = []
+    results = quickstart(folder / "out", home=folder / "home", recipe=SMALL, say=told.append, root=benchmark, base=base)
+    return folder, results, told
+
+
+def test_results_have_the_promised_shape(finished):
+    folder, results, _ = finished
+    assert json.loads((folder / "out" / "results.json").read_text()) == results
+    assert set(results["systems"]) == {"trained", "pruned_untrained", "ridge_baseline", "chance"}
+    for tasks in results["systems"].values():
+        assert set(tasks) == {"0", "1", "3"}
+        for table in tasks.values():
+            assert table["pool"] == table["queries"] == 36
+            for key in ("hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@10"):
+                assert 0 <= table[key] <= 1
+    assert {"train", "distil", "evaluate trained", "index", "search"} <= set(results["seconds"])
+
+
+def test_the_model_and_the_index_answer(finished):
+    folder, _, _ = finished
+    searcher = Searcher(Retriever.from_pretrained(folder / "out" / "model", device="cpu"), folder / "out" / "index")
+    assert len(searcher.index) == 36 * 2
+    hits = searcher.search("red circle", k=3, modality="image")
+    assert len(hits) == 3
+    assert {hit.modality for hit in hits} == {"image"}
+
+
+def test_the_report_is_one_file_without_outside_addresses(finished):
+    folder, _, told = finished
+    page = (folder / "out" / "report.html").read_text()
+    assert "Task 0" in page
+    assert "Stage 1: self-distillation" in page
+    assert "data:image/" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert any("puma search" in line for line in told)
+    assert not (folder / "out" / "work").exists()
+
+
+def test_a_cut_run_goes_on_without_training_again(benchmark, tmp_path, monkeypatch):
+    base = tiny.base_folder(tmp_path / "base")
+    trained = []
+
+    def counted(*args, **kwargs):
+        trained.append(1)
+        return train(*args, **kwargs)
+
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    train, indexed = module.train, module._indexed
+    monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr(module, "_indexed", cut)
+    arguments = {"home": tmp_path / "home", "recipe": SMALL, "say": lambda _: None, "root": benchmark, "base": base}
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert len(trained) == 2
+    monkeypatch.setattr(module, "_indexed", indexed)
+    results = quickstart(tmp_path / "out", **arguments)
+    assert len(trained) == 2
+    assert results["systems"]["trained"]
+    assert results["seconds"]["train"] > 0
+
+
+def test_stored_features_are_found_by_path_only(benchmark):
+    class Rows:
+        rows = np.arange(8, dtype=np.float16).reshape(2, 4, 1, 1)
+        index = np.array([1, -1])
+
+    paths = sorted((benchmark / "mbeir_images").rglob("*.png"))[:2]
+    known = KnownPictures(paths, Rows)
+    assert np.array_equal(known.lookup(Item(image=paths[0])), Rows.rows[1])
+    assert known.lookup(Item(image=paths[1])) is None
+    assert known.lookup(Item(image=Image.new("RGB", (4, 4)))) is None
+
+
+def test_out_must_not_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        quickstart(tmp_path / "file")
