@@ -46,34 +46,45 @@ def written_folder(out: str | os.PathLike[str], *, replace: bool = False) -> Ite
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that a reader, now or after a crash, finds the old one or all of the new one.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
     target = Path(path)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(value, stream, indent=1, ensure_ascii=False)
-                stream.write("\n")
-            os.chmod(name, 0o644)
-            os.replace(name, target)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the group
+            os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+                os.unlink(temporary)
             raise
 
 
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """:func:`write_whole` of a value as JSON."""
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
 @contextlib.contextmanager
-def storage_errors(target: Path) -> Iterator[None]:
-    """Say in plain words that a disk is full or a place not writable."""
+def storage_errors(what: object) -> Iterator[None]:
+    """Turn the disk's own failures (full, read-only, no permission) into StorageError naming ``what``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room, or give a place on another disk (PUMA_HOME moves the cache)"
+            raise StorageError(f"{what}: the disk is full; {remedy}, and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(
-                f"{target}: no space left on the disk; free some and run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise StorageError(f"{target}: cannot be written ({error.strerror}); give another place") from None
+                f"{what}: cannot be written ({error}); give another place (PUMA_HOME moves the cache)"
+            ) from error
         raise

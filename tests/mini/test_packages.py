@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from puma.errors import DependencyError, DownloadError, InputError, StorageError
-from puma.mini.packages import Package, cache_home, fetch, storage_errors
+from puma.folders import storage_errors
+from puma.mini.packages import Package, cache_home, fetch
 from puma.mini.unpack import unpack
 
 

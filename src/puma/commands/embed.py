@@ -30,7 +30,7 @@ def embed(
 
     from puma.embedding import Skip, embed_readable
     from puma.errors import InputError
-    from puma.evaluation.runs import write_whole
+    from puma.folders import write_whole
     from puma.ingest import Record, read_items
 
     if out.suffix != ".npz":

@@ -17,8 +17,8 @@ from typing import Any
 from puma.data.mbeir import TASK_MODALITIES
 from puma.errors import InputError
 from puma.evaluation.metrics import means
-from puma.evaluation.runs import write_whole
 from puma.evaluation.sheets import Sheet, Thumbnails, sheet_html
+from puma.folders import write_whole
 
 COLUMNS = (("hit_rate@1", "hit@1"), ("hit_rate@5", "hit@5"), ("hit_rate@10", "hit@10"), ("recall@10", "recall@10"))
 NAMES = {

@@ -6,15 +6,12 @@ qrels (:mod:`puma.data.mbeir`), metrics (:mod:`puma.evaluation.metrics`). Nothin
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from puma.errors import DataError, InputError
-from puma.folders import storage_errors
+from puma.folders import write_whole
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], tag: str = "puma") -> None:
@@ -72,29 +69,6 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{os.fspath(path)}: no such run file") from None
     return run
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that a reader, now or after a crash, finds the old one or all of the new one.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    target = Path(path)
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the group
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
 
 
 def _check_word(what: str, value: str) -> None:

@@ -22,8 +22,9 @@ from transformers import FastVlmConfig, FastVlmForConditionalGeneration, LlavaPr
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from puma.errors import InputError
+from puma.folders import storage_errors
 from puma.mini import language
-from puma.mini.packages import cache_home, fetch, sha256_of, storage_errors
+from puma.mini.packages import cache_home, fetch, sha256_of
 from puma.mini.tower import STRIDES, TOWERS, cell_size, load_tower, tower_config
 
 FORMAT = 1

@@ -7,7 +7,6 @@ here: reading archives (:mod:`puma.mini.unpack`), and which packages are wanted 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.util
 import os
@@ -16,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from puma.errors import DependencyError, DownloadError, InputError, StorageError
+from puma.folders import storage_errors
 from puma.mini.unpack import unpack
 
 TIMEOUT_S = 1800.0
@@ -72,21 +71,6 @@ def cache_home() -> Path:
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "puma"
-
-
-@contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn the disk's own failures (full, read-only, no permission) into StorageError naming ``what``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"{what}: the disk is full; make room, or set PUMA_HOME to a folder on another disk"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(f"{what}: cannot be written ({error}); set PUMA_HOME to another folder") from error
-        raise
 
 
 def fetch(package: Package, *, home: Path | str | None = None, keep: Sequence[str] | None = None) -> Path:

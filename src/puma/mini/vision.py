@@ -28,9 +28,10 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, EfficientNetModel
 
 from puma.errors import ImageError, InputError, ModelError
+from puma.folders import storage_errors
 from puma.items import open_image
 from puma.mini.feature_store import KEY_BYTES, FeatureStore
-from puma.mini.packages import cache_home, storage_errors
+from puma.mini.packages import cache_home
 
 FORMAT = 1
 """Raised whenever the same tower and pictures would give other rows than before."""

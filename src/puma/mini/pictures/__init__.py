@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from puma.data import mbeir
+from puma.folders import storage_errors
 from puma.mini import packages
 from puma.mini.pictures import datasheet, shards, sources
 from puma.mini.pictures.library import DATASET, NUMBER, Ids, Library, Shown, common_keywords
@@ -67,7 +68,7 @@ def build(
     if whole.is_dir():
         return whole
     get = fetch or (lambda package: packages.fetch(package, home=base, keep=sources.KEEP.get(package)))
-    with packages.storage_errors(f"cache folder {base}"):
+    with storage_errors(f"cache folder {base}"):
         base.mkdir(parents=True, exist_ok=True)
         with FileLock(base / f".{folder_name()}.lock"):
             fetched = sources.fetch_all(get)

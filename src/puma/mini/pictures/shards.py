@@ -22,7 +22,7 @@ import resvg_py
 from tqdm import tqdm
 
 from puma.errors import StorageError
-from puma.mini.packages import storage_errors
+from puma.folders import storage_errors
 from puma.mini.pictures.raster import MIN_FILL, SIZE
 from puma.mini.pictures.records import Picture
 
