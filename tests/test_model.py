@@ -166,3 +166,19 @@ def test_a_damaged_folder_is_a_clear_error(saved, tmp_path):
     (newer / PROMPT_FILE).write_text(json.dumps({"future": 1}))
     with pytest.raises(ModelError, match="newer"):
         Retriever.from_pretrained(newer)
+
+
+def test_the_instructions_of_training_travel_with_the_folder(retriever, tmp_path):
+    from puma.search import INSTRUCTIONS, Searcher
+
+    retriever.instructions = {("text", "image"): "Show me this."}
+    try:
+        folder = retriever.save_pretrained(tmp_path / "model")
+    finally:
+        retriever.instructions = {}
+    again = Retriever.from_pretrained(folder, device="cpu")
+    assert again.instructions == {("text", "image"): "Show me this."}
+    searcher = Searcher(again, tmp_path / "index")
+    assert searcher.instructions["text", "image"] == "Show me this."
+    assert searcher.instructions["image", "text"] == INSTRUCTIONS["image", "text"]
+    assert ("text", None) not in searcher.instructions

@@ -53,14 +53,14 @@ def test_many_queries_are_the_single_ones(searcher, folder):
 
 
 def test_instructions_by_default_given_and_none(searcher):
-    searcher.encoder.instructions.clear()
+    searcher.encoder.heard.clear()
     searcher.search("red", 1, "image")
     searcher.search("red", 1, instruction="My own.")
     searcher.search("red", 1, instruction="")
     own = Searcher(searcher.encoder, searcher.index, instructions={("text", None): "Theirs."})
     own.search("red", 1)
     expected = [INSTRUCTIONS["text", "image"], "My own.", None, "Theirs."]
-    assert searcher.encoder.instructions == expected
+    assert searcher.encoder.heard == expected
     assert set(INSTRUCTIONS) == {(asked, wanted) for asked in MODALITIES for wanted in (*MODALITIES, None)}
 
 

@@ -28,6 +28,9 @@ from puma.pruning import prune
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`~puma.prompts.PromptFormat`."""
 
+INSTRUCTIONS_FILE = "puma_instructions.json"
+"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
+
 IMAGE_BACKEND = "pil"
 """The image processor's backend, pinned in every folder: the other one's pixels differ slightly (facts: 0 to 0.03)."""
 
@@ -54,6 +57,8 @@ class Retriever:
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
         self.autocast: torch.dtype | None = None
+        self.instructions: dict[tuple[str, str], str] = {}
+        """What the model was trained to be asked, by (query modality, wanted modality); search asks the same."""
 
     @classmethod
     def from_pretrained(
@@ -88,7 +93,11 @@ class Retriever:
             model = AutoModel.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"model {str(path)!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-        return cls(model.to(device or default_device()), processor, prompt)
+        retriever = cls(model.to(device or default_device()), processor, prompt)
+        if (folder / INSTRUCTIONS_FILE).is_file():
+            rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
+            retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
+        return retriever
 
     @classmethod
     def from_base(
@@ -198,6 +207,8 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             _write(work / PROMPT_FILE, self.prompt.to_dict())
+            asked = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
+            _write(work / INSTRUCTIONS_FILE, asked)
             write_sentence_transformers_files(work, self.dim)
         return Path(path)
 

@@ -45,8 +45,8 @@ INSTRUCTIONS: dict[tuple[str, str | None], str] = {
     (IMAGE_TEXT, IMAGE_TEXT): "Find a captioned picture that fits the picture and the words.",
     (IMAGE_TEXT, None): "Find what fits the picture and the words.",
 }
-"""The instruction a query gets if none is given, by its modality and the one searched for (None: any). A model that was
-trained on a benchmark answers best to that benchmark's own instructions: give ``Searcher`` a table of them."""
+"""The instruction a query gets if none is given, by its modality and the one searched for (None: any) and the
+model brings none of its own (``Retriever.instructions``, those it was trained with)."""
 
 
 @dataclass
@@ -99,7 +99,10 @@ class Searcher:
         # Reopened even if it is an Index: this is where model and index are compared.
         path = index.path if isinstance(index, Index) else Path(index).expanduser()
         self.index = Index(path, dim=encoder.dim, fingerprint=encoder.fingerprint)
-        self.instructions = INSTRUCTIONS | dict(instructions or {})
+        own: Mapping[tuple[str, str | None], str] = getattr(encoder, "instructions", {})
+        # A model that was taught its questions never met the general ones; where any modality is welcome it gets none.
+        general = {key: text for key, text in INSTRUCTIONS.items() if not own or key[1] is not None}
+        self.instructions: dict[tuple[str, str | None], str] = {**general, **own, **(instructions or {})}
 
     def add_paths(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from puma.data.pairs import read_pairs
+from puma.data.pairs import first_instructions, read_pairs
 from puma.errors import InputError
 from puma.model import PROMPT_FILE, Retriever
 from puma.teacher import PromptTargets, teacher_states
@@ -70,5 +70,6 @@ def train_two_stages(
         del teacher
         logs["distil"] = train(retriever, texts, distil, work / "distil", teacher=targets).log
     logs["retrieve"] = train(retriever, pairs, retrieve or TrainConfig(), work / "retrieve").log
+    retriever.instructions = first_instructions(data)
     retriever.save_pretrained(target)
     return logs

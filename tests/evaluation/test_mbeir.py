@@ -87,7 +87,7 @@ def test_every_candidate_is_embedded_once_and_only_queries_are_instructed(root):
     encoder = ToyEncoder()
     evaluate(encoder, root, progress=False)
     assert encoder.calls == 12 + 8
-    assert encoder.instructions == [None, "Find a picture.", "Name it."]
+    assert encoder.heard == [None, "Find a picture.", "Name it."]
 
 
 def test_the_same_vector_for_everything_scores_nothing(root):

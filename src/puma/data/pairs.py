@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from puma.data.mbeir import Benchmark
+from puma.data.mbeir import TASK_MODALITIES, Benchmark
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
 
@@ -97,6 +97,12 @@ def read_pairs(
     if not pairs:
         raise DataError(f"{root}: no training pairs in split {split!r}")
     return pairs
+
+
+def first_instructions(root: str | os.PathLike[str], *, split: str = "train") -> dict[tuple[str, str], str]:
+    """Each task's first instruction, the one to evaluate and to search with, by (query modality, wanted modality)."""
+    benchmark = Benchmark(Path(root))
+    return {TASK_MODALITIES[task]: benchmark.instruction(task) for task in benchmark.tasks(split)}
 
 
 def rows_by_query(pairs: Iterable[Pair]) -> dict[str, list[int]]:

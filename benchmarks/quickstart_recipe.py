@@ -1,0 +1,109 @@
+"""One variant of the quickstart's recipe on OpenPics: trained for given steps or seconds, scored on a split.
+
+    python benchmarks/quickstart_recipe.py --name k30 --layers 30 --seconds 150 --set learning_rate=3e-4
+    python benchmarks/quickstart_recipe.py --name plain --set decay=0 --set temperature=0.05 --seed 1
+
+Runs on CPU or GPU. Results are appended to ``benchmarks/results/quickstart_recipe.json`` with machine, versions,
+command and seed. Tuning looks at ``--split val``, the default; ``--split test`` is for figures that are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puma.commands._shared import quiet_libraries
+from puma.commands.train import parsed
+from puma.data.pairs import read_pairs
+from puma.evaluation.mbeir import evaluate
+from puma.evaluation.metrics import means
+from puma.folders import write_json
+from puma.mini import pictures
+from puma.mini.base import assemble
+from puma.mini.quickstart import distillation_targets, known_pictures, student
+from puma.mini.recipe import Recipe
+from puma.training import TrainConfig, train
+
+RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
+TIMED_STEPS = 4
+
+
+def main() -> None:
+    quiet_libraries()
+    options = arguments()
+    changes = {"seed": options.seed, "save_steps": 10**9, **parsed(options.set)}
+    plan = Recipe()
+    plan = replace(
+        plan,
+        layers=options.layers or plan.layers,
+        prompt=options.prompt or plan.prompt,
+        retrieve=TrainConfig.from_dict({**vars(plan.retrieve), **changes}),
+        distil=TrainConfig.from_dict({**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}),
+    )
+    root = pictures.build()
+    base = assemble(settings=plan.base, pictures=root)
+    vision = known_pictures(base, root, None)
+    pairs = read_pairs(root, limit=plan.rows_per_query)
+    targets = distillation_targets(base, plan, pairs, None)
+
+    def stage(config: TrainConfig, retriever: Any) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.monotonic()
+            train(retriever, pairs, config, folder, vision=vision, teacher=targets)
+            return time.monotonic() - start
+
+    config = plan.retrieve
+    if options.seconds:
+        step = stage(replace(config, steps=TIMED_STEPS), student(base, plan, vision)) / TIMED_STEPS
+        config = replace(config, steps=max(8, round(options.seconds / step)))
+    retriever = student(base, plan, vision)
+    seconds = {"distil": stage(plan.distil, retriever)} if plan.distil.steps else {}
+    seconds["train"] = stage(config, retriever)
+    tables = evaluate(retriever, root, split=options.split)
+    keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
+    row = {
+        "name": options.name,
+        "command": " ".join(["python", *sys.argv]),
+        "seed": options.seed,
+        "split": options.split,
+        "layers": plan.layers,
+        "steps": config.steps,
+        "pairs": config.steps * config.batch_size,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
+        "tasks": {task: {key: table[key] for key in keep} for task, table in tables.items()},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+    }
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    write_json(RESULTS, [*rows, row])
+    shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in tables.items())
+    mean = 100 * row["mean_hit_rate@10"]
+    print(f"{options.name}: {config.steps} steps, {seconds['train']:.0f} s, mean {mean:.1f}  {shown}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="what to call this variant in the results")
+    parser.add_argument("--layers", type=int, help="decoder layers kept")
+    parser.add_argument("--prompt", help="the student's prompt format")
+    parser.add_argument("--seconds", type=float, help="train for about so long instead of the recipe's steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--set", action="append", help="a setting of stage 2, as learning_rate=1e-4")
+    parser.add_argument("--distil-set", action="append", help="a setting of stage 1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
