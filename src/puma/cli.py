@@ -13,6 +13,9 @@ import sys
 
 import typer
 
+if not sys.stderr.isatty():  # read by tqdm when it is imported, below: a log file wants a line now and then, not a film
+    os.environ.setdefault("TQDM_MININTERVAL", "10")
+
 from puma import commands
 from puma.errors import PumaError
 
