@@ -196,7 +196,7 @@ def train(
     retriever.model.float().train()
     st = sentence_transformer(retriever)
     _choose_trainable(retriever, st, config)
-    sampler = MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
+    sampler = batches_of(pairs, config)
     steps = config.steps or math.ceil(config.epochs * len(sampler))
     objective = RetrievalObjective(
         st,
@@ -239,7 +239,9 @@ def train(
         args=arguments,
         train_dataset=Dataset.from_dict({"row": list(range(len(pairs)))}),
         loss=objective,
-        data_collator=PairCollator(pairs, retriever.inputs, config.chunks, vision, teacher),
+        data_collator=PairCollator(
+            pairs, retriever.inputs, config.chunks, vision, teacher if config.distillation_weight else None
+        ),
         show_progress=show_progress,
     )
     with stored_vision(retriever.model):
@@ -252,6 +254,11 @@ def train(
     result = TrainResult(log=log, steps=steps, pairs_per_second=rate)
     write_json(folder / "log.json", asdict(result))
     return result
+
+
+def batches_of(pairs: Sequence[Pair], config: TrainConfig) -> MixedTaskBatches:
+    """The batches that :func:`train` will take, in order."""
+    return MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
 
 
 def _checkpointing_flag() -> str:

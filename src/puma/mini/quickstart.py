@@ -10,6 +10,7 @@ run has trained and measured is in ``<out>/work`` until everything is written.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ from puma.mini.vision import PictureFeatures, VisionTower, picture_features
 from puma.model import Retriever
 from puma.search import Searcher
 from puma.teacher import CaptionTargets, caption_targets
-from puma.training import TrainConfig, train
+from puma.training import TrainConfig, batches_of, train
 
 Say = Callable[[str], None]
 
@@ -228,12 +229,16 @@ def _stage(
 
 
 def distillation_targets(base: Path, plan: Recipe, pairs: Sequence[Pair], home: Path | None) -> CaptionTargets:
-    """The unpruned base's states of every name and keyword query, and of every picture's caption."""
+    """The unpruned base's states of every text that stage 1 will meet, and of the captions of its pictures."""
     captions: dict[str, str] = {}
     for pair in pairs:
         if pair.task == 3 and pair.query.image is not None and pair.candidate.text:
             captions.setdefault(os.fspath(pair.query.image), pair.candidate.text)  # type: ignore[arg-type]
-    texts = [pair.query.text for pair in pairs if pair.task in (0, 1) and pair.query.text]
+    batches = itertools.islice(batches_of(pairs, plan.distil), plan.distil.steps)
+    met = [item for rows in batches for row in rows for item in (pairs[row].query, pairs[row].candidate)]
+    texts = [item.text for item in met if item.image is None and item.text]
+    seen = {os.fspath(item.image) for item in met if isinstance(item.image, (str, os.PathLike)) and item.text is None}
+    captions = {path: caption for path, caption in captions.items() if path in seen}
     # bf16 weights: a state is a target, not an answer, and the whole depth is five times the student's
     teacher = Retriever.from_base(base, prompt=plan.teacher_prompt, dtype=torch.bfloat16)
     store = (cache_home() if home is None else home) / "teacher"

@@ -54,7 +54,7 @@ class Recipe:
             **SHARED,
         )
     )
-    retrieve: TrainConfig = field(default_factory=lambda: TrainConfig(steps=340, temperature=0.03, decay=0.5, **SHARED))
+    retrieve: TrainConfig = field(default_factory=lambda: TrainConfig(steps=480, temperature=0.03, decay=0.5, **SHARED))
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for telling one plan from another."""
