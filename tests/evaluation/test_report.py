@@ -9,7 +9,7 @@ from PIL import Image
 
 from puma.errors import InputError
 from puma.evaluation.report import Curve, write_report
-from puma.evaluation.sheets import Asked, Result, Sheet, Thumbnails
+from puma.evaluation.sheets import Asked, Result, Sheet, Thumbnails, sheet_html
 from puma.items import Item
 
 
@@ -110,3 +110,10 @@ def test_thumbnails_are_small_and_made_once(tmp_path, monkeypatch):
 def test_a_curve_needs_a_value_for_each_step():
     with pytest.raises(InputError, match="2 steps for 1 values"):
         Curve("loss", [1, 2], [0.5])
+
+
+def test_nothing_is_said_of_what_is_not_judged():
+    asked = {"query": Item(text="a"), "results": [Result(Item(text="b"), 0.5)]}
+    for judged in (True, False):
+        page = sheet_html(Sheet("s", [Asked(**asked, judged=judged)]), Thumbnails())
+        assert ("not among the first" in page) is judged

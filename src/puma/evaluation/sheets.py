@@ -42,12 +42,14 @@ class Asked:
         results: the first five are shown.
         instruction: shown small under the query.
         rank: of the first right result, if known (from 1).
+        judged: whether it is known what is right; if not, nothing is said of it.
     """
 
     query: Item
     results: Sequence[Result]
     instruction: str | None = None
     rank: int | None = None
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def _row(asked: Asked, thumbnails: Thumbnails) -> str:
     results = list(asked.results)[:RESULTS_SHOWN]
     place = next((number for number, result in enumerate(results, start=1) if result.right), asked.rank)
     found = f'<span class="verdict found">right at {place}</span>' if place else ""
-    verdict = found or '<span class="verdict">not among the first</span>'
+    missed = '<span class="verdict">not among the first</span>' if asked.judged else ""
+    verdict = found or missed
     note = f"<small>{html.escape(asked.instruction)}</small>" if asked.instruction else ""
     cells = [f'<div class="item query">{_item(asked.query, thumbnails)}<div>{note}{verdict}</div></div>']
     for result in results:

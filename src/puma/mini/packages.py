@@ -165,7 +165,14 @@ def _pip(package: Package, into: Path) -> None:
 
 
 def _npm(package: Package, into: Path) -> None:
-    options = ["--ignore-scripts", "--no-update-notifier", "--loglevel=error", "--fetch-retries=2"]
+    # npm's own waits between tries grow to a minute each: too long to learn that there is no network
+    waits = [
+        "--fetch-retries=2",
+        "--fetch-retry-mintimeout=1000",
+        "--fetch-retry-maxtimeout=4000",
+        "--fetch-timeout=60000",
+    ]
+    options = ["--ignore-scripts", "--no-update-notifier", "--loglevel=error", *waits]
     command = [_program(package, "npm"), "pack", f"{package.name}@{package.version}", *options]
     code, said = _run(package, command, into)
     if code != 0:

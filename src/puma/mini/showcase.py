@@ -82,7 +82,7 @@ def answered_queries(searcher: Searcher, root: Path, k: int = 5) -> list[Asked]:
         image = _picture(captions, query.picture) if query.picture else None
         item = Item(text=query.text, image=image)
         hits = [hit for hit in searcher.search(item, k + 1, query.wanted) if hit.payload.get("image") != str(image)]
-        asked.append(Asked(query=item, results=[_result(hit) for hit in hits[:k]], instruction=None))
+        asked.append(Asked(query=item, results=[_result(hit) for hit in hits[:k]], judged=False))
     return asked
 
 
