@@ -32,7 +32,8 @@ from puma.mini import pictures
 from puma.mini.base import assemble
 from puma.mini.quickstart import distillation_targets, known_pictures, student
 from puma.mini.recipe import Recipe
-from puma.training import TrainConfig, train
+from puma.settings import TrainConfig
+from puma.training import train
 
 RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
 TIMED_STEPS = (1, 5)

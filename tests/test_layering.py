@@ -13,9 +13,10 @@ ROOT = Path(puma.__file__).parent
 RANKS = [
     {"errors"},
     {"folders", "items"},
-    {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index", "data.records", "data.mbeir"},
+    {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
+    {"data.records", "data.writing", "data.mbeir"},
     {"pruning", "losses"},
-    {"encoding", "model", "teacher", "data"},
+    {"interchange", "settings", "encoding", "model", "teacher", "data"},
     {"checkpoints", "training", "twostage", "evaluation", "search", "ingest", "embedding", "probing"},
     {"serve", "cluster", "mini"},
     {"commands"},

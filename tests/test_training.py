@@ -20,12 +20,14 @@ from puma.data.collating import PairCollator, false_negatives
 from puma.data.pairs import Pair
 from puma.encoding import forward_states
 from puma.errors import ConfigError, InputError
+from puma.interchange import sentence_transformer
 from puma.items import Item
 from puma.losses import distillation_loss, mac_loss
 from puma.losses.objective import RetrievalObjective
-from puma.model import Retriever, sentence_transformer
+from puma.model import Retriever
+from puma.settings import TrainConfig
 from puma.teacher import CaptionTargets, PromptTargets, caption_targets, teacher_states
-from puma.training import TrainConfig, train
+from puma.training import train
 
 FULL = TrainConfig(
     steps=6, batch_size=8, lora_rank=0, save_steps=2, precision="fp32", learning_rate=1e-3, symmetric=True

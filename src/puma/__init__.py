@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from puma.model import Retriever
     from puma.pruning import prune, prune_folder
     from puma.search import Searcher
-    from puma.training import TrainConfig, train
+    from puma.settings import TrainConfig
+    from puma.training import train
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ _HOMES = {
     "PumaError": "puma.errors",
     "Retriever": "puma.model",
     "Searcher": "puma.search",
-    "TrainConfig": "puma.training",
+    "TrainConfig": "puma.settings",
     "prune": "puma.pruning",
     "prune_folder": "puma.pruning",
     "train": "puma.training",

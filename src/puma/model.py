@@ -7,7 +7,6 @@ Here: making a retriever of a base, loading, encoding, saving. Not here: trainin
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -20,7 +19,8 @@ import torch
 
 from puma.encoding import Inputs, VisionFeatures, encode_items
 from puma.errors import InputError, ModelError
-from puma.folders import written_folder
+from puma.folders import write_json, written_folder
+from puma.interchange import IMAGE_BACKEND, write_sentence_transformers_files
 from puma.items import Item, as_item
 from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, from_chat_template
 from puma.pruning import prune
@@ -30,9 +30,6 @@ PROMPT_FILE = "puma_prompt.json"
 
 INSTRUCTIONS_FILE = "puma_instructions.json"
 """The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
-
-IMAGE_BACKEND = "pil"
-"""The image processor's backend, pinned in every folder: the other one's pixels differ slightly (facts: 0 to 0.03)."""
 
 PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
 """Prompt formats by name; ``chat`` is the model's own chat template, see :func:`puma.prompts.from_chat_template`."""
@@ -206,9 +203,9 @@ class Retriever:
         with written_folder(path, replace=replace) as work:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
-            _write(work / PROMPT_FILE, self.prompt.to_dict())
+            write_json(work / PROMPT_FILE, self.prompt.to_dict())
             asked = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
-            _write(work / INSTRUCTIONS_FILE, asked)
+            write_json(work / INSTRUCTIONS_FILE, asked)
             write_sentence_transformers_files(work, self.dim)
         return Path(path)
 
@@ -245,69 +242,3 @@ def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:
     processor.chat_template = prompt.chat_template()
     tokenizer.chat_template = None
     return int(ret_id)
-
-
-def sentence_transformer(retriever: Retriever) -> Any:
-    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, two faces."""
-    import tempfile
-
-    from sentence_transformers import SentenceTransformer
-
-    with tempfile.TemporaryDirectory() as folder:
-        shell = copy.copy(retriever)
-        shell.save_pretrained(Path(folder) / "model")
-        st = SentenceTransformer(str(Path(folder) / "model"), device=str(next(retriever.model.parameters()).device))
-    st[0].model = retriever.model
-    return st
-
-
-def write_sentence_transformers_files(folder: Path, dim: int) -> None:
-    """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and
-    modalities."""
-    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
-    _write(
-        folder / "modules.json",
-        [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
-            {
-                "idx": 1,
-                "name": "1",
-                "path": "1_Pooling",
-                "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-            },
-            {
-                "idx": 2,
-                "name": "2",
-                "path": "2_Normalize",
-                "type": "sentence_transformers.base.modules.normalize.Normalize",
-            },
-        ],
-    )
-    _write(
-        folder / "sentence_bert_config.json",
-        {
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": forward, "image": forward, "message": {**forward, "format": "structured"}},
-            "module_output_name": "token_embeddings",
-            "processor_kwargs": {"backend": IMAGE_BACKEND},
-        },
-    )
-    _write(
-        folder / "config_sentence_transformers.json",
-        {
-            "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": ""},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-    )
-    _write(
-        folder / "1_Pooling" / "config.json",
-        {"embedding_dimension": dim, "pooling_mode": "lasttoken", "include_prompt": True},
-    )
-    _write(folder / "2_Normalize" / "config.json", {})
-
-
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

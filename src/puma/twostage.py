@@ -13,8 +13,9 @@ import torch
 from puma.data.pairs import first_instructions, read_pairs
 from puma.errors import InputError
 from puma.model import PROMPT_FILE, Retriever
+from puma.settings import TrainConfig
 from puma.teacher import PromptTargets, teacher_states
-from puma.training import TrainConfig, train
+from puma.training import train
 
 
 def train_two_stages(

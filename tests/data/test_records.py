@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puma.data.records import (
+from puma.data.mbeir import (
     MAX_FAULTS,
     Candidate,
     Query,

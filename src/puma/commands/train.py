@@ -40,7 +40,7 @@ def train(
     from puma.commands._shared import quiet_libraries
 
     quiet_libraries()
-    from puma.training import TrainConfig
+    from puma.settings import TrainConfig
     from puma.twostage import train_two_stages
 
     stage_1 = TrainConfig.from_dict(

@@ -1,6 +1,6 @@
 """A benchmark in M-BEIR's layout: which files it has, and what is in them.
 
-Here: :class:`Benchmark`, and by name all of :mod:`puma.data.records` (records, readers and writers of single files).
+Here: :class:`Benchmark`, and by name all of :mod:`puma.data.records` and :mod:`puma.data.writing` (single files).
 Not here: downloading, training examples (:mod:`puma.data.pairs`), scoring (:mod:`puma.evaluation`). Loads no torch.
 
 The layout, under one root (image paths are relative to it)::
@@ -28,11 +28,8 @@ from puma.data.records import (
     read_pool,
     read_qrels,
     read_queries,
-    write_instructions,
-    write_pool,
-    write_qrels,
-    write_queries,
 )
+from puma.data.writing import write_instructions, write_pool, write_qrels, write_queries
 from puma.errors import DataError
 
 __all__ = [

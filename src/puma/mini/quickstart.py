@@ -41,8 +41,9 @@ from puma.mini.showcase import QUERIES, answered, answered_queries, task_sheets
 from puma.mini.vision import PictureFeatures, VisionTower, picture_features
 from puma.model import Retriever
 from puma.search import Searcher
+from puma.settings import TrainConfig
 from puma.teacher import CaptionTargets, caption_targets
-from puma.training import TrainConfig, batches_of, train
+from puma.training import batches_of, train
 
 Say = Callable[[str], None]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puma.mini.base import BaseSettings
-from puma.training import TrainConfig
+from puma.settings import TrainConfig
 
 SHARED: dict[str, Any] = {
     "batch_size": 64,
