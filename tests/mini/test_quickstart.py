@@ -167,3 +167,16 @@ def test_out_must_not_be_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         quickstart(tmp_path / "file")
+
+
+def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
+    from puma import encoding
+    from puma.mini import recipe, vision
+
+    for capabilities, fast in (({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)):
+        monkeypatch.setattr(encoding.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        monkeypatch.setattr(encoding.torch.cuda, "is_available", lambda: False)
+        assert encoding.has_fast_bf16() is fast
+        assert vision.tower_precision() == ("bfloat16" if fast else "float32")
+        plan = recipe.Recipe().for_this_machine()
+        assert {plan.distil.precision, plan.retrieve.precision} == {"bf16" if fast else "fp32"}

@@ -23,14 +23,12 @@ from puma.data.mbeir import Benchmark, pool_path, query_path
 from puma.errors import InputError, ModelError
 from puma.mini.held_out import held_out_split
 from puma.mini.packages import sha256_of
-from puma.mini.vision import VisionTower, picture_features
+from puma.mini.vision import VisionTower, picture_features, tower_precision
 
 FORMAT = 2
 """Raised whenever the same pairs would give another projector than before."""
 STRENGTHS = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 """Ridge strengths tried, for standardised features (their diagonal is the number of pictures)."""
-PRECISION = "bfloat16"
-"""Of the tower whose features the fit reads: the one the quickstart keeps anyway, so that they are computed once."""
 MIN_IDF = 0.1
 HELD_OUT = 0.1
 """Share of the pairs held out to choose the strength."""
@@ -195,7 +193,7 @@ def fitting_key(root: Path) -> str:
     benchmark = Benchmark(root)
     files = [path(root, benchmark.dataset, 0, "train") for path in (query_path, pool_path)]
     parts = [sha256_of(path) for path in files if path.is_file()]
-    text = repr([FORMAT, PRECISION, parts, STRENGTHS, MIN_IDF, HELD_OUT, GELU_CENTRE, GELU_REACH])
+    text = repr([FORMAT, tower_precision(), parts, STRENGTHS, MIN_IDF, HELD_OUT, GELU_CENTRE, GELU_REACH])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -218,7 +216,7 @@ def fit(
         captions: their n captions.
         home: cache folder for the features.
     """
-    features = picture_features(VisionTower(folder, precision=PRECISION), paths, home)
+    features = picture_features(VisionTower(folder, precision=tower_precision()), paths, home)
     readable = np.flatnonzero(features.index >= 0)
     texts = [captions[i] for i in readable.tolist()]
     pooled, embeddings = features.pooled()[readable], token_embeddings(folder)

@@ -25,6 +25,7 @@ import torch
 
 from puma.data.mbeir import Benchmark
 from puma.data.pairs import Pair, first_instructions, read_pairs
+from puma.encoding import has_fast_bf16
 from puma.errors import InputError
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import means
@@ -38,7 +39,7 @@ from puma.mini.packages import cache_home
 from puma.mini.projector import training_pairs
 from puma.mini.recipe import Recipe
 from puma.mini.showcase import QUERIES, answered, answered_queries, task_sheets
-from puma.mini.vision import PictureFeatures, VisionTower, picture_features
+from puma.mini.vision import PictureFeatures, VisionTower, picture_features, tower_precision
 from puma.model import Retriever
 from puma.search import Searcher
 from puma.settings import TrainConfig
@@ -124,7 +125,7 @@ def quickstart(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out={str(out)!r}: is a file; give a folder")
     cache = None if home is None else Path(home)
-    plan = recipe or Recipe()
+    plan = (recipe or Recipe()).for_this_machine()
     run = Run(folder, say)
     root = root or run.step("pictures", lambda: pictures.build(cache))
     base = base or run.step("base model", lambda: assemble(cache, settings=plan.base, pictures=root))
@@ -165,7 +166,7 @@ def quickstart(
 def known_pictures(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownPictures:
     """The vision features of every picture of a benchmark, from the cache where it has them."""
     paths = sorted(path for path in (root / "mbeir_images").rglob("*") if path.is_file())
-    tower = VisionTower(base, precision="bfloat16")
+    tower = VisionTower(base, precision=tower_precision())
     return KnownPictures(paths, picture_features(tower, paths, home, show_progress=show_progress))
 
 
@@ -177,14 +178,14 @@ def student(base: Path, plan: Recipe, vision: KnownPictures) -> Retriever:
 
 def _fast(retriever: Retriever, vision: KnownPictures | None) -> Retriever:
     retriever.vision = vision
-    retriever.autocast = torch.bfloat16
+    retriever.autocast = torch.bfloat16 if has_fast_bf16() else None
     # At twenty tokens a text, on a CPU, the plain form of attention trains a fifth faster than the fused one.
     retriever.model.set_attn_implementation("eager")
     return retriever
 
 
 def _ridge(base: Path, root: Path, home: Path | None) -> dict[str, Any]:
-    baseline = RidgeBaseline.fit(base, *training_pairs(root), home=home, precision="bfloat16")
+    baseline = RidgeBaseline.fit(base, *training_pairs(root), home=home, precision=tower_precision())
     return evaluate(baseline, root)
 
 
@@ -241,7 +242,8 @@ def distillation_targets(base: Path, plan: Recipe, pairs: Sequence[Pair], home: 
     seen = {os.fspath(item.image) for item in met if isinstance(item.image, (str, os.PathLike)) and item.text is None}
     captions = {path: caption for path, caption in captions.items() if path in seen}
     # bf16 weights: a state is a target, not an answer, and the whole depth is five times the student's
-    teacher = Retriever.from_base(base, prompt=plan.teacher_prompt, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
+    teacher = Retriever.from_base(base, prompt=plan.teacher_prompt, dtype=dtype)
     store = (cache_home() if home is None else home) / "teacher"
     return caption_targets(teacher, texts, captions, centre=True, store=store, show_progress=True)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from puma.encoding import has_fast_bf16
 from puma.mini.base import BaseSettings
 from puma.settings import TrainConfig
 
@@ -55,6 +56,13 @@ class Recipe:
         )
     )
     retrieve: TrainConfig = field(default_factory=lambda: TrainConfig(steps=480, temperature=0.03, decay=0.5, **SHARED))
+
+    def for_this_machine(self) -> Recipe:
+        """The same plan in fp32 where bf16 would be emulated."""
+        if has_fast_bf16():
+            return self
+        stages = {name: replace(getattr(self, name), precision="fp32") for name in ("distil", "retrieve")}
+        return replace(self, **stages)
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for telling one plan from another."""

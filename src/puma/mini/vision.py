@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, EfficientNetModel
 
+from puma.encoding import has_fast_bf16
 from puma.errors import ImageError, InputError, ModelError
 from puma.folders import storage_errors
 from puma.items import open_image
@@ -37,6 +38,11 @@ FORMAT = 1
 """Raised whenever the same tower and pictures would give other rows than before."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PREFIX = "vision_tower."
+
+
+def tower_precision() -> str:
+    """The precision in which features are kept on this machine: ``bfloat16`` where that is the faster one."""
+    return "bfloat16" if has_fast_bf16() else "float32"
 
 
 class VisionTower:
