@@ -1,6 +1,7 @@
 """Training rows from a benchmark folder, and batches that mix tasks."""
 
 import collections
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -60,6 +61,40 @@ def test_a_positive_outside_the_pool_is_named(benchmark):
     path.write_text("\n".join(line for line in lines if '"20:6"' not in line) + "\n")
     with pytest.raises(DataError, match="20:6"):
         read_pairs(benchmark)
+
+
+def with_negatives(root, dids):
+    """The first query's neg_cand_list set; the others' stay empty."""
+    path = mbeir.query_path(root, "tiny", 1, "train")
+    queries = mbeir.read_queries(path)
+    mbeir.write_queries(path, [replace(queries[0], negatives=dids), *queries[1:]])
+    return root
+
+
+def test_hard_negatives_are_drawn_by_row_and_are_never_positives(benchmark):
+    with_negatives(benchmark, ("20:8", "20:2", "20:6", "20:7"))  # 20:2 is one of its positives
+    pairs = read_pairs(benchmark, negatives=2)
+    first, rest = pairs[:3], pairs[3:]
+    assert all(pair.negatives == () for pair in rest)
+    for pair in first:
+        assert len(pair.negatives) == 2
+        assert {did for did, _ in pair.negatives} < {"20:6", "20:7", "20:8"}
+        assert all(item.text == f"text {did[3:]}" for did, item in pair.negatives)
+    assert len({pair.negatives for pair in first}) > 1, "rows of one query meet different ones"
+    assert pairs == read_pairs(benchmark, negatives=2)
+    assert {did for did, _ in read_pairs(benchmark, negatives=9)[0].negatives} == {"20:6", "20:7", "20:8"}
+    plain = read_pairs(benchmark)
+    assert all(pair.negatives == () for pair in plain)
+    assert [replace(pair, negatives=()) for pair in pairs] == plain
+
+
+def test_a_negative_of_no_pool_is_named(benchmark):
+    with_negatives(benchmark, ("20:99",))
+    assert read_pairs(benchmark)
+    with pytest.raises(DataError, match="20:99"):
+        read_pairs(benchmark, negatives=1)
+    with pytest.raises(InputError, match="negatives=-1"):
+        read_pairs(benchmark, negatives=-1)
 
 
 def test_a_task_that_is_not_there_is_named(benchmark):

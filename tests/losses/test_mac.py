@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puma.errors import InputError
-from puma.losses import hard_temperature, mac_loss
+from puma.losses import hard_temperature, mac_loss, negative_shares
 
 
 def slow(queries, candidates, target, modality, temperature, hard, exclude=None):
@@ -98,6 +98,77 @@ def test_excluded_candidates_leave_the_sum_and_positives_never_do():
     everything = torch.ones(3, 3, dtype=torch.bool)
     loss = mac_loss(queries, candidates, target, modality, temperature=0.1, hard_temperature=0.1, exclude=everything)
     assert float(loss) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_masks_apply_before_the_temperatures():
+    """A false negative of the positive's modality leaves the sum whole, at either temperature."""
+    queries, candidates, target, modality, _ = case(3, 6, 5, 2)
+    exclude = torch.zeros(3, 6, dtype=torch.bool)
+    exclude[:, 4] = True
+    options = {"temperature": 0.3, "hard_temperature": 0.1}
+    masked = mac_loss(queries, candidates, target, modality, exclude=exclude, **options)
+    left = [0, 1, 2, 3, 5]
+    without = mac_loss(queries, candidates[left], target, modality[left], **options)
+    assert float(masked) == pytest.approx(float(without), abs=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, -0.2])
+def test_margin_masks_what_beats_the_positive(margin):
+    queries, candidates, target, modality, _ = case(4, 9, 3, 7)
+    cosine = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(candidates, dim=1).T
+    beaten = cosine > cosine.diagonal()[:, None] + margin
+    assert beaten.any()
+    options = {"temperature": 0.3, "hard_temperature": 0.1}
+    got = mac_loss(queries, candidates, target, modality, margin=margin, **options)
+    assert float(got) == pytest.approx(float(slow(queries, candidates, target, modality, 0.3, 0.1, beaten)), abs=1e-5)
+
+
+def test_no_negative_of_the_positives_modality():
+    """Then the hard temperature touches the positive alone; and no negative at all gives 0, with a gradient of 0."""
+    queries, candidates, _, _, _ = case(3, 3, 4, 11)
+    codes = torch.tensor([0, 1, 2])
+    options = {"temperature": 0.5, "hard_temperature": 0.2}
+    loss = mac_loss(queries, candidates, codes, codes, **options)
+    assert float(loss) == pytest.approx(float(slow(queries, candidates, codes, codes, 0.5, 0.2)), abs=1e-5)
+    shares = negative_shares(queries, candidates, codes, codes, **options)
+    assert (float(shares["hard"]), float(shares["other"])) == (0.0, 1.0)
+    alone = [queries[:1].clone().requires_grad_(), candidates[:1].clone().requires_grad_()]
+    nothing = mac_loss(*alone, codes[:1], codes[:1], **options)
+    nothing.backward()
+    assert float(nothing.detach()) == 0.0
+    assert all(torch.equal(row.grad, torch.zeros_like(row)) for row in alone)
+
+
+def test_shares_by_definition_and_without_negatives():
+    queries, candidates, target, modality, exclude = case(4, 8, 5, 1)
+    exclude[2] = True  # query 2 has no negative
+    options = {"temperature": 0.4, "hard_temperature": 0.2}
+    shares = negative_shares(queries, candidates, target, modality, exclude=exclude, **options)
+    hard = []
+    for i in (0, 1, 3):
+        groups = {True: 0.0, False: 0.0}
+        for j in range(8):
+            if j != i and not exclude[i, j]:
+                same = bool(modality[j] == target[i])
+                cosine = torch.cosine_similarity(queries[i], candidates[j], dim=0)
+                groups[same] += math.exp(float(cosine) / (0.2 if same else 0.4))
+        hard.append(groups[True] / (groups[True] + groups[False]))
+    assert float(shares["hard"]) == pytest.approx(sum(hard) / 3, abs=1e-5)
+    assert float(shares["other"]) == pytest.approx(1 - sum(hard) / 3, abs=1e-5)
+    everything = torch.ones_like(exclude)
+    none = negative_shares(queries, candidates, target, modality, exclude=everything, **options)
+    assert (float(none["hard"]), float(none["other"])) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_states_are_scored_in_fp32(kind):
+    queries, candidates, target, modality, _ = case(6, 6, 64, 5)
+    half = [queries.to(kind), candidates.to(kind)]
+    options = {"temperature": 0.03, "hard_temperature": 0.02}
+    assert torch.equal(
+        mac_loss(*half, target, modality, **options),
+        mac_loss(half[0].float(), half[1].float(), target, modality, **options),
+    )
 
 
 def test_scores_are_fp32_under_bf16_autocast():

@@ -1,24 +1,30 @@
 """From rows of pairs to the tensors of one training step.
 
-Queries and candidates are one list of items; it is sorted by length and cut into *chunks*, each padded by itself, so
-that a short caption is not padded to the length of an image with a text. What the loss must know beside the tensors
-(modalities, false negatives, teacher's states)
-rides in the first chunk under keys that start with ``puma_``.
+Queries and candidates are one list of items (queries, their positives in the same order, then explicit hard negatives);
+it is sorted by length and cut into *chunks*, each padded by itself, so that a short caption is not padded to the length
+of an image with a text. What the loss must know beside the tensors rides in the first chunk under keys that start with
+``puma_``: modalities, keys by which false negatives are found (also across processes, hence numbers), teacher's states.
+Not here: the search for false negatives (losses.negatives).
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from puma.data.pairs import Pair
 from puma.encoding import Inputs, VisionFeatures
+from puma.errors import InputError
 from puma.items import MODALITIES, Item
+from puma.losses import negatives
 
 PREFIX = "puma_"
 
@@ -36,6 +42,17 @@ class PairCollator:
         chunks: how many length-sorted parts the items are cut into.
         vision: stored outputs of the frozen tower.
         teacher: gives an item's target [dim] for distillation, or None where it has none; None for no distillation.
+        hard_negatives: how many of each pair's ``negatives`` become candidates for the whole batch. One that is known
+            to be right for its query is none; one that is a candidate already is not added again.
+        transform: given a pair and its row, the pair to train on in its place.
+
+    The batch, with q queries and c = q + h candidates: ``puma_target_modality`` [q] and ``puma_candidate_modality`` [c]
+    codes; ``puma_candidate_key`` and ``puma_content_key`` int64 [c]; ``puma_known`` int64 [q, m], padded with -1;
+    ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher. In every chunk:
+    ``puma_rows``, which items these are, and ``puma_pictured``, which of them have a picture.
+
+    Raises:
+        InputError: ``hard_negatives`` is below 0.
     """
 
     pairs: Sequence[Pair]
@@ -44,26 +61,42 @@ class PairCollator:
     vision: VisionFeatures | None = None
     teacher: Targets | None = None
     valid_label_columns: list[str] = field(default_factory=list)
+    hard_negatives: int = field(default=0, kw_only=True)
+    transform: Callable[[Pair, int], Pair] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.hard_negatives < 0:
+            raise InputError(f"hard_negatives={self.hard_negatives!r}: give a number a query, or 0 for none")
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         chosen = [self.pairs[row["row"]] for row in rows]
-        items = [pair.query for pair in chosen] + [pair.candidate for pair in chosen]
-        asked = [pair.instruction for pair in chosen] + [None] * len(chosen)
+        if self.transform is not None:
+            chosen = [self.transform(pair, row["row"]) for pair, row in zip(chosen, rows, strict=True)]
+        candidates = [(pair.candidate_id, pair.candidate) for pair in chosen]
+        candidates += _hard_negatives(chosen, self.hard_negatives)
+        items = [pair.query for pair in chosen] + [item for _, item in candidates]
+        asked = [pair.instruction for pair in chosen] + [None] * len(candidates)
         batch: dict[str, Any] = {}
         for number, part in enumerate(self._parts(items, asked)):
             features = self.inputs.features([items[i] for i in part], [asked[i] for i in part], self.vision)
             features[PREFIX + "rows"] = torch.tensor(part)
+            features[PREFIX + "pictured"] = torch.tensor([items[i].image is not None for i in part])
             features["modality"] = "message"  # the pipeline's first module asks for it
             batch.update({f"chunk{number}_{key}": value for key, value in features.items()})
-        batch["chunk0_puma_target_modality"] = torch.tensor([pair.target_modality for pair in chosen])
-        batch["chunk0_puma_candidate_modality"] = torch.tensor([MODALITIES.index(p.candidate.modality) for p in chosen])
-        batch["chunk0_puma_exclude"] = false_negatives(chosen)
+        told = {
+            "target_modality": torch.tensor([pair.target_modality for pair in chosen]),
+            "candidate_modality": torch.tensor([MODALITIES.index(item.modality) for _, item in candidates]),
+            "candidate_key": torch.tensor([id_key(did) for did, _ in candidates]),
+            "content_key": torch.tensor([content_key(item) for _, item in candidates]),
+            "known": known_keys(chosen),
+        }
         if self.teacher is not None:
             targets = [self.teacher(item, ask) for item, ask in zip(items, asked, strict=True)]
             dim = next((len(target) for target in targets if target is not None), 1)
             filled = [np.zeros(dim) if target is None else target for target in targets]
-            batch["chunk0_puma_teacher"] = torch.from_numpy(np.stack(filled)).float()
-            batch["chunk0_puma_taught"] = torch.tensor([target is not None for target in targets])
+            told["teacher"] = torch.from_numpy(np.stack(filled)).float()
+            told["taught"] = torch.tensor([target is not None for target in targets])
+        batch.update({f"chunk0_{PREFIX}{key}": value for key, value in told.items()})
         return batch
 
     def _parts(self, items: Sequence[Item], asked: Sequence[str | None]) -> list[list[int]]:
@@ -75,11 +108,61 @@ class PairCollator:
         return [order[a:b] for a, b in itertools.pairwise(bounds) if b > a]
 
 
+def _hard_negatives(pairs: Sequence[Pair], most: int) -> list[tuple[str, Item]]:
+    present = {pair.candidate_id for pair in pairs}
+    found: list[tuple[str, Item]] = []
+    for pair in pairs:
+        for did, item in [entry for entry in pair.negatives if entry[0] not in pair.known][:most]:
+            if did not in present:
+                present.add(did)
+                found.append((did, item))
+    return found
+
+
 def false_negatives(pairs: Sequence[Pair]) -> torch.Tensor:
-    """bool [q, q]: candidate j is known to be right for query i, or is candidate i again, and is not its positive."""
-    ids = [pair.candidate_id for pair in pairs]
-    mask = torch.zeros(len(pairs), len(pairs), dtype=torch.bool)
-    for i, pair in enumerate(pairs):
-        for j, did in enumerate(ids):
-            mask[i, j] = i != j and (did in pair.known or did == pair.candidate_id)
-    return mask
+    """bool [q, q]: candidate j is known to be right for query i, or is candidate i again, and is not its positive.
+
+    By ids alone; the objective also compares contents (:func:`puma.losses.negatives.false_negatives`).
+    """
+    keys = torch.tensor([id_key(pair.candidate_id) for pair in pairs])
+    return negatives.false_negatives(known_keys(pairs), keys, keys)
+
+
+def known_keys(pairs: Sequence[Pair]) -> torch.Tensor:
+    """int64 [q, m]: keys of the known positives of each query, padded with -1; m is the most that one has."""
+    keys = [sorted(id_key(did) for did in pair.known) for pair in pairs]
+    most = max((len(row) for row in keys), default=0)
+    return torch.tensor([row + [negatives.NONE] * (most - len(row)) for row in keys], dtype=torch.int64)
+
+
+def id_key(did: str) -> int:
+    """A candidate's id as a number of 63 bits, the same on every machine."""
+    return _key(b"id", did.encode())
+
+
+def content_key(item: Item) -> int:
+    """An item's content as a number of 63 bits: its text, white space aside, and its picture.
+
+    A picture in a file is told by its path, others by their pixels or bytes: two files of one picture differ.
+    """
+    return _key(b"text", " ".join((item.text or "").split()).encode(), *_picture(item.image))
+
+
+def _picture(image: Any) -> tuple[bytes, ...]:
+    if image is None:
+        return ()
+    if isinstance(image, (str, os.PathLike)):
+        return b"path", os.fsencode(image)
+    if isinstance(image, bytes):
+        return b"bytes", image
+    if isinstance(image, Image.Image):
+        return b"pixels", f"{image.mode}{image.size}".encode(), image.tobytes()
+    return b"array", f"{image.dtype}{image.shape}".encode(), np.ascontiguousarray(image).tobytes()
+
+
+def _key(*parts: bytes) -> int:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts run together to the same bytes
+        digest.update(part)
+    return int.from_bytes(digest.digest()[:8], "big") >> 1

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from puma.data.mbeir import TASK_MODALITIES, Benchmark
+from puma.data.mbeir import TASK_MODALITIES, Benchmark, Query
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
 
@@ -29,6 +29,7 @@ class Pair:
         query_id: rows of one query share it.
         candidate_id: the candidate's did.
         known: the dids of every candidate known to be right, this one included: never negatives of this query.
+        negatives: explicit hard negatives, (did, item) each.
     """
 
     query: Item
@@ -38,6 +39,7 @@ class Pair:
     query_id: str
     candidate_id: str
     known: frozenset[str]
+    negatives: tuple[tuple[str, Item], ...] = ()
 
     @property
     def target_modality(self) -> int:
@@ -52,23 +54,29 @@ def read_pairs(
     tasks: Sequence[int] | None = None,
     limit: int = 0,
     seed: int = 0,
+    negatives: int = 0,
 ) -> list[Pair]:
     """Every (query, positive) row of a benchmark's split, or at most ``limit`` of each query's, the first and others by
     hash.
 
     Each row carries one of its task's instructions, drawn by the row's own hash, so that a model meets all paraphrases
-    and the same seed gives the same rows.
+    and the same seed gives the same rows. With ``negatives`` each row also carries at most so many of its query's
+    ``neg_cand_list``, drawn by the row's hash too; one that is also a positive is left out.
 
     Raises:
-        DataError: a positive is in no pool, or the split has no query.
-        InputError: the benchmark lacks a task asked for.
+        DataError: a positive is not in its task's pool, a negative in no pool, or the split has no query.
+        InputError: the benchmark lacks a task asked for, or ``negatives`` is below 0.
     """
+    if negatives < 0:
+        raise InputError(f"negatives={negatives!r}: give the most hard negatives of a row, or 0 for none")
     benchmark = Benchmark(Path(root))
     present = benchmark.tasks(split)
     missing = sorted(set(tasks or ()) - set(present))
     if missing:
         raise InputError(f"tasks={missing}: {root} has for split {split!r} only the tasks {present}")
     pairs: list[Pair] = []
+    # A data set's negatives may be of another modality than its task's pool, so they are looked up in all of them.
+    everywhere = _all_items(benchmark, split) if negatives else {}
     for task in tasks or present:
         items = {candidate.did: candidate.item(benchmark.root) for candidate in benchmark.pool(task, split)}
         instructions = benchmark.instructions(task)
@@ -92,6 +100,7 @@ def read_pairs(
                         query_id=query.qid,
                         candidate_id=did,
                         known=known,
+                        negatives=_hard(benchmark, query, everywhere, negatives, f"{seed}:{query.qid}:{did}"),
                     )
                 )
     if not pairs:
@@ -113,9 +122,21 @@ def rows_by_query(pairs: Iterable[Pair]) -> dict[str, list[int]]:
     return rows
 
 
-def without_instruction(pairs: Iterable[Pair]) -> list[Pair]:
-    """The same pairs, nothing asked."""
-    return [replace(pair, instruction=None) for pair in pairs]
+def _all_items(benchmark: Benchmark, split: str) -> dict[str, Item]:
+    return {c.did: c.item(benchmark.root) for task in benchmark.tasks(split) for c in benchmark.pool(task, split)}
+
+
+def _hard(
+    benchmark: Benchmark, query: Query, items: Mapping[str, Item], most: int, salt: str
+) -> tuple[tuple[str, Item], ...]:
+    if not most:
+        return ()
+    dids = [did for did in query.negatives if did not in query.positives]
+    chosen = sorted(dids, key=functools.partial(_order, salt))[:most]
+    for did in chosen:
+        if did not in items:
+            raise DataError(f"{benchmark.root}: query {query.qid}: its negative {did} is in no pool of the split")
+    return tuple((did, items[did]) for did in chosen)
 
 
 def _drawn(choices: Sequence[str], key: str) -> str | None:

@@ -1,6 +1,31 @@
 """The losses: pure functions, and one object over them for the trainer (:mod:`puma.losses.objective`)."""
 
+from puma.losses.baselines import (
+    LOSS_FUNCTIONS,
+    facility_location_loss,
+    graph_cut_loss,
+    infonce_loss,
+    siglip_loss,
+)
 from puma.losses.distillation import distillation_loss
-from puma.losses.mac import cosine_scores, hard_temperature, mac_loss, temperature_matrix
+from puma.losses.mac import cosine_scores, hard_temperature, mac_loss, negative_shares, temperature_matrix
+from puma.losses.negatives import false_negatives
 
-__all__ = ["cosine_scores", "distillation_loss", "hard_temperature", "mac_loss", "temperature_matrix"]
+LOSSES = tuple(LOSS_FUNCTIONS)
+"""The contrastive losses' names."""
+
+__all__ = [
+    "LOSSES",
+    "LOSS_FUNCTIONS",
+    "cosine_scores",
+    "distillation_loss",
+    "facility_location_loss",
+    "false_negatives",
+    "graph_cut_loss",
+    "hard_temperature",
+    "infonce_loss",
+    "mac_loss",
+    "negative_shares",
+    "siglip_loss",
+    "temperature_matrix",
+]

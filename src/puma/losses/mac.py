@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from puma.errors import InputError
+from puma.losses.negatives import compared
 
 
 def hard_temperature(temperature: float, decay: float, progress: float) -> float:
@@ -66,6 +67,7 @@ def mac_loss(
     temperature: float,
     hard_temperature: float,
     exclude: torch.Tensor | None = None,
+    margin: float | None = None,
 ) -> torch.Tensor:
     """The modality-adaptive contrastive loss, mean over queries.
 
@@ -80,14 +82,70 @@ def mac_loss(
         temperature: tau_norm, > 0.
         hard_temperature: tau of same-modality candidates, > 0; equal to ``temperature`` this is plain InfoNCE.
         exclude: bool [q, c], True where a candidate is a false negative; it leaves the sum *before* the temperatures
-            apply. The positives (the diagonal) are never excluded.
+            apply. The positives (the diagonal) are never excluded. A query left with no negative has a loss of 0.
+        margin: a candidate whose cosine is above the positive's by more than this is taken for a false negative too,
+            also before the temperatures; None: none is.
 
     Returns:
         A scalar, fp32, with gradient to queries and candidates.
 
     Raises:
-        InputError: shapes or temperatures do not fit.
+        InputError: shapes, temperatures or the margin do not fit.
     """
+    logits = _logits(
+        queries, candidates, target_modality, candidate_modality, temperature, hard_temperature, exclude, margin
+    )
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def negative_shares(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    target_modality: torch.Tensor,
+    candidate_modality: torch.Tensor,
+    *,
+    temperature: float,
+    hard_temperature: float,
+    exclude: torch.Tensor | None = None,
+    margin: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """How the negatives' pull in :func:`mac_loss` divides between the positive's modality and the others.
+
+    Args: as of :func:`mac_loss`.
+
+    Returns:
+        Scalars without gradient: ``hard``, the fraction of the negatives' softmax mass on candidates of the positive's
+        own modality, and ``other``, the rest; means over the queries that have a negative at all (both 0 if none has).
+    """
+    with torch.no_grad():
+        logits = _logits(
+            queries, candidates, target_modality, candidate_modality, temperature, hard_temperature, exclude, margin
+        )
+        positives = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+        negatives = logits.masked_fill(positives, float("-inf"))
+        some = negatives.isfinite().any(1)  # [q]
+        mass = torch.where(some[:, None], negatives, 0.0).softmax(1)
+        same = target_modality[:, None] == candidate_modality[None, :]
+        hard = torch.where(some, (mass * same).sum(1), 0.0).sum() / some.sum().clamp(min=1)
+        return {"hard": hard, "other": some.any().float() - hard}
+
+
+def cosine_scores(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Cosine of every query with every candidate, [q, c], in fp32, also under autocast."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return functional.normalize(queries.float(), dim=-1) @ functional.normalize(candidates.float(), dim=-1).T
+
+
+def check_batch(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    target_modality: torch.Tensor,
+    candidate_modality: torch.Tensor,
+    temperature: float,
+    hard_temperature: float,
+    exclude: torch.Tensor | None,
+) -> None:
+    """What every contrastive loss asks of its arguments. Raises InputError."""
     q, c = queries.shape[0], candidates.shape[0]
     if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
         raise InputError(
@@ -106,15 +164,20 @@ def mac_loss(
         raise InputError(f"temperature={temperature!r}, hard_temperature={hard_temperature!r}: both must be positive")
     if exclude is not None and exclude.shape != (q, c):
         raise InputError(f"exclude must be bool [q, c]={[q, c]}, got {list(exclude.shape)}")
-    with torch.autocast(queries.device.type, enabled=False):
-        scores = cosine_scores(queries, candidates)  # [q, c]
-        if exclude is not None:
-            positives = torch.eye(q, c, dtype=torch.bool, device=scores.device)
-            scores = scores.masked_fill(exclude & ~positives, float("-inf"))
-        logits = scores / temperature_matrix(target_modality, candidate_modality, temperature, hard_temperature)
-        return functional.cross_entropy(logits, torch.arange(q, device=scores.device))
 
 
-def cosine_scores(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Cosine of every query with every candidate, [q, c], in fp32."""
-    return functional.normalize(queries.float(), dim=-1) @ functional.normalize(candidates.float(), dim=-1).T
+def _logits(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    target_modality: torch.Tensor,
+    candidate_modality: torch.Tensor,
+    temperature: float,
+    hard_temperature: float,
+    exclude: torch.Tensor | None,
+    margin: float | None,
+) -> torch.Tensor:
+    """[q, c]: cosines over their temperatures, -inf where a candidate is out."""
+    check_batch(queries, candidates, target_modality, candidate_modality, temperature, hard_temperature, exclude)
+    scores = cosine_scores(queries, candidates)
+    scores = scores.masked_fill(~compared(scores, exclude, margin), float("-inf"))
+    return scores / temperature_matrix(target_modality, candidate_modality, temperature, hard_temperature)
