@@ -1,5 +1,5 @@
-"""Training: what moves and what does not, resume after kill -9, the objective against its parts, configuration
-faults."""
+"""Training: what moves and what does not, resume after kill -9, the objective against its parts, teachers of both
+kinds."""
 
 import os
 import shutil
@@ -18,16 +18,17 @@ from PIL import Image
 from puma.checkpoints import MARK, latest_checkpoint
 from puma.data.collating import PairCollator, false_negatives
 from puma.data.pairs import Pair
+from puma.dual_depth import DualDepth
 from puma.encoding import forward_states
-from puma.errors import ConfigError, InputError
+from puma.errors import InputError
 from puma.interchange import sentence_transformer
 from puma.items import Item
 from puma.losses import distillation_loss, mac_loss
 from puma.losses.objective import RetrievalObjective
 from puma.model import Retriever
 from puma.settings import TrainConfig
-from puma.teacher import CaptionTargets, PromptTargets, caption_targets, teacher_states
-from puma.training import train
+from puma.teacher import PromptTargets, teacher_states
+from puma.training import batches_of, train
 
 FULL = TrainConfig(
     steps=6, batch_size=8, lora_rank=0, save_steps=2, precision="fp32", learning_rate=1e-3, symmetric=True
@@ -181,29 +182,6 @@ def test_known_positives_and_repeats_are_false_negatives():
     assert mask.tolist() == [[False, True, True], [False, False, False], [True, False, False]]
 
 
-def test_teacher_is_the_whole_base_and_its_states_are_kept(base, tmp_path):
-    teacher = Retriever.from_base(base, prompt="open-quote", device="cpu")
-    asked = [(Item(text=f"word {i}"), "Find it." if i % 2 else None) for i in range(7)]
-    states = teacher_states(teacher, asked + asked[:2], store=tmp_path, shard_size=3, batch_size=2)
-    assert len(states) == 7
-    with torch.no_grad():
-        direct = forward_states(teacher.model, teacher.inputs.features([asked[3][0]], asked[3][1]))[0].numpy()
-    np.testing.assert_allclose(
-        states[teacher.inputs.written([asked[3][0]], asked[3][1])[0]], direct, rtol=2e-3, atol=2e-3
-    )
-    assert not any(parameter.grad is not None for parameter in teacher.model.parameters())
-    shards = sorted(tmp_path.rglob("shard-*.npz"))
-    assert len(shards) == 3
-    shards[-1].unlink()  # as if killed before the last shard
-    again = teacher_states(teacher, asked, store=tmp_path, shard_size=3, batch_size=2)
-    assert all(np.array_equal(again[text], states[text]) for text in states)
-    other = Retriever.from_base(base, layers=3, prompt="open-quote", device="cpu")
-    teacher_states(other, asked[:1], store=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2, "another teacher has another folder"
-    with pytest.raises(InputError, match="text items"):
-        teacher_states(teacher, [(Item(image=Image.new("RGB", (8, 8))), None)])
-
-
 def test_distillation_pulls_the_student_to_the_teacher(base, tmp_path):
     pairs = [pair for pair in make_pairs() if pair.task == 1]
     asked = [(p.query, p.instruction) for p in pairs] + [(p.candidate, None) for p in pairs]
@@ -218,21 +196,132 @@ def test_distillation_pulls_the_student_to_the_teacher(base, tmp_path):
         train(fresh(base), pairs, config, tmp_path / "other", show_progress=False)
 
 
-def test_a_picture_is_taught_its_captions_state(base):
-    teacher = Retriever.from_base(base, prompt="open-quote", device="cpu")
-    targets = caption_targets(teacher, ["red fox", "blue heart"], {"a.png": "red fox"}, centre=True)
-    fox, heart = targets(Item(text="red fox"), "Find it."), targets(Item(text="blue heart"), None)
-    np.testing.assert_allclose(fox + heart, 0, atol=1e-4)  # two centred states are opposite
-    assert np.array_equal(targets(Item(image=Path("a.png")), None), fox)
-    assert targets(Item(image="a.png", text="but blue"), None) is None
-    assert targets(Item(image="b.png"), None) is None
-    assert targets(Item(text="unknown"), None) is None
-    raw = CaptionTargets({"x": np.ones(3, np.float16)})
-    assert np.array_equal(raw(Item(text="x"), None), np.ones(3))
+def both(count=12):
+    """Pairs whose queries have a picture and a text, and that bring hard negatives."""
+    made = []
+    for i in range(count):
+        query = Item(text=f"thing {i}", image=Image.new("RGB", (64, 64), (i * 20, 0, 0)))
+        negative = (f"n{i}", Item(text=f"not {i}"))
+        made.append(
+            Pair(query, Item(text=f"word {i}"), "Find it.", 6, f"q{i}", f"c{i}", frozenset([f"c{i}"]), (negative,))
+        )
+    return made
 
 
-def test_every_fault_of_a_configuration_is_named_at_once():
-    with pytest.raises(ConfigError) as caught:
-        TrainConfig.from_dict({"stage": "third", "batch_size": 1, "warmup": 2, "lerning_rate": 1})
-    for word in ("third", "batch_size=1", "warmup=2", "lerning_rate"):
-        assert word in str(caught.value)
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"grad_cache": 3}, {"workers": 1}])
+def test_what_spares_memory_or_time_changes_no_weight(base, tmp_path, changes):
+    config = replace(FULL, steps=3, hard_negatives=1, modality_dropout=0.5)
+    plain, spared = fresh(base), fresh(base)
+    train(plain, both(), config, tmp_path / "plain", show_progress=False)
+    train(spared, both(), replace(config, **changes), tmp_path / "spared", show_progress=False)
+    assert difference(weights(plain), weights(spared)) < 1e-5
+    moved = difference(weights(plain), weights(fresh(base)))
+    assert moved > 1e-4
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in spared.model.modules())
+
+
+def test_a_run_with_dropped_parts_goes_on_over_epochs_as_if_never_stopped(base, tmp_path):
+    """Its own draws an epoch, the same after a resume in the middle of the second."""
+    config = replace(FULL, steps=5, batch_size=5, save_steps=3, modality_dropout=0.5)
+    whole, resumed = fresh(base), fresh(base)
+    result = train(whole, both(), config, tmp_path / "run", show_progress=False)
+    assert [entry["epoch"] for entry in result.log] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    shutil.rmtree(tmp_path / "run" / "checkpoint-5")
+    train(resumed, both(), config, tmp_path / "run", show_progress=False)
+    assert difference(weights(whole), weights(resumed)) == 0.0
+    undropped = fresh(base)
+    train(undropped, both(), replace(config, modality_dropout=0.0), tmp_path / "other", show_progress=False)
+    assert difference(weights(whole), weights(undropped)) > 0
+
+
+def test_batches_told_are_the_batches_taken(base, tmp_path):
+    pairs, met = [pair for pair in make_pairs(6) if pair.task == 1], []
+
+    def target(item, instruction):
+        met.append(item.text)
+        return np.zeros(32, np.float32)
+
+    config = replace(FULL, steps=5, batch_size=4, distillation_weight=0.1)
+    train(fresh(base), pairs, config, tmp_path / "run", teacher=target, show_progress=False)
+    told = list(batches_of(pairs, config))
+    assert len(told) == 5, "over as many epochs as it takes"
+    assert met == [item.text for rows in told for side in ("query", "candidate") for item in sides(pairs, rows, side)]
+
+
+def sides(pairs, rows, side):
+    return [getattr(pairs[row], side) for row in rows]
+
+
+def test_log_tells_both_groups_shares(base, tmp_path):
+    config = replace(FULL, steps=2, temperature=1.0, decay=0.0)  # flat, so that neither group takes all
+    log = train(fresh(base), make_pairs(), config, tmp_path / "run", show_progress=False).log
+    for entry in log:
+        assert 0 < entry["share_hard"] < 1, "pictures and texts are both among the targets"
+        assert entry["share_hard"] + entry["share_other"] == pytest.approx(1.0, abs=1e-5)
+
+
+SHARED = replace(
+    FULL, steps=3, lora_rank=4, lora_alpha=8, lora_dropout=0.0, distillation_weight=0.5, teacher="shared", save_steps=2
+)
+
+
+def shared_student(base):
+    retriever = Retriever.from_base(base, prompt="open-quote", device="cpu")
+    return retriever, DualDepth(retriever.model, 2, ret_id=retriever.inputs.ret_id)
+
+
+@pytest.mark.parametrize("changes", [{}, {"grad_cache": 5}, {"precision": "bf16", "gradient_checkpointing": True}])
+def test_a_shared_teacher_trains_what_a_separate_one_would(base, tmp_path, changes):
+    config, whole = replace(SHARED, **changes), Retriever.from_base(base, prompt="open-quote", device="cpu")
+    bf16 = config.precision == "bf16"
+
+    def separate(item, instruction):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return forward_states(whole.model, whole.inputs.features([item], instruction))[0].numpy()
+
+    student, dual = shared_student(base)
+    train(student, make_pairs(), config, tmp_path / "shared", teacher=dual, show_progress=False)
+    other = fresh(base)
+    train(
+        other, make_pairs(), replace(config, teacher="store"), tmp_path / "two", teacher=separate, show_progress=False
+    )
+    start = weights(fresh(base))
+    assert difference(weights(student), weights(other)) < (2e-3 if bf16 else 1e-5)
+    assert difference(weights(other), start) > 1e-3
+    assert student.model.config.get_text_config().num_hidden_layers == 2
+    assert student.encode(["a thing"]).shape == (1, 32)
+
+
+def test_a_shared_run_resumes_and_a_wrong_teacher_is_refused(base, tmp_path):
+    whole, dual = shared_student(base)
+    train(whole, make_pairs(), SHARED, tmp_path / "run", teacher=dual, show_progress=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-3")
+    again, dual = shared_student(base)
+    train(again, make_pairs(), SHARED, tmp_path / "run", teacher=dual, show_progress=False)
+    assert difference(weights(whole), weights(again)) == 0.0
+    student, dual = shared_student(base)
+    for config, teacher, said in (
+        (SHARED, None, "needs a teacher"),
+        (SHARED, lambda item, ask: None, "'shared' takes a DualDepth"),
+        (replace(SHARED, teacher="store"), dual, "'store' one of"),
+        (SHARED, shared_student(base)[1], "another model"),
+        (replace(SHARED, distillation_weight=0.0), dual, "leave it out"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train(student, make_pairs(), config, tmp_path / "other", teacher=teacher, show_progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_pipeline_is_made_without_writing_weights(base, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    retriever = fresh(base)
+    retriever.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(type(retriever.model), "save_pretrained", None)  # whoever calls it fails
+    st = sentence_transformer(retriever)
+    assert st[0].model is retriever.model
+    asked = ["a red fox", {"text": "blue heart", "image": Image.new("RGB", (64, 64), "blue")}]
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    for item in asked:
+        np.testing.assert_array_equal(st.encode([item]), loaded.encode([item]))
+    assert [str(module) for module in st] == [str(module) for module in loaded]

@@ -63,11 +63,28 @@ def write_sentence_transformers_files(folder: Path, dim: int) -> None:
 
 
 def sentence_transformer(retriever: Any) -> Any:
-    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, two faces."""
-    from sentence_transformers import SentenceTransformer
+    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, two faces.
 
+    Only the small files (configuration, processor, modules) pass through a temporary folder. The weights never leave
+    memory, so that this takes a moment and no room for a model of any size.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.base.modules.normalize import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    class InMemory(Transformer):
+        """Takes the model there is instead of loading one."""
+
+        def _load_model(self, *args: Any, **kwargs: Any) -> Any:
+            return retriever.model
+
+    device = next(retriever.model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:
-        retriever.save_pretrained(Path(folder) / "model")
-        st = SentenceTransformer(str(Path(folder) / "model"), device=str(next(retriever.model.parameters()).device))
-    st[0].model = retriever.model
-    return st
+        retriever.model.config.save_pretrained(folder)
+        retriever.processor.save_pretrained(folder)
+        write_sentence_transformers_files(Path(folder), retriever.dim)
+        transformer = InMemory.load(folder)
+    transformer.__class__ = Transformer  # what it is from here on, also to whoever saves it
+    pooling = Pooling(retriever.dim, pooling_mode="lasttoken")
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(device))

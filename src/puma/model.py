@@ -22,6 +22,7 @@ from puma.errors import InputError, ModelError
 from puma.folders import write_json, written_folder
 from puma.interchange import IMAGE_BACKEND, write_sentence_transformers_files
 from puma.items import Item, as_item
+from puma.picture_tokens import limit_image_tokens
 from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, from_chat_template
 from puma.pruning import prune
 
@@ -104,6 +105,7 @@ class Retriever:
         layers: int | None = None,
         keep_last: bool = False,
         prompt: str | PromptFormat = "chat",
+        image_tokens: tuple[int, int] | None = None,
         dtype: torch.dtype | str = "auto",
         device: str | None = None,
     ) -> Retriever:
@@ -115,6 +117,8 @@ class Retriever:
             layers: decoder layers kept; None keeps all (the teacher).
             keep_last: keep the first ``layers - 1`` and the last.
             prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
+            image_tokens: fewest and most tokens of a picture (the paper: 4 and 300), see
+                :func:`puma.picture_tokens.limit_image_tokens`; None leaves it to the base's processor.
 
         Raises:
             InputError: on a wrong name or number.
@@ -134,6 +138,8 @@ class Retriever:
             if prompt != "chat" and prompt not in PROMPTS:
                 raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
             prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
+        if image_tokens is not None:
+            limit_image_tokens(processor, *image_tokens)
         if layers is not None:
             prune(model, layers, keep_last=keep_last)
         add_ret_token(model, processor, prompt)
@@ -216,8 +222,8 @@ class Retriever:
 
 
 def default_device() -> str:
-    """CUDA where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from puma.errors import ConfigError
+from puma.losses import LOSSES
 from puma.losses.distillation import KINDS
 
 STAGES = ("distil", "retrieve")
+TEACHERS = ("store", "shared")
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,27 @@ class TrainConfig:
         warmup, final_rate: fractions in [0, 1].
         projector_rate: learning rate of the vision projector; 0 leaves it frozen (the recipe).
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
+        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
+        margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
+            None masks known ones only (the paper).
+        hard_negatives: explicit negatives of each query that join its batch, of those the data names.
+        grad_cache: items a forward pass where a batch is too large for the memory: the gradients are those of the
+            whole batch (GradCache). 0 runs it in one piece.
         symmetric: average the candidates' view into the contrastive loss.
         contrastive_weight, distillation_weight: of the two terms.
-        distillation: ``mse`` on raw states (the paper) or ``cosine``.
+        distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
+        teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
+            very backbone that is trained, adapters off, all layers (:class:`puma.teacher.DualDepth`).
+        modality_dropout: how often the picture or the text of an image+text query is withheld, in [0, 1]
+            (:class:`puma.data.dropout.ModalityDropout`).
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
             alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
         lora_alpha, lora_dropout: LoRA's scale and dropout.
         precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
-        gradient_checkpointing: trade time for memory.
+        gradient_checkpointing: trade time for memory: activations are computed again on the way back.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process.
         save_steps: steps between checkpoints; 0 for an eighth of the run.
         seed: of batches and dropout.
     """
@@ -56,54 +70,96 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
+    loss: str = "mac"
     temperature: float = 0.03
     decay: float = 0.5
+    margin: float | None = None
+    hard_negatives: int = 0
+    grad_cache: int = 0
     symmetric: bool = False
     contrastive_weight: float = 1.0
     distillation_weight: float = 0.0
     distillation: str = "mse"
+    teacher: str = "store"
+    modality_dropout: float = 0.0
     balance: float = 1.0
     lora_rank: int = 128
     lora_alpha: int = 256
     lora_dropout: float = 0.1
     precision: str = "bf16"
     gradient_checkpointing: bool = False
+    workers: int = 0
     save_steps: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        faults = [f"{name}={getattr(self, name)!r}: {rule}" for name, ok, rule in self._rules() if not ok]
+        wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
+        # Every rule is asked, so that all faults come together; one that reads a value of a wrong type has been told.
+        broken = [
+            (name, rule) for name, names, holds, rule in self._rules() if not wrong.keys() & set(names) and not holds()
+        ]
+        faults = [f"{name}={getattr(self, name)!r}: {rule}" for name, rule in [*wrong.items(), *broken]]
         if faults:
             raise ConfigError("training configuration:\n  " + "\n  ".join(faults))
 
-    def _rules(self) -> list[tuple[str, bool, str]]:
-        def fraction(value: float) -> bool:
-            return 0 <= value <= 1
+    def _has_its_type(self, field: Any) -> bool:
+        value, kind = getattr(self, field.name), str(field.type)
+        if kind == "float | None" and value is None:
+            return True
+        if kind in ("str", "bool"):
+            return isinstance(value, str if kind == "str" else bool)
+        number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
 
-        positive = [
-            (n, getattr(self, n) > 0, "give a positive number") for n in ("learning_rate", "temperature", "clip")
-        ]
-        natural = [
-            (n, isinstance(getattr(self, n), int) and getattr(self, n) >= 0, "give a whole number of at least 0")
-            for n in ("steps", "save_steps", "lora_rank", "seed")
-        ]
+    def _rules(self) -> list[tuple[str, tuple[str, ...], Callable[[], bool], str]]:
+        """(the key a fault is told under, the keys read, whether it holds, what to give)."""
+
+        def each(names: str, holds: Callable[[Any], bool], rule: str) -> list[Any]:
+            return [(name, (name,), lambda name=name: holds(getattr(self, name)), rule) for name in names.split()]
+
+        def one_of(name: str, choices: tuple[str, ...]) -> list[Any]:
+            return each(name, lambda value: value in choices, f"give one of {choices}")
+
+        shared = self.teacher == "shared"
         return [
-            *positive,
-            *natural,
-            ("stage", self.stage in STAGES, f"give one of {STAGES}"),
-            ("schedule", self.schedule in ("cosine", "linear"), "give 'cosine' or 'linear'"),
-            ("precision", self.precision in ("fp32", "bf16"), "give 'fp32' or 'bf16'"),
-            ("epochs", self.steps > 0 or self.epochs > 0, "give a positive number, or steps"),
-            ("batch_size", self.batch_size >= 2, "give at least 2: a contrastive loss needs negatives"),
-            ("chunks", self.chunks >= 1, "give at least 1"),
-            ("warmup", fraction(self.warmup), "give a fraction in [0, 1]"),
-            ("final_rate", fraction(self.final_rate), "give a fraction in [0, 1]"),
-            ("distillation", self.distillation in KINDS, f"give one of {KINDS}"),
-            ("balance", fraction(self.balance), "give a number in [0, 1]"),
-            ("decay", self.decay >= 0, "give at least 0"),
-            ("projector_rate", self.projector_rate >= 0, "give at least 0"),
-            ("distillation_weight", self.distillation_weight >= 0, "give at least 0"),
-            ("lora_dropout", 0 <= self.lora_dropout < 1, "give a fraction in [0, 1)"),
+            *one_of("stage", STAGES),
+            *one_of("schedule", ("cosine", "linear")),
+            *one_of("precision", ("fp32", "bf16")),
+            *one_of("loss", LOSSES),
+            *one_of("distillation", KINDS),
+            *one_of("teacher", TEACHERS),
+            *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
+            *each(
+                "steps save_steps lora_rank seed hard_negatives grad_cache workers",
+                lambda value: value >= 0,
+                "give a whole number of at least 0",
+            ),
+            *each("decay projector_rate distillation_weight weight_decay", lambda value: value >= 0, "give at least 0"),
+            *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
+            *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
+            *each("chunks", lambda value: value >= 1, "give at least 1"),
+            *each(
+                "warmup final_rate modality_dropout balance", lambda value: 0 <= value <= 1, "give a number in [0, 1]"
+            ),
+            *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
+            (
+                "epochs",
+                ("epochs", "steps"),
+                lambda: self.steps > 0 or self.epochs > 0,
+                "give a positive number, or steps",
+            ),
+            (
+                "lora_rank",
+                ("lora_rank",),
+                lambda: not shared or self.lora_rank > 0,
+                "with teacher='shared' give a positive rank: the teacher is this model without its adapters",
+            ),
+            (
+                "projector_rate",
+                ("projector_rate",),
+                lambda: not shared or self.projector_rate == 0,
+                "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
+            ),
         ]
 
     @classmethod
@@ -125,3 +181,13 @@ class TrainConfig:
         if faults:
             raise ConfigError("training configuration:\n  " + "\n  ".join(faults))
         return config
+
+
+_KINDS = {
+    "str": "give a string",
+    "int": "give a whole number",
+    "float": "give a number (in YAML 3e-4 is a string: write 3.0e-4)",
+    "float | None": "give a number, or None",
+    "bool": "give true or false",
+}
+"""What to give a key of each type."""
