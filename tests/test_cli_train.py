@@ -42,6 +42,16 @@ def test_prune_says_what_is_left(base, tmp_path, capsys):
         (["train", "--base", "BASE", "--data", "DATA", "--out", "OUT", "--set", "lerning_rate=1"], "lerning_rate"),
         (["train", "--base", "BASE", "--data", "DATA", "--out", "OUT", "--set", "steps"], "name=value"),
         (["train", "--base", "BASE", "--data", "DATA", "--out", "BASE"], "exists"),
+        (["train"], "give a recipe"),
+        (["train", "mini"], "no --out"),
+        (["train", "qwen9", "--dry-run"], "smolvlm-256m"),
+        (["train", "mini", "--set", "steps=3", "--dry-run"], "write retrieve.steps"),
+        (["train", "mini", "--set", "retrieve.steps=many", "--dry-run"], "retrieve.steps='many'"),
+        (["train", "mini", "--set", "retrieve.steps={", "--dry-run"], "no YAML"),
+        (["train", "smolvlm-256m", "--layers", "31", "--dry-run"], "from 1 to 30"),
+        (["train", "smolvlm-256m", "--base", "BASE", "--out", "OUT"], "--data"),
+        (["train", "smolvlm-256m", "--base", "BASE", "--data", "DATA", "--out", "BASE"], "exists"),
+        (["train", "smolvlm-256m", "--base", "./nowhere", "--dry-run"], "config.json"),
     ],
 )
 def test_mistakes_exit_with_two_and_one_line(base, texts, tmp_path, capsys, arguments, said):
@@ -78,3 +88,94 @@ def test_settings_are_read_as_numbers_and_words():
     }
     with pytest.raises(ConfigError, match="name=value"):
         parsed(["steps"])
+
+
+SMALL = ["batch_size=4", "lora_rank=2", "lora_alpha=4", "precision=fp32", "steps=2", "gradient_checkpointing=false"]
+
+
+def test_train_by_a_recipe_file(base, texts, tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    stages = "".join(
+        f"{stage}:\n" + "".join(f"  {setting.replace('=', ': ')}\n" for setting in SMALL)
+        for stage in ("distil", "retrieve")
+    )
+    recipe.write_text(f"base: {base}\nlayers: 2\nprompt: open-quote\ndata: {texts}\n" + stages, encoding="utf-8")
+    out = tmp_path / "model"
+    more = ["--set", "distil.distillation_weight=0.5", "--set", "retrieve.learning_rate=1e-4", "--json"]
+    assert main(["train", str(recipe), "--out", str(out), *more]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"distillation", "contrastive"} <= told["log"]["distil"][0].keys()
+    assert "distillation" not in told["log"]["retrieve"][0]
+    assert Retriever.from_pretrained(out, device="cpu").encode(["a"]).shape == (1, tiny.HIDDEN)
+
+
+def test_dry_run_of_a_folder_tells_the_real_models_parameters(base, tmp_path, capsys):
+    command = [
+        "train",
+        "--base",
+        str(base),
+        "--layers",
+        "2",
+        "--dry-run",
+        "--set",
+        "lora_rank=2",
+        "--set",
+        "batch_size=4",
+    ]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert main(["prune", str(base), str(tmp_path / "pruned"), "--layers", "2", "--json"]) == 0
+    pruned = json.loads(capsys.readouterr().out)["parameters"]
+    assert told["parameters"]["kept"] == pruned  # its LM head is the token embeddings: counted once
+    assert told["layers"] == {"kept": 2, "of": 4, "keep_last": False}
+    assert len(told["stages"]) == 1
+    assert told["stages"][0]["cost"]["items"] == 8
+    assert main([*command, "--distil-steps", "3"]) == 0
+    lines = capsys.readouterr().out
+    assert "stage distil: 144 items" in lines
+    assert "second model as teacher" in lines
+    assert "with token embeddings" in lines
+
+
+def test_flags_go_before_the_recipe(capsys):
+    command = ["train", "smolvlm-256m", "--dry-run", "--json", "--layers", "3", "--distil-steps", "0"]
+    assert main([*command, "--set", "retrieve.batch_size=4", "--set", "workload.text_tokens=10"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["layers"]["kept"] == 3
+    (stage,) = told["stages"]
+    assert stage["cost"]["stage"] == "retrieve"
+    assert stage["cost"]["items"] == 8
+    assert told["workload"]["text_tokens"] == 10
+
+
+def test_help_shows_recipes_and_launchers(capsys):
+    from puma.recipes import shipped_recipes
+
+    assert main(["train", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("puma train mini", "torchrun", "accelerate launch", "--dry-run", *shipped_recipes()):
+        assert words in told
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_shapes_runs_on_a_cpu(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script, out = Path(__file__).parents[1] / "benchmarks" / "shape.py", tmp_path / "shape.json"
+    code = [sys.executable, "-W", "ignore", str(script), "--quick", "--device", "cpu", "--out", str(out)]
+    done = subprocess.run(code, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(out.read_text(encoding="utf-8"))["cpu"]
+    assert {"machine", "versions", "command", "seed", "rule"} <= found.keys()
+    (shape,) = found["shapes"].values()
+    assert {(row["stage"], row["teacher"]) for row in shape["training"]} == {
+        ("distil", "none"),
+        ("distil", "store"),
+        ("distil", "shared"),
+        ("distil", "second model"),
+        ("retrieve", "none"),
+    }
+    assert all("left_out" not in row for row in [*shape["training"], *shape["encoding"]])
+    assert [row["layers"] for row in shape["encoding"]] == [4, 2]

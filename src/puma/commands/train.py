@@ -1,79 +1,109 @@
-"""``puma train``: a retriever of any base and any data in M-BEIR's layout."""
+"""``puma train``: a retriever of any base and any data in M-BEIR's layout, by a recipe or by flags."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from puma.commands._shared import Json, print_json
 
-Override = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the training, as learning_rate=1e-4; may be repeated.")
-]
+PAPER = "qwen2-vl-7b"
+"""The recipe whose first stage the flags start from."""
+
+HELP = """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is
+given again.
+
+RECIPE is a YAML file or the name of a shipped one: mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b, qwen3-vl-2b,
+qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
+
+Examples:
+
+  puma train mini --out my-mini
+
+  puma train qwen2-vl-2b --data mbeir --out my-retriever --set retrieve.epochs=1 --set layers=16
+
+  puma train qwen2-vl-7b --dry-run          parameters, memory, FLOPs; nothing is downloaded
+
+  puma train --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --layers 12 --out my-retriever --set steps=1000
+
+On several GPUs, by either launcher; batch sizes are for each of them:
+
+  torchrun --nproc-per-node 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
+
+  accelerate launch --num-processes 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
+"""
 
 
 def register(app: typer.Typer) -> None:
-    app.command("train")(train)
+    app.command("train", help=HELP, short_help="A retriever of a base and your data, by a recipe or by flags.")(train)
 
 
 def train(
-    base: Annotated[str, typer.Option(help="The base model (folder or hub name), or a retriever to train on.")],
-    data: Annotated[Path, typer.Option(help="Data in M-BEIR's layout, with a train split.")],
-    out: Annotated[Path, typer.Option(help="The retriever's folder.")],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's file or name (docs/recipes.md).")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base model (folder or hub name), or a retriever to train on.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data in M-BEIR's layout, with a train split.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The retriever's folder.")] = None,
     layers: Annotated[int | None, typer.Option("--layers", "-k", help="Decoder layers kept; all if not given.")] = None,
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 and the very last.")] = False,
-    prompt: Annotated[str, typer.Option(help="chat (the base's own template) or open-quote.")] = "chat",
-    distil_steps: Annotated[int, typer.Option(help="Steps of stage 1, on the data's text pairs; 0 for none.")] = 0,
-    settings: Override = None,
-    distil_settings: Annotated[
-        list[str] | None, typer.Option("--distil-set", help="A setting of stage 1, as --set.")
+    prompt: Annotated[
+        str | None, typer.Option(help="chat (the base's own template; the default), open-quote or short.")
     ] = None,
+    distil_steps: Annotated[
+        int | None, typer.Option(help="Steps of stage 1, on the data's text pairs; 0 for none.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A value that goes before the recipe's: retrieve.learning_rate=1e-4, layers=8; without a recipe also "
+            "learning_rate=1e-4, of stage 2. May be repeated.",
+        ),
+    ] = None,
+    distil_settings: Annotated[
+        list[str] | None, typer.Option("--distil-set", help="A setting of stage 1, as learning_rate=1e-4.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, without weights or data, and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is given
-    again.
-
-    Example: puma train --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --layers 12 --out my-retriever --set steps=1000
-    """
     from puma.commands._shared import quiet_libraries
+    from puma.errors import InputError
 
     quiet_libraries()
-    from puma.settings import TrainConfig
-    from puma.twostage import train_two_stages
+    from puma import recipes
 
-    stage_1 = TrainConfig.from_dict(
-        {**DISTIL, "steps": distil_steps, **parsed(distil_settings)} if distil_steps else {"stage": "distil"}
-    )
-    stage_2 = TrainConfig.from_dict(parsed(settings))
-    log = train_two_stages(
-        base,
-        data,
-        out,
-        layers=layers,
-        keep_last=keep_last,
-        prompt=prompt,
-        distil=stage_1 if distil_steps else None,
-        retrieve=stage_2,
-    )
+    given: dict[str, Any] = {"base": base, "layers": layers, "keep_last": keep_last or None, "prompt": prompt}
+    changes = {key: value for key, value in given.items() if value is not None}
+    first = {f"distil.{key}": value for key, value in parsed(distil_settings).items()}
+    if recipe is not None:
+        if distil_steps is not None:
+            first = {"distil": None} if distil_steps == 0 else {**first, "distil.steps": distil_steps}
+        plan = recipes.read_recipe(recipe, {**changes, **first, **parsed(settings)})
+    elif base is None:
+        raise InputError("nothing to train: give a recipe (puma train mini) or --base; see puma train --help")
+    else:
+        second = {key if "." in key else f"retrieve.{key}": value for key, value in parsed(settings).items()}
+        stage_1 = {**_paper_distil(), "distil.steps": distil_steps, **first} if distil_steps else {}
+        plan = recipes.recipe_of({**changes, **stage_1, **second})
+    if dry_run:
+        report = recipes.dry_run(plan)
+        print_json(report) if as_json else typer.echo(told(report))
+        return
+    if out is None:
+        raise InputError("no --out: give the new retriever's folder (or --dry-run)")
+    log = recipes.train_recipe(plan, data, out)
     if as_json:
         print_json({"out": str(out), "log": log})
         return
-    typer.echo(f"{out}: trained; try  puma evaluate --model {out} --root {data}")
-
-
-DISTIL = {
-    "stage": "distil",
-    "contrastive_weight": 0.9,
-    "distillation_weight": 0.1 * 0.05,
-    "temperature": 0.05,
-    "decay": 0.0,
-    "learning_rate": 2e-4,
-    "batch_size": 72,
-    "lora_dropout": 0.05,
-}
-"""Stage 1 of the recipe (method.md)."""
+    typer.echo(f"{out}: trained; try  puma evaluate --model {out}" + (f" --root {data}" if data else ""))
 
 
 def parsed(pairs: list[str] | None) -> dict[str, object]:
@@ -89,11 +119,90 @@ def parsed(pairs: list[str] | None) -> dict[str, object]:
     values: dict[str, object] = {}
     for pair in pairs or ():
         name, sign, value = pair.partition("=")
-        if not sign:
+        if not sign or not name.strip():
             raise ConfigError(f"--set {pair!r}: write name=value, as learning_rate=1e-4")
-        read = yaml.safe_load(value)
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {pair!r}: the value is no YAML") from None
         try:  # YAML takes 1e-4 for a word
             values[name.strip()] = float(read) if isinstance(read, str) else read
         except ValueError:
             values[name.strip()] = read
     return values
+
+
+def _paper_distil() -> dict[str, Any]:
+    """The paper's first stage by dotted key; the flags leave checkpointing off unless it is set."""
+    from dataclasses import asdict
+
+    from puma.recipes import read_recipe
+
+    stage = read_recipe(PAPER).distil
+    values = asdict(stage) if stage is not None else {}
+    return {f"distil.{k}": v for k, v in values.items() if k not in ("stage", "gradient_checkpointing")}
+
+
+PARTS = ("weights", "gradients", "optimiser", "teacher", "working")
+WORK = ("vision", "forward", "backward", "recompute", "teacher")
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """A dry run's report as lines to read; memory in GiB, work in TFLOP."""
+    layers = report["layers"]
+    which = " (the first k-1 and the last)" if layers["keep_last"] else ""
+    lines = [f"{report['base']}: {layers['kept']} of {layers['of']} decoder layers kept{which}", ""]
+    lines.append(f"{'parameters':34}{'with token embeddings':>24}{'without':>12}")
+    names = {"base": "base as published", "unpruned": "unpruned, as teacher", "kept": "kept"}
+    for key, name in names.items():
+        counts = report["parameters"][key]
+        lines.append(f"  {name:32}{_count(counts['total']):>24}{_count(counts['without_embeddings']):>12}")
+    lines += ["  " + report["rule"], ""]
+    for row in report["stages"]:
+        lines += [*_stage_lines(row), ""]
+    load = report["workload"]
+    pictures = f"{load['image_tokens'] or 256} tokens of a picture where the base reads pictures at their own size"
+    lines.append(
+        f"Assumed of an item: {load['text_tokens']} tokens of text, {pictures} (workload in the recipe). "
+        "One device, one step; estimates, not measurements."
+    )
+    return "\n".join(lines)
+
+
+def _stage_lines(row: Mapping[str, Any]) -> list[str]:
+    cost, columns = row["cost"], {"this recipe": row["cost"], "unpruned": row["unpruned"]}
+    if "two_models" in row:
+        columns["second model as teacher"] = row["two_models"]
+    lines = [
+        f"stage {cost['stage']}: {cost['items']} items, {cost['tokens']:,} tokens a step and device, "
+        f"{_count(cost['trainable'])} parameters trained",
+        f"{'':36}" + "".join(f"{name:>26}" for name in columns),
+    ]
+
+    def line(name: str, values: list[str]) -> None:
+        lines.append(f"  {name:34}" + "".join(f"{value:>26}" for value in values))
+
+    for part in PARTS:
+        line(f"{part}, GiB", [_gib(c["memory"][part]) for c in columns.values()])
+    for kind in ("plain", "checkpointed"):
+        line(f"activations, {kind}, GiB", [_gib(c["memory"][f"activations_{kind}"]) for c in columns.values()])
+        line(f"total, {kind}, GiB", [_gib(c["memory"][f"total_{kind}"]) for c in columns.values()])
+    for part in WORK:
+        if any(c["flops"][part] for c in columns.values()):
+            line(f"{part}, TFLOP", [_tera(c["flops"][part]) for c in columns.values()])
+    line("total, TFLOP", [_tera(c["flops"]["total"]) for c in columns.values()])
+    whole = row["unpruned"]["flops"]["total"]
+    line("work against the unpruned model", [f"{c['flops']['total'] / whole:.2f}" for c in columns.values()])
+    return lines
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.2f}"
+
+
+def _tera(number: int) -> str:
+    return f"{number / 1e12:.2f}"
