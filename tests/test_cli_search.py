@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,16 @@ from puma import cli
 from puma.errors import DownloadError
 
 
+@pytest.fixture(autouse=True)
+def no_model_of_ones_own(monkeypatch):
+    """No PUMA_MODEL from outside, and no default model: it would be fetched."""
+    monkeypatch.delenv("PUMA_MODEL", raising=False)
+    monkeypatch.setattr("puma.mini.default.ADAPTER", Path("gone.safetensors"))
+
+
 @pytest.fixture
 def toy(monkeypatch):
+    monkeypatch.setenv("PUMA_MODEL", "toy")
     monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder())
 
 
@@ -81,6 +90,9 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
         (["index", "add", "i"], "Missing argument"),
         (["index", "add", "full", "texts.txt"], "other things in it"),
         (["index", "add", "i", "texts.txt", "--model", "gone"], "no such model folder"),
+        (["index", "add", "i", "texts.txt"], "`puma quickstart` makes one"),
+        (["index", "add", "i", "texts.txt", "--model", "puma-mini"], "`puma quickstart` makes one"),
+        (["embed", "texts.txt", "--out", "x.npz"], "--model or PUMA_MODEL"),
         (["index", "stats", "none.index"], "no index there"),
         (["evaluate", "--root", "gone"], "no such folder"),
         (["embed", "gone", "--out", "x.npz"], "no such file or folder"),
@@ -120,6 +132,7 @@ def test_other_errors_are_one_line_and_a_traceback_only_on_request(
         raise error
 
     monkeypatch.setattr("puma.model.Retriever.from_pretrained", fail)
+    monkeypatch.setenv("PUMA_MODEL", "any")
     arguments = ["index", "add", tmp_path / "i", things]
     found, _, err = run(capsys, *arguments)
     assert found == code
@@ -163,3 +176,45 @@ def test_a_real_model_goes_all_the_way(base, things, tmp_path, capsys):
     code, out, _ = run(capsys, "search", tmp_path / "i", "--image", things / "red.png", "-k", "3", *arguments)
     assert code == 0
     assert len(out.splitlines()) == 3
+
+
+def test_the_model_is_the_named_one_then_puma_model_then_the_default(tmp_path, monkeypatch):
+    from puma.commands import _shared
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda path: str(path))
+    monkeypatch.setattr("puma.mini.default.default_model", lambda **_: tmp_path / "made")
+    assert _shared.load_retriever(None) == str(tmp_path / "made")
+    monkeypatch.setenv("PUMA_MODEL", "other")
+    assert _shared.load_retriever(None) == "other"
+    assert _shared.load_retriever(Path("mine")) == "mine"
+    assert _shared.load_retriever(Path("puma-mini")) == str(tmp_path / "made")
+    (tmp_path / "puma-mini").mkdir()
+    assert _shared.load_retriever(Path("puma-mini")) == "puma-mini"
+
+
+def test_without_the_default_model_the_quickstarts_is_pointed_at_where_there_is_one(
+    things, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "model" / "config.json").write_text("{}")
+    code, _, err = run(capsys, "index", "add", "i", things)
+    assert code == 2
+    assert "puma-mini" in err
+    assert "--model runs/quickstart/model" in err
+
+
+def test_an_index_of_another_model_says_which_was_taken(toy, things, tmp_path, capsys, monkeypatch):
+    assert run(capsys, "index", "add", tmp_path / "i", things)[0] == 0
+    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder(fingerprint="toy-2"))
+    code, _, err = run(capsys, "search", tmp_path / "i", "green")
+    assert code == 2
+    assert "was made with model toy-1" in err
+    assert "No --model was given, so it was PUMA_MODEL=toy" in err
+    code, _, err = run(capsys, "search", tmp_path / "i", "green", "--model", "other")
+    assert code == 2
+    assert "No --model" not in err
+    monkeypatch.delenv("PUMA_MODEL")
+    monkeypatch.setattr("puma.mini.default.default_model", lambda **_: tmp_path / "made")
+    assert "it was puma-mini, the default" in run(capsys, "index", "add", tmp_path / "i", things)[2]

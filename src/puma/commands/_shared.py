@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from puma.embedding import Skip
+from puma.errors import IndexMismatchError, ModelError
 from puma.items import Item
 
-DEFAULT_MODEL = Path("runs/quickstart/model")
+DEFAULT_MODEL = "puma-mini"
+QUICKSTART_MODEL = Path("runs/quickstart/model")
 SKIPS_SHOWN = 20
 
 Model = Annotated[
@@ -21,7 +23,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Retriever folder. Default: PUMA_MODEL, else {DEFAULT_MODEL} (made by `puma quickstart`).",
+        help=f"Retriever folder. Default: PUMA_MODEL, else {DEFAULT_MODEL} (ships with PUMA, made ready on first use).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -30,10 +32,58 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, p
 
 
 def load_retriever(model: Path | None) -> Any:
-    """The retriever of this folder, of PUMA_MODEL, or of the quickstart."""
+    """The retriever of this folder, else of PUMA_MODEL, else the default one, which is made on its first use.
+
+    ``puma-mini`` names the default one too, against PUMA_MODEL; a folder of that name goes first.
+
+    Raises:
+        InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
+        cannot be fetched.
+    """
+    quiet_libraries()
     from puma.model import Retriever
 
-    return Retriever.from_pretrained(model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
+    chosen = model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+    if str(chosen) == DEFAULT_MODEL and not os.path.exists(chosen):
+        chosen = default_folder()
+    return Retriever.from_pretrained(chosen)
+
+
+def default_folder() -> Path:
+    """The default model's folder; a line on stderr if it has to be made.
+
+    Raises:
+        ModelError: it is not in this installation; the message names what else there is.
+    """
+    from puma.mini.default import default_model
+
+    try:
+        return default_model(say=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        if not (QUICKSTART_MODEL / "config.json").is_file():
+            raise
+        raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
+
+
+def searcher_of(index: Path, model: Path | None) -> Any:
+    """A Searcher of this index with the model of :func:`load_retriever`.
+
+    Raises:
+        IndexMismatchError: the index was made by another model; the message says how to name it.
+    """
+    from puma.search import Searcher
+
+    try:
+        return Searcher(load_retriever(model), index)
+    except IndexMismatchError as error:
+        if model is not None:
+            raise
+        used = (
+            f"PUMA_MODEL={os.environ['PUMA_MODEL']}"
+            if os.environ.get("PUMA_MODEL")
+            else f"{DEFAULT_MODEL}, the default"
+        )
+        raise IndexMismatchError(f"{error} No --model was given, so it was {used}.") from None
 
 
 def query_item(text: str | None, image: Path | None) -> Item:
@@ -68,5 +118,6 @@ def quiet_libraries() -> None:
     import torch
     from transformers.utils import logging
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     logging.disable_progress_bar()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from puma.commands._shared import IndexFolder, Json, Model, Paths, load_retriever, print_json, print_skips
+from puma.commands._shared import IndexFolder, Json, Model, Paths, print_json, print_skips, searcher_of
 
 
 def register(app: typer.Typer) -> None:
@@ -32,12 +32,11 @@ def add(
     """
     from puma.index import Index
     from puma.ingest import read_items
-    from puma.search import Searcher
 
     paths = [path.expanduser() for path in paths]
     read_items(paths)  # wrong paths and a folder that is no index are told before a model is loaded
     Index(index)
-    searcher = Searcher(load_retriever(model), index)
+    searcher = searcher_of(index, model)
     added = searcher.add_paths(paths, batch_size=batch_size)
     if as_json:
         print_json(added.as_dict() | {"rows": len(searcher.index)})

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from puma.commands._shared import IndexFolder, Json, Model, load_retriever, print_json, query_item
+from puma.commands._shared import IndexFolder, Json, Model, print_json, query_item, searcher_of
 from puma.commands.index import describe
 
 
@@ -34,12 +34,11 @@ def search(
     """
     from puma.index import Index
     from puma.index.interface import checked_modality
-    from puma.search import Searcher
 
     query = query_item(text, image)
     checked_modality(modality)
     Index(index, create=False)
-    hits = Searcher(load_retriever(model), index).search(query, k, modality, instruction)
+    hits = searcher_of(index, model).search(query, k, modality, instruction)
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return

@@ -1,0 +1,92 @@
+"""``puma-mini``: the model that commands use when none is named.
+
+Here: where its adapter lies, and the folder that is made of it once. Not here: the adapter's format
+(:mod:`puma.mini.adapter`), the base (:mod:`puma.mini.base`), the training. Data, recipe and figures are in
+docs/model-card-puma-mini.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from puma.errors import InputError, ModelError
+from puma.folders import storage_errors
+from puma.mini.packages import cache_home, sha256_of
+
+NAME = "puma-mini"
+ADAPTER = Path(__file__).with_name("puma-mini.safetensors")
+"""The adapter in the package."""
+FORMAT = 1
+"""Raised whenever the same adapter and base would give another folder than before."""
+
+
+def default_model(
+    home: str | os.PathLike[str] | None = None,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """The model folder of ``puma-mini``, made on first use and kept in the cache: the plain mini base (fetched by the
+    machine's own clients, no pictures needed) with the adapter's differences added.
+
+    It lies at ``home/models/puma-mini-<digest>`` and appears there by one rename when it is whole. Several processes
+    may ask at once. Making it takes about a minute, 2 GB of memory and 0.5 GB of disk; afterwards it is only named.
+
+    Args:
+        home: cache folder; :func:`puma.mini.packages.cache_home` if None.
+        adapter: another adapter made for a mini base; :data:`ADAPTER` if None.
+        say: hears one line before anything is made, and nothing if all is there.
+
+    Raises:
+        ModelError: there is no adapter, or it is damaged or for no mini base.
+        DependencyError, DownloadError, StorageError: as :func:`puma.mini.base.assemble`.
+    """
+    path = ADAPTER if adapter is None else Path(adapter)
+    if not path.is_file():
+        raise ModelError(
+            f"{NAME}, the default model, is not in this installation (no {path}): name a retriever folder by --model "
+            "or PUMA_MODEL; `puma quickstart` makes one"
+        )
+    told = hashlib.sha256(f"{FORMAT} {sha256_of(path)}".encode()).hexdigest()
+    folder = (cache_home() if home is None else Path(home)) / "models" / f"{NAME}-{told[:8]}"
+    if folder.is_dir():
+        return folder
+    with storage_errors(f"folder of the default model {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if folder.is_dir():
+                return folder
+            say(f"making {NAME} in {folder}: once, about a minute ...")
+            work = folder.parent / f".{folder.name}.tmp"
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed: we hold the lock
+            try:
+                _make(work / "model", path, home)
+                for written in (file for file in (work / "model").rglob("*") if file.is_file()):
+                    with open(written, "rb") as stream:  # on disk before the name is, should the power fail
+                        os.fsync(stream.fileno())
+                os.replace(work / "model", folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _make(folder: Path, adapter: Path, home: str | os.PathLike[str] | None) -> None:
+    from puma.mini.adapter import read_adapter, read_header  # heavy, and not needed where the folder is there
+    from puma.mini.base import BaseSettings, assemble
+
+    settings = read_header(adapter)["base"].get("settings")
+    if not settings:
+        raise ModelError(f"adapter {adapter}: made for a base that is no mini base; read it with read_adapter")
+    known = {key: value for key, value in settings.items() if key != "image_tokens"}
+    try:
+        wanted = BaseSettings(**{**known, "strides": tuple(known["strides"])})
+    except (TypeError, KeyError, InputError) as error:
+        raise ModelError(f"adapter {adapter}: its base cannot be made by this PUMA ({error}); update PUMA") from None
+    base = assemble(home=None if home is None else Path(home), settings=wanted)  # no pictures: the plain base
+    read_adapter(adapter, base, device="cpu").save_pretrained(folder)
