@@ -1,0 +1,121 @@
+"""Figures of a retriever on OpenPics' test split, as puma-mini's model card has them.
+
+    python benchmarks/puma_mini_figures.py --model runs/puma-mini/model --name puma-mini
+
+All eight tasks in local and global pools, and text to image and image to text in *pools of 500*: one picture and one
+name for each of 500 concepts that no training pair shows. The pool of all concepts holds flags, letters and numbers,
+whose looks no name tells; ``500 without signs`` leaves those out (and is smaller if the split has fewer concepts).
+Results go to ``benchmarks/results/puma_mini.json``; the no-LLM ridge baseline is scored beside the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _machine import described
+from puma.commands._shared import quiet_libraries
+from puma.data.mbeir import Benchmark
+from puma.embedding import embed_readable
+from puma.evaluation.mbeir import evaluate
+from puma.evaluation.metrics import hit_rate_from_ranks, means
+from puma.folders import write_json
+from puma.items import Encoder, Item
+from puma.mini import pictures
+
+RESULTS = Path(__file__).parent / "results" / "puma_mini.json"
+SIGNS = re.compile(r"\b(flag|letter|number|numeral|keycap|digit|button|squared|regional indicator|kanji)\b|^\W*\d")
+POOL = 500
+
+
+def concepts(root: Path, split: str, *, signs: bool, limit: int = POOL) -> list[tuple[str, Item]]:
+    """Name and one picture of each concept, at most ``limit``, in an order that a hash of the name gives."""
+    benchmark = Benchmark(root)
+    shown: dict[str, Item] = {}
+    for candidate in sorted(benchmark.pool(0, split), key=lambda c: _hash(c.did)):
+        source = json.loads(candidate.src or "{}")
+        name = source.get("name")
+        if name and (signs or not SIGNS.search(name)):
+            shown.setdefault(source.get("concept", name), candidate.item(root))
+    names = {json.loads(c.src or "{}").get("concept"): c.text for c in benchmark.pool(3, split)}
+    found = [(names[concept], item) for concept, item in shown.items() if names.get(concept)]
+    return sorted(found, key=lambda pair: _hash(pair[0]))[:limit]
+
+
+def small_pools(encoder: Encoder, root: Path, split: str, *, signs: bool) -> dict[str, Any]:
+    """Hit rates at 1, 5 and 10, both ways, ties against us."""
+    chosen = concepts(root, split, signs=signs)
+    benchmark = Benchmark(root)
+    texts, images = [Item(text=name) for name, _ in chosen], [item for _, item in chosen]
+    asked = {task: benchmark.instruction(task) for task in (0, 3)}
+    rates: dict[str, Any] = {"candidates": len(chosen)}
+    for way, task, queries, candidates in (("text->image", 0, texts, images), ("image->text", 3, images, texts)):
+        left, _, _ = embed_readable(encoder, queries, instruction=asked[task], batch_size=256, progress=None)
+        right, _, _ = embed_readable(encoder, candidates, batch_size=256, progress=None)
+        scores = np.round(left.astype(np.float64) @ right.T.astype(np.float64), 6)
+        own = scores.diagonal()[:, None]
+        ranks = (scores >= own).sum(1)  # the positive itself included: 1 is the best
+        rates[way] = {f"hit_rate@{k}": hit_rate_from_ranks(ranks[:, None], k) for k in (1, 5, 10)}
+    return rates
+
+
+def figures(encoder: Encoder, root: Path, split: str) -> dict[str, Any]:
+    tables = evaluate(encoder, root, split=split)
+    return {
+        "tasks": tables,
+        "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
+        "500 concepts": small_pools(encoder, root, split, signs=True),
+        "500 without signs": small_pools(encoder, root, split, signs=False),
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="retriever folder; without it the no-LLM ridge baseline is scored")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    options = parser.parse_args()
+    quiet_libraries()
+    root = pictures.build()
+    encoder: Encoder
+    if options.model:
+        from puma.model import Retriever
+
+        encoder = Retriever.from_pretrained(options.model)
+    else:
+        from puma.mini.base import BaseSettings, assemble
+        from puma.mini.baseline import RidgeBaseline
+        from puma.mini.projector import training_pairs
+        from puma.mini.vision import tower_precision
+
+        base = assemble(settings=BaseSettings(image_size=96), pictures=root)
+        encoder = RidgeBaseline.fit(base, *training_pairs(root), precision=tower_precision())
+    row = {
+        "name": options.name,
+        "split": options.split,
+        "command": " ".join(["python", *sys.argv]),
+        **figures(encoder, root, options.split),
+        **described(),
+    }
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    write_json(RESULTS, [*(r for r in rows if (r["name"], r["split"]) != (row["name"], row["split"])), row])
+    shown = " ".join(f"t{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
+    print(f"{options.name} {options.split}: mean {100 * row['mean_hit_rate@10']:.1f}  {shown}")
+    for name in ("500 concepts", "500 without signs"):
+        rates = row[name]
+        print(f"  {name} ({rates['candidates']}):", {way: rates[way] for way in ("text->image", "image->text")})
+
+
+if __name__ == "__main__":
+    main()
