@@ -43,8 +43,7 @@ from puma.pooling import last_token_state
 from puma.pruning import count_parameters, prune
 from puma.recipes import Recipe, read_recipe
 from puma.settings import TrainConfig
-from puma.training import SharedTeacher
-from puma.training import choose_trainable
+from puma.training import SharedTeacher, choose_trainable
 
 RESULTS = Path(__file__).parent / "results" / "shape.json"
 TEACHERS = ("none", "store", "shared", "second model")

@@ -43,7 +43,9 @@ class TrainConfig:
         contrastive_weight, distillation_weight: of the two terms.
         distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers (:class:`puma.teacher.DualDepth`).
+            very backbone that is trained, adapters off, all layers (:class:`puma.dual_depth.DualDepth`).
+        teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
+            step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the picture or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.data.dropout.ModalityDropout`).
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
@@ -81,6 +83,7 @@ class TrainConfig:
     distillation_weight: float = 0.0
     distillation: str = "mse"
     teacher: str = "store"
+    teacher_share: float = 1.0
     modality_dropout: float = 0.0
     balance: float = 1.0
     lora_rank: int = 128
@@ -141,6 +144,7 @@ class TrainConfig:
             *each(
                 "warmup final_rate modality_dropout balance", lambda value: 0 <= value <= 1, "give a number in [0, 1]"
             ),
+            *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
             *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
             (
                 "epochs",

@@ -110,6 +110,7 @@ def train(
         margin=config.margin,
         grad_cache=config.grad_cache,
         shared_teacher=SharedTeacher(shared, st) if shared is not None else None,
+        teacher_share=config.teacher_share,
     )
     dropout = ModalityDropout(config.modality_dropout, config.seed) if config.modality_dropout else None
     collator = PairCollator(

@@ -169,6 +169,32 @@ def test_shared_teacher_sends_no_gradient_and_is_asked_once(cache):
     assert list(objective.state_dict()) == ["model.rows"], "the trainer would see its weights twice"
 
 
+@pytest.mark.parametrize("cache", [0, 3])
+def test_a_share_of_the_chunks_is_taught_and_all_are_in_turn(cache):
+    taught = torch.zeros(3 + 4, dtype=torch.bool)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model = Table(3 + 4)
+        shared = Shared(model)
+        objective = RetrievalObjective(
+            model,
+            temperature=0.2,
+            contrastive_weight=0.0,
+            distillation_weight=1.0,
+            shared_teacher=shared,
+            teacher_share=0.5,
+            grad_cache=cache,
+        )
+        sum(objective(chunks_of(3, 1)).values()).backward()
+        here = model.rows.grad.abs().sum(1) > 0
+        assert 0 < int(here.sum()) < 7
+        # the mean is over the taught rows alone
+        expected = -2 * model.rows.detach()[here] / (int(here.sum()) * DIM)
+        torch.testing.assert_close(model.rows.grad[here], expected)
+        taught |= here
+    assert bool(taught.all())
+
+
 def test_no_distillation_asks_no_teacher():
     model = Table(3 + 4)
     shared = Shared(model)

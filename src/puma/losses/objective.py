@@ -8,6 +8,7 @@ Source: method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1),
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from puma.losses.mac import hard_temperature, negative_shares
 from puma.losses.negatives import NONE, false_negatives, repeated
 from puma.pooling import last_token_state
 
+_Taught = tuple[torch.Tensor, torch.Tensor]
+"""A teacher's states [n, d], and bool [n]: which of them it was asked for."""
 PART_KEYS = ("puma_rows", "puma_pictured")
 """Kept with their chunk; all other ``puma_`` keys ride in the first chunk and speak of the whole batch."""
 
@@ -49,6 +52,8 @@ class RetrievalObjective(nn.Module):
         shared_teacher: gives student and teacher states of one chunk at once, ``states(chunk) -> (student [n, d],
             teacher [n, d])``; the batch then needs no teacher states. With ``grad_cache`` the second pass uses its
             ``student_states(chunk)``, where it has one. Asked only if ``distillation_weight`` > 0.
+        teacher_share: the part of a step's chunks, drawn anew each step, for which the shared teacher is asked; in
+            expectation the same loss, at so much of the teacher's cost.
 
     Raises:
         InputError: a value out of range, or an unknown loss.
@@ -68,6 +73,7 @@ class RetrievalObjective(nn.Module):
         margin: float | None = None,
         grad_cache: int = 0,
         shared_teacher: Any = None,
+        teacher_share: float = 1.0,
     ) -> None:
         super().__init__()
         if loss not in LOSS_FUNCTIONS:
@@ -79,6 +85,9 @@ class RetrievalObjective(nn.Module):
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
         self.distillation = distillation
         self.loss, self.margin, self.grad_cache = loss, margin, grad_cache
+        if not 0 < teacher_share <= 1:
+            raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
+        self.teacher_share = teacher_share
         self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
@@ -125,9 +134,9 @@ class RetrievalObjective(nn.Module):
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries))
 
-    def _distillation(self, batch: _Batch, extra: dict[str, Any], teacher: torch.Tensor | None) -> torch.Tensor:
-        if teacher is not None:
-            rows = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
+    def _distillation(self, batch: _Batch, extra: dict[str, Any], taught: _Taught | None) -> torch.Tensor:
+        if taught is not None:
+            teacher, rows = taught
         elif "puma_teacher" in extra:
             teacher, rows = extra["puma_teacher"], extra["puma_taught"]  # [q + c, d]; bool: which items have a target
         else:
@@ -140,16 +149,24 @@ class RetrievalObjective(nn.Module):
         teacher, rows = gather_rows(teacher, batch.items), gather_rows(rows, batch.items)
         return distillation_loss(batch.states[rows], teacher[rows], self.distillation)
 
-    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Taught | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
-        taught: list[torch.Tensor] = []
+        if self.grad_cache:
+            chunks = [piece for chunk in chunks for piece in split_part(chunk, self.grad_cache)]
+        asked = iter(self._asked(len(chunks)))
+        taught: list[_Taught] = []
 
         def run(chunk: dict[str, Any]) -> torch.Tensor:
             inputs = _inputs(chunk)
             if not self._shared:
                 return last_token_state(self.model(inputs)["token_embeddings"], chunk["attention_mask"]).float()
-            student, teacher = self._shared[0].states(inputs)
-            taught.append(teacher.detach().float())
+            if here := next(asked):
+                student, teacher = self._shared[0].states(inputs)
+            else:
+                student = self._shared[0].student_states(inputs)
+                teacher = torch.zeros_like(student)
+            rows = torch.full((len(student),), here, device=student.device)
+            taught.append((teacher.detach().float(), rows))
             return student.float()
 
         def again(chunk: dict[str, Any]) -> torch.Tensor:
@@ -159,12 +176,21 @@ class RetrievalObjective(nn.Module):
             return run(chunk)
 
         if self.grad_cache:
-            chunks = [piece for chunk in chunks for piece in split_part(chunk, self.grad_cache)]
             states = cached_states(run, again, chunks, self.model)
         else:
             states = torch.cat([run(chunk) for chunk in chunks])
         order = torch.argsort(torch.cat([chunk["puma_rows"] for chunk in chunks]))
-        return states[order], torch.cat(taught)[order] if taught else None
+        if not taught:
+            return states[order], None
+        teacher_states, rows = (torch.cat(column)[order] for column in zip(*taught, strict=True))
+        return states[order], (teacher_states, rows)
+
+    def _asked(self, chunks: int) -> list[bool]:
+        """For which of a step's chunks the shared teacher is asked."""
+        if not self._shared or self.teacher_share == 1:
+            return [True] * chunks
+        drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
+        return [number in drawn for number in range(chunks)]
 
 
 @dataclass(frozen=True)
