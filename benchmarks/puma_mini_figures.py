@@ -4,7 +4,8 @@
 
 All eight tasks in local and global pools, and text to image and image to text in *pools of 500*: one picture and one
 name for each of 500 concepts that no training pair shows. The pool of all concepts holds flags, letters and numbers,
-whose looks no name tells; ``500 without signs`` leaves those out (and is smaller if the split has fewer concepts).
+whose looks no name tells; ``500 without signs`` leaves those out (and is smaller if the split has fewer concepts);
+``... with keywords`` has up to three keywords behind the name, as the first prototype's captions had.
 Results go to ``benchmarks/results/puma_mini.json``; the no-LLM ridge baseline is scored beside the model.
 """
 
@@ -35,23 +36,33 @@ SIGNS = re.compile(r"\b(flag|letter|number|numeral|keycap|digit|button|squared|r
 POOL = 500
 
 
-def concepts(root: Path, split: str, *, signs: bool, limit: int = POOL) -> list[tuple[str, Item]]:
+def concepts(
+    root: Path, split: str, *, signs: bool, keywords: bool = False, limit: int = POOL
+) -> list[tuple[str, Item]]:
     """Name and one picture of each concept, at most ``limit``, in an order that a hash of the name gives."""
     benchmark = Benchmark(root)
     shown: dict[str, Item] = {}
+    told: dict[str, list[str]] = {}
     for candidate in sorted(benchmark.pool(0, split), key=lambda c: _hash(c.did)):
         source = json.loads(candidate.src or "{}")
         name = source.get("name")
         if name and (signs or not SIGNS.search(name)):
             shown.setdefault(source.get("concept", name), candidate.item(root))
+            told.setdefault(source.get("concept", name), source.get("keywords", []))
     names = {json.loads(c.src or "{}").get("concept"): c.text for c in benchmark.pool(3, split)}
-    found = [(names[concept], item) for concept, item in shown.items() if names.get(concept)]
-    return sorted(found, key=lambda pair: _hash(pair[0]))[:limit]
+    found = sorted((_hash(names[concept]), names[concept], concept) for concept in shown if names.get(concept))
+    chosen = [(name, concept) for _, name, concept in found[:limit]]
+    more = {
+        name: [word for word in told[concept] if word not in name][:3] if keywords else [] for name, concept in chosen
+    }
+    return [(name + (": " + ", ".join(more[name]) if more[name] else ""), shown[concept]) for name, concept in chosen]
 
 
-def small_pools(encoder: Encoder, root: Path, split: str, *, signs: bool) -> dict[str, Any]:
+def small_pools(
+    encoder: Encoder, root: Path, split: str, *, signs: bool = True, keywords: bool = False
+) -> dict[str, Any]:
     """Hit rates at 1, 5 and 10, both ways, ties against us."""
-    chosen = concepts(root, split, signs=signs)
+    chosen = concepts(root, split, signs=signs, keywords=keywords)
     benchmark = Benchmark(root)
     texts, images = [Item(text=name) for name, _ in chosen], [item for _, item in chosen]
     asked = {task: benchmark.instruction(task) for task in (0, 3)}
@@ -71,8 +82,9 @@ def figures(encoder: Encoder, root: Path, split: str) -> dict[str, Any]:
     return {
         "tasks": tables,
         "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
-        "500 concepts": small_pools(encoder, root, split, signs=True),
+        "500 concepts": small_pools(encoder, root, split),
         "500 without signs": small_pools(encoder, root, split, signs=False),
+        "500 without signs, with keywords": small_pools(encoder, root, split, signs=False, keywords=True),
     }
 
 
@@ -112,7 +124,7 @@ def main() -> None:
     write_json(RESULTS, [*(r for r in rows if (r["name"], r["split"]) != (row["name"], row["split"])), row])
     shown = " ".join(f"t{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
     print(f"{options.name} {options.split}: mean {100 * row['mean_hit_rate@10']:.1f}  {shown}")
-    for name in ("500 concepts", "500 without signs"):
+    for name in ("500 concepts", "500 without signs", "500 without signs, with keywords"):
         rates = row[name]
         print(f"  {name} ({rates['candidates']}):", {way: rates[way] for way in ("text->image", "image->text")})
 
