@@ -52,6 +52,11 @@ def test_unit_rows_in_order_whatever_the_batch(retriever):
     assert retriever.encode([]).shape == (0, retriever.dim)
 
 
+def test_pictures_matter(retriever):
+    one, other = retriever.encode([{"image": picture(0)}, {"image": picture(1)}])
+    assert np.abs(one - other).max() > 1e-4  # rounding makes 1e-7
+
+
 @pytest.mark.parametrize("instruction", [None, "Find a picture."])
 def test_plain_sentence_transformers_gives_the_same_vectors(retriever, saved, instruction):
     from sentence_transformers import SentenceTransformer
