@@ -1,27 +1,32 @@
 """Finding a benchmark's files, and checking it against itself."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import mbeir_folder
 from puma.data.mbeir import (
+    ALL,
     Benchmark,
     Candidate,
     Query,
     check,
     global_pool_path,
     instructions_path,
+    open_benchmark,
     pool_path,
     qrels_path,
     query_path,
+    read_queries,
     write_instructions,
     write_pool,
     write_qrels,
     write_queries,
 )
-from puma.errors import DataError
+from puma.errors import DataError, InputError
 
 
 def make(root: Path, dataset: str = "toy", number: int = 30) -> Path:
@@ -96,10 +101,10 @@ def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
         check(tmp_path)
     for part in (
         "pics/1.png, which is missing",
-        "names 30:2, not in the pool",
+        "30:2 has no positive in its local pool",
         "judge 30:9",
-        "30:2 has no positive",
-        "30:1 differ",
+        "30:1 is a positive of 30:1 in its query; the qrels do not say so",
+        "30:2 is a positive of 30:2 in its query; the qrels do not say so",
     ):
         assert part in str(error.value)
 
@@ -107,3 +112,98 @@ def test_check_names_what_does_not_fit(tmp_path: Path) -> None:
 def test_loads_no_torch() -> None:
     program = "import sys, puma.data.mbeir; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mbeir_folder.build(tmp_path_factory.mktemp("published"))
+
+
+def test_the_published_folder_is_read_whole_in_the_papers_order(published: Path) -> None:
+    benchmark = open_benchmark(published)
+    labels = [f"{dataset}_task{task}" for dataset, task in mbeir_folder.TASKS]
+    assert benchmark.dataset == ALL
+    assert benchmark.splits() == ["test", "train", "val"]
+    for split in mbeir_folder.SPLITS:
+        assert benchmark.tasks(split) == labels
+    for label, (dataset, task) in zip(labels, mbeir_folder.TASKS, strict=True):
+        assert benchmark.split_name(label) == (dataset, task)
+        assert benchmark.label(label) == label
+        assert benchmark.modalities(label) == mbeir_folder.KINDS[task]
+        assert benchmark.instruction(label) == "Find what matches, 1."
+        for split in mbeir_folder.SPLITS:
+            asked = [mbeir_folder.query(dataset, task, split, colour) for colour in range(3)]
+            assert [q.qid for q in benchmark.queries(label, split)] == [q["qid"] for q in asked]
+            assert [list(q.positives) for q in benchmark.queries(label, split)] == [q["pos_cand_list"] for q in asked]
+            assert benchmark.qrels(label, split) == {q["qid"]: dict.fromkeys(q["pos_cand_list"], 1) for q in asked}
+        for split in ("val", "test"):  # MSCOCO's pools differ by split, the others are shared
+            dids = [mbeir_folder.candidate(dataset, task, split, colour)["did"] for colour in range(3)]
+            assert [c.did for c in benchmark.pool(label, split)] == dids
+    assert len(benchmark.global_pool("test")) == 48
+
+
+def test_train_takes_its_candidates_from_the_union(published: Path) -> None:
+    benchmark = open_benchmark(published)
+    for label in benchmark.tasks("train"):
+        pool = benchmark.pool(label, "train")
+        assert {candidate.modality for candidate in pool} == {benchmark.modalities(label)[1]}
+        dids = {candidate.did for candidate in pool}
+        assert all(did in dids for query in benchmark.queries(label, "train") for did in query.positives)
+
+
+def test_the_upsampled_union_gives_queries_more_than_once(published: Path) -> None:
+    benchmark = open_benchmark(published)
+    qids = [query.qid for query in benchmark.union_train()]
+    once = [query.qid for task in benchmark.tasks("train") for query in benchmark.queries(task, "train")]
+    assert len(once) == 48
+    assert len(qids) == 72
+    assert set(qids) == set(once)
+    with pytest.raises(DataError, match="already used"):
+        read_queries(published / "query/union_train/mbeir_union_up_train.jsonl")
+
+
+def test_one_data_set_of_the_published_folder_goes_by_task_ids(published: Path) -> None:
+    benchmark = open_benchmark(published, "mscoco")
+    assert benchmark.tasks("test") == [0, 3]
+    assert benchmark.label(3) == "task3"
+    assert [c.did for c in benchmark.pool(3, "val")] != [c.did for c in benchmark.pool(3, "test")]
+    with pytest.raises(DataError, match="choose one by dataset="):
+        Benchmark(published)
+    with pytest.raises(InputError, match="must be one such as 0"):
+        benchmark.queries("oven_task6", "test")
+    with pytest.raises(InputError, match="must be one such as 'visualnews_task0'"):
+        open_benchmark(published).queries(6, "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["webqa_task2"], ["webqa_task2"]),
+        (["oven"], ["oven_task6", "oven_task8"]),
+        (["7", 1], ["fashioniq_task7", "cirr_task7", "webqa_task1"]),
+        (["cirr", "7"], ["cirr_task7", "fashioniq_task7"]),
+    ],
+)
+def test_tasks_are_chosen_by_id_label_or_data_set(published: Path, names: list, meant: list[str]) -> None:
+    assert open_benchmark(published).choose("test", names) == meant
+
+
+def test_an_unknown_task_or_split_is_named(published: Path) -> None:
+    benchmark = open_benchmark(published)
+    with pytest.raises(InputError, match=r"tasks must be some of .*got \['5'\]"):
+        benchmark.choose("test", [5])
+    with pytest.raises(InputError, match=r"got \[\]"):
+        benchmark.choose("test", [])
+    with pytest.raises(DataError, match="no task in split 'dev'"):
+        benchmark.choose("dev")
+
+
+def test_a_published_file_that_is_missing_is_named(published: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(published, tmp_path / "copy")
+    (root / "cand_pool/local/mbeir_mscoco_task0_test_cand_pool.jsonl").unlink()
+    (root / "cand_pool/local/mbeir_oven_task6_cand_pool.jsonl").unlink()
+    benchmark = open_benchmark(root)
+    with pytest.raises(DataError, match=r"mbeir_mscoco_task0_test_cand_pool\.jsonl: no such file"):
+        benchmark.pool("mscoco_task0", "test")
+    with pytest.raises(DataError, match=r"mbeir_oven_task6_test_cand_pool\.jsonl: no such file"):
+        benchmark.pool("oven_task6", "test")

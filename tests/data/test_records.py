@@ -153,3 +153,33 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     write_queries(folder / "queries.jsonl", queries)
     assert read_queries(folder / "queries.jsonl") == queries
     assert sorted(p.name for p in folder.iterdir()) == ["pool.jsonl", "queries.jsonl"]
+
+
+def test_the_cards_spellings_are_taken(tmp_path: Path) -> None:
+    card = {**GOOD, "query_img_path": "a.jpg", "query_modality": "text,image", "pos_cand_list": [{"did": "9:7"}]}
+    (query,) = read_queries(lines(tmp_path / "q.jsonl", card))
+    assert (query.modality, query.positives) == (IMAGE_TEXT, ("9:7",))
+    path = tmp_path / "i.tsv"
+    path.write_text("h\ntext,image\timage\tX\t3\tone\n")
+    assert read_instructions(path) == {(3, IMAGE_TEXT, IMAGE): ["one"]}
+
+
+def test_repeated_negatives_are_read_once(tmp_path: Path) -> None:
+    (query,) = read_queries(lines(tmp_path / "q.jsonl", {**GOOD, "neg_cand_list": ["9:1", "9:2", "9:1"]}))
+    assert query.negatives == ("9:1", "9:2")
+
+
+def test_git_lfs_pointers_are_told_from_data(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(DataError, match=r"Git LFS's pointer.*git lfs pull"):
+        read_pool(path)
+
+
+def test_qrels_of_one_task_among_several(tmp_path: Path) -> None:
+    path = tmp_path / "qrels.txt"
+    path.write_text("9:1 0 9:5 1 0\n9:2 0 9:6 1 3\n9:3 0 9:7 1\n")
+    assert read_qrels(path, 3) == {"9:2": {"9:6": 1}, "9:3": {"9:7": 1}}
+    path.write_text("9:1 0 9:5 1 x\n")
+    with pytest.raises(DataError, match="whole-number grade"):
+        read_qrels(path)

@@ -1,13 +1,24 @@
-"""``puma evaluate``: hit rate and recall of a model on a benchmark in M-BEIR's layout."""
+"""``puma evaluate``: a model, its vectors or a run file, scored on M-BEIR (or any folder in its layout), mteb or MMEB.
+
+Here: the command line, what it prints and where it writes. Not here: the evaluations (:mod:`puma.evaluation`).
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from puma.commands._shared import Json, Model, load_retriever, print_json
+from puma.commands._shared import DEFAULT_MODEL, Json, Model, load_retriever, print_json
+from puma.errors import InputError
+
+BENCHMARKS = ("mbeir", "mteb", "mmeb")
+INSTRUCTIONS = ("first", "none", "all")
+POOLS = ("local", "global")
 
 
 def register(app: typer.Typer) -> None:
@@ -16,42 +27,282 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: Model = None,
+    benchmark: Annotated[
+        str,
+        typer.Option(help="mbeir: a folder in M-BEIR's layout. mteb: through mteb's own code. mmeb: MMEB's layout."),
+    ] = "mbeir",
     root: Annotated[
         Path | None, typer.Option(help="The benchmark's folder. Default: OpenPics, built if missing.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Which data set, if the folder holds several.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Which data set of the folder. Default: all of them, as M-BEIR's sixteen tasks.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    task: Annotated[list[str] | None, typer.Option(help="A task id; may be given several times. Default: all.")] = None,
-    pools: Annotated[str, typer.Option(help="local, global, or both with a comma.")] = "local,global",
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            "--task",
+            help="Task ids, labels (visualnews_task0) or data sets, with commas or several times; of mteb its tasks' "
+            "names, of MMEB subsets. Default: all.",
+        ),
+    ] = None,
+    pools: Annotated[
+        str | None, typer.Option(help="local, global, or both with a comma. Default: both; through mteb local.")
+    ] = None,
+    instruction: Annotated[
+        str,
+        typer.Option(help="first: each task's first one, as published figures are made. none. all: also their spread."),
+    ] = "first",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Score the vectors in this folder (UniIR's .npy layout); no model is loaded.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Score this TREC run file, or the run files in this folder; no model is loaded.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory for vectors and scores, as 4GB; large pools are then streamed.")
+    ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Write TREC run files here.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option(help="Write everything here, each query's rank included: what puma compare reads.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on every task, with chance beside it. Ties count against the model.
+    """Score a model on every task of a benchmark. On M-BEIR the published figures stand above ours; elsewhere chance
+    stands beside them. Ties count against the model.
 
-    Example: puma evaluate --model runs/quickstart/model --json
+    Example: puma evaluate --root M-BEIR --model runs/quickstart/model --memory 4GB --report report.html
     """
-    from puma.evaluation import mbeir
+    if benchmark not in BENCHMARKS:
+        raise InputError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
+    if instruction not in INSTRUCTIONS:
+        raise InputError(f"instruction must be one of {', '.join(INSTRUCTIONS)}, got {instruction!r}")
+    given = [name for name, value in (("model", model), ("embeddings", embeddings), ("run", run)) if value is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"give one of --model, --embeddings and --run, got {' and '.join('--' + name for name in given)}"
+        )
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        "split": split,
+        "tasks": [name for value in tasks or () for name in value.split(",") if name] or None,
+        "pools": _pools(pools, benchmark),
+        "instruction": instruction,
+    }
+    if benchmark == "mbeir":
+        if memory is not None:
+            from puma.index.memory import parse_memory
+
+            options["memory"] = parse_memory(memory)
+        source = _Source(model, embeddings, run)
+        _mbeir(source, _root(root), options, run_dir, json_out, report, as_json)
+        return
+    unused = {"embeddings": embeddings, "run": run, "memory": memory, "run-dir": run_dir, "report": report}
+    for name, value in unused.items():
+        if value is not None:
+            raise InputError(f"--{name} goes with --benchmark mbeir only, got --benchmark {benchmark}")
+    outcome = _mteb(model, root, options) if benchmark == "mteb" else _mmeb(model, root, options)
+    if json_out is not None:
+        from puma.folders import write_json
+
+        write_json(json_out, outcome)
+    if as_json:
+        print_json(outcome)
+    elif benchmark == "mteb":
+        _tell_mteb(outcome)
+    else:
+        _tell_mmeb(outcome)
+
+
+class _Source:
+    """What is scored: a model, stored vectors or a run."""
+
+    def __init__(self, model: Path | None, embeddings: Path | None, run: Path | None) -> None:
+        self.model, self.embeddings, self.run = model, embeddings, run
+        for name, path in (("embeddings", embeddings), ("run", run)):
+            if path is not None and not path.exists():
+                raise InputError(f"--{name} {path}: no such file or folder")
+        self.fingerprint = ""
+
+    @property
+    def name(self) -> str:
+        """The model's name for people: its folder's."""
+        chosen = self.embeddings or self.run or self.model or Path(os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
+        return chosen.stem if chosen == self.run and chosen.is_file() else Path(os.path.abspath(chosen)).name
+
+    def tables(self, root: Path, options: Mapping[str, Any], run_dir: Path | None) -> dict[str, dict[str, Any]]:
+        """The evaluation's tables."""
+        from puma.evaluation import mbeir
+
+        chosen = dict(options)
+        if self.model_needed:
+            encoder = load_retriever(self.model)
+            self.fingerprint = encoder.fingerprint
+            return mbeir.evaluate(encoder, root, run_dir=run_dir, **chosen)
+        chosen.pop("instruction")
+        if self.run is not None:
+            chosen.pop("memory", None)
+            return mbeir.evaluate_runs(self.run, root, **chosen)
+        from puma.evaluation.embeddings import read_embeddings
+
+        stored = read_embeddings(str(self.embeddings), chosen["split"])
+        self.fingerprint = stored.fingerprint
+        return mbeir.evaluate_embeddings(stored, root, run_dir=run_dir, **chosen)
+
+    @property
+    def model_needed(self) -> bool:
+        return self.embeddings is None and self.run is None
+
+
+def _mbeir(
+    source: _Source,
+    root: Path,
+    options: dict[str, Any],
+    run_dir: Path | None,
+    json_out: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    from puma.evaluation import layout, mbeir
+
+    if not source.model_needed and options["instruction"] != "first":
+        raise InputError("--instruction needs a model: stored vectors and runs were made with one already")
+    if source.run is not None and run_dir is not None:
+        raise InputError("--run-dir writes runs, and --run brings its own: give one of them")
+    options["details"] = json_out is not None or report is not None
+    plain = {name: options[name] for name in ("dataset", "split", "tasks", "pools")}
+    # Reads everything once: faults are told before a model is loaded. Runs say themselves which tasks they are of.
+    random = mbeir.chance(root, **plain) if source.run is None else {}
+    with tempfile.TemporaryDirectory(prefix="puma-runs-") as spare:
+        runs = run_dir if report is None or source.run is not None or run_dir is not None else Path(spare)
+        tables = source.tables(root, options, runs)
+        pools = [pool for pool in options["pools"] if any(layout.of_pool(table, pool) for table in tables.values())]
+        if source.run is not None:
+            random = mbeir.chance(root, **plain | {"tasks": list(tables), "pools": pools})
+        if options["details"]:
+            _write(source, root, options, tables, random, json_out, report, source.run or runs)
+    by_label = layout.relabelled(tables, options["dataset"])
+    if as_json:
+        shown: dict[str, Any] = {"model": _without_queries(tables), "chance": random}
+        if layout.is_mbeir(by_label):
+            shown["published"] = layout.published_rows(pools)
+        print_json(shown)
+        return
+    for pool in pools:
+        if layout.is_mbeir(by_label):
+            base = layout.relabelled(random, options["dataset"])
+            text = layout.paper_table(by_label, pool, source.name, base, options["split"])
+        else:
+            text = layout.plain_table(tables, random, pool)
+        spread = layout.spread_table(tables, pool)
+        found_first = layout.confusion_text(tables, pool) if pool == "global" else ""
+        typer.echo("\n".join(["", text, *(f"\n{more}" for more in (found_first, spread) if more)]))
+        for name, table in tables.items():
+            own = layout.of_pool(table, pool)
+            if own.get("skipped"):
+                what = "without a run" if source.run is not None else "left out"
+                typer.echo(f"{name}: {own['skipped']} {what}, as {own['skipped_items'][0]}", err=True)
+
+
+def _write(
+    source: _Source,
+    root: Path,
+    options: Mapping[str, Any],
+    tables: dict[str, dict[str, Any]],
+    random: dict[str, dict[str, Any]],
+    json_out: Path | None,
+    report: Path | None,
+    runs: Path | None,
+) -> None:
+    from puma.data.mbeir import open_benchmark
+    from puma.evaluation.results import make_results, write_results
+
+    about = {
+        "root": Path(os.path.abspath(root)).name,
+        "dataset": open_benchmark(root, options["dataset"]).dataset,
+        "split": options["split"],
+        "instruction": options["instruction"],
+    }
+    results = make_results(source.name, source.fingerprint, about, tables)
+    if json_out is not None:
+        write_results(json_out, results)
+    if report is not None:
+        from puma.evaluation.report import write_evaluation_report
+
+        write_evaluation_report(report, {**results, "chance": random}, root, runs)
+
+
+def _without_queries(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables without each query's rank, which fills screens; --json-out has them."""
+    return {
+        name: _without_queries(value) if isinstance(value, dict) else value
+        for name, value in tables.items()
+        if name != "per_query"
+    }
+
+
+def _mteb(model: Path | None, root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    from puma.evaluation import mteb_tasks
+
+    names = options["tasks"]
+    # mteb's own tasks bring their own data; a task id or name of ours needs a folder, and by default that is OpenPics.
+    ours = names is None or any(name.isdigit() or name.startswith("OpenPics") for name in names)
+    folder = _root(root) if root is not None or ours else None
+    encoder = load_retriever(model)
+    chosen = {name: options[name] for name in ("dataset", "split", "pools", "instruction")}
+    return mteb_tasks.run(encoder, names, root=folder, **chosen)
+
+
+def _mmeb(model: Path | None, root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    from puma.evaluation import mmeb
 
     if root is None:
-        from puma.mini.pictures import build
+        raise InputError("--benchmark mmeb needs the folder of its subsets: --root DIR")
+    if not root.is_dir():
+        raise InputError(f"--root {root}: no such folder")
+    return mmeb.evaluate(load_retriever(model), root, options["tasks"])
 
-        root = build()
-    chosen: dict[str, Any] = {"dataset": dataset, "split": split, "tasks": task or None, "pools": pools.split(",")}
-    random = mbeir.chance(root, **chosen)  # reads everything once: faults are told before a model is loaded
-    tables = mbeir.evaluate(load_retriever(model), root, run_dir=run_dir, **chosen)
-    if as_json:
-        print_json({"model": tables, "chance": random})
-        return
-    for pool in chosen["pools"]:
-        typer.echo(f"\n{pool} pools (percent; chance in brackets)")
-        typer.echo(
-            f"{'task':>4} {'pool':>8} {'queries':>8} {'hit@1':>15} {'hit@5':>15} {'hit@10':>15} {'recall@10':>15}"
-        )
-        for name, table in tables.items():
-            own = table if pool == "local" else table["global"]
-            base = random[name] if pool == "local" else random[name]["global"]
-            keys = ("hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@10")
-            cells = " ".join(f"{f'{100 * own[key]:.1f} ({100 * base[key]:.1f})':>15}" for key in keys)
-            typer.echo(f"{name:>4} {own['pool']:>8} {own['queries']:>8} {cells}")
-            if own["skipped"]:
-                typer.echo(f"     {own['skipped']} unreadable, as {own['skipped_items'][0]}", err=True)
+
+def _tell_mteb(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    typer.echo(f"{'task':<40} {'pool':>9} {'queries':>8} {'hit@1':>7} {'hit@5':>7} {'hit@10':>7}  (percent, by mteb)")
+    for name, table in tables.items():
+        for own in (table, *(value for key, value in table.items() if key == "global" and isinstance(value, dict))):
+            if "queries" in own:
+                cells = " ".join(f"{_percent(own.get(f'hit_rate@{k}')):>7}" for k in (1, 5, 10))
+                title = own.get("name", name)
+                typer.echo(f"{title:<40} {own.get('pool', '-'):>9} {own['queries']:>8} {cells}")
+
+
+def _tell_mmeb(outcome: Mapping[str, Any]) -> None:
+    typer.echo(f"{'subset':<28} {'queries':>8} {'hit@1':>7} {'chance':>7}  (percent)")
+    for name, table in outcome["subsets"].items():
+        typer.echo(f"{name:<28} {table['queries']:>8} {_percent(table['hit@1']):>7} {_percent(table['chance@1']):>7}")
+        if table.get("skipped"):
+            typer.echo(f"{name}: {table['skipped']} unreadable, as {table['skipped_items'][0]}", err=True)
+    for name, group in outcome["groups"].items():
+        typer.echo(f"mean of {name} ({group['subsets']} of {group['of']} subsets): {_percent(group['hit@1'])}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _pools(given: str | None, benchmark: str) -> list[str]:
+    if given is None:
+        return ["local"] if benchmark == "mteb" else list(POOLS)
+    chosen = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    if set(chosen) - set(POOLS):
+        raise InputError(f"pools must be local, global or both with a comma, got {given!r}")
+    return chosen
+
+
+def _root(root: Path | None) -> Path:
+    if root is not None:
+        if not root.is_dir():
+            raise InputError(f"--root {root}: no such folder")
+        return root
+    from puma.mini.pictures import build
+
+    return Path(build())

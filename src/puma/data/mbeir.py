@@ -1,13 +1,16 @@
-"""A benchmark in M-BEIR's layout: which files it has, and what is in them.
+"""A benchmark in M-BEIR's layout: which files of a folder make it up, and what is in them.
 
-Here: :class:`Benchmark`, and by name all of :mod:`puma.data.records` and :mod:`puma.data.writing` (single files).
-Not here: downloading, training examples (:mod:`puma.data.pairs`), scoring (:mod:`puma.evaluation`). Loads no torch.
+Here: :class:`Benchmark`, and by name all of :mod:`puma.data.layout` (paths), :mod:`puma.data.records` and
+:mod:`puma.data.writing` (single files). Not here: saying everything that is wrong with a folder
+(:mod:`puma.data.validation`), training examples (:mod:`puma.data.pairs`), scoring (:mod:`puma.evaluation`). Loads no
+torch.
 
 The layout, under one root (image paths are relative to it)::
 
-    query/<split>/mbeir_<dataset>_task<id>_<split>.jsonl
+    query/<split>/mbeir_<dataset>_task<id>_<split>.jsonl   or without _task<id>, as M-BEIR's train files
+    query/union_train/mbeir_union_up_train.jsonl           M-BEIR's train queries, small data sets upsampled
     cand_pool/local/mbeir_<dataset>_task<id>_<split>_cand_pool.jsonl   or without _<split>, as most of M-BEIR's
-    cand_pool/global/mbeir_union_<split>_cand_pool.jsonl
+    cand_pool/global/mbeir_union_<split>_cand_pool.jsonl   also the candidates of a split without local pools
     qrels/<split>/mbeir_<dataset>_task<id>_<split>_qrels.txt           five columns: qid 0 did grade task
     instructions/query_instructions.tsv   a header; query modality, candidate modality, data set's name, number, prompts
 """
@@ -16,23 +19,40 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from puma.data.layout import (
+    ORDER,
+    UNION_TRAIN,
+    global_pool_path,
+    instructions_path,
+    label_of,
+    mixed_qrels_path,
+    mixed_query_path,
+    pool_path,
+    qrels_path,
+    query_path,
+    shared_pool_path,
+)
+from puma.data.lines import MAX_FAULTS, Faults
+from puma.data.plan import MIXED_FILE, QUERY_FILE, query_files
 from puma.data.records import (
-    MAX_FAULTS,
     TASK_MODALITIES,
     TASKS,
     Candidate,
     Query,
+    iterate_queries,
     read_instructions,
     read_pool,
     read_qrels,
     read_queries,
 )
 from puma.data.writing import write_instructions, write_pool, write_qrels, write_queries
-from puma.errors import DataError
+from puma.errors import DataError, InputError
 
 __all__ = [
+    "ALL",
     "MAX_FAULTS",
     "TASKS",
     "TASK_MODALITIES",
@@ -42,6 +62,7 @@ __all__ = [
     "check",
     "global_pool_path",
     "instructions_path",
+    "open_benchmark",
     "pool_path",
     "qrels_path",
     "query_path",
@@ -55,41 +76,24 @@ __all__ = [
     "write_queries",
 ]
 
-_QUERY_FILE = re.compile(r"mbeir_(?P<dataset>\w+)_task(?P<task>\d+)_(?P<split>[a-z]+)\.jsonl")
+ALL = "all"
+"""In place of a data set's name: every data set of the folder, whose tasks then go by their labels."""
+TaskName = int | str
+"""A task id (0 to 8) in a benchmark of one data set, a label ("visualnews_task0") in one of several."""
 
-
-def query_path(root: str | os.PathLike[str], dataset: str, task: int, split: str) -> Path:
-    """Where the queries of one task are."""
-    return Path(root) / "query" / split / f"mbeir_{dataset}_task{task}_{split}.jsonl"
-
-
-def pool_path(root: str | os.PathLike[str], dataset: str, task: int, split: str) -> Path:
-    """Where the local candidate pool of one task is written."""
-    return Path(root) / "cand_pool" / "local" / f"mbeir_{dataset}_task{task}_{split}_cand_pool.jsonl"
-
-
-def global_pool_path(root: str | os.PathLike[str], split: str) -> Path:
-    """Where the union of all candidates of a split is."""
-    return Path(root) / "cand_pool" / "global" / f"mbeir_union_{split}_cand_pool.jsonl"
-
-
-def qrels_path(root: str | os.PathLike[str], dataset: str, task: int, split: str) -> Path:
-    """Where the relevance judgements of one task are."""
-    return Path(root) / "qrels" / split / f"mbeir_{dataset}_task{task}_{split}_qrels.txt"
-
-
-def instructions_path(root: str | os.PathLike[str]) -> Path:
-    """Where the query instructions of all tasks are."""
-    return Path(root) / "instructions" / "query_instructions.tsv"
+_LABEL = re.compile(r"(?P<dataset>\w+)_task(?P<task>\d+)")
 
 
 class Benchmark:
-    """One data set of a folder in M-BEIR's layout.
+    """One data set of a folder in M-BEIR's layout, or all of them.
 
     Args:
         root: the folder that holds ``query``, ``cand_pool``, ``qrels`` and ``instructions``.
-        dataset: the data set's name as in the file names ("openpics", "visualnews"). May be left out where the folder
-            holds one only.
+        dataset: the data set's name as in the file names ("openpics", "visualnews"), or :data:`ALL`. May be left out
+            where the folder holds one only.
+
+    Of one data set the tasks are ids, 0 to 8; of :data:`ALL` they are labels such as "visualnews_task0", M-BEIR's in
+    the paper's order. Every method takes what :meth:`tasks` gives.
 
     Raises:
         DataError: no such folder, no query files in it, or several data sets and none chosen.
@@ -99,20 +103,26 @@ class Benchmark:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; expected a benchmark in M-BEIR's layout")
-        found: dict[str, dict[str, list[int]]] = {}
-        for path in sorted((self.root / "query").glob("*/mbeir_*_task*_*.jsonl")):
-            match = _QUERY_FILE.fullmatch(path.name)
-            if match and match["split"] == path.parent.name:
-                found.setdefault(match["dataset"], {}).setdefault(match["split"], []).append(int(match["task"]))
+        found = query_files(self.root)
         if not found:
             raise DataError(f"{self.root}: no query files named query/<split>/mbeir_<dataset>_task<id>_<split>.jsonl")
         if dataset is None and len(found) > 1:
             raise DataError(f"{self.root} holds several data sets ({', '.join(sorted(found))}): choose one by dataset=")
-        if dataset is not None and dataset not in found:
+        if dataset not in (None, ALL, *found):
             raise DataError(f"{self.root} holds no data set {dataset!r}; it has {', '.join(sorted(found))}")
         self.dataset = dataset if dataset is not None else next(iter(found))
-        self._tasks = {split: sorted(tasks) for split, tasks in found[self.dataset].items()}
+        self.datasets = sorted(found) if self.dataset == ALL else [self.dataset]
+        self._tasks: dict[str, list[TaskName]] = {}
+        for split in sorted({split for name in self.datasets for split in found[name]}):
+            pairs = [(name, task) for name in self.datasets for task in sorted(found[name].get(split, ()))]
+            if self.dataset == ALL:
+                ranked = sorted((ORDER.get(label_of(*pair), len(ORDER)), label_of(*pair)) for pair in pairs)
+                self._tasks[split] = [label for _, label in ranked]
+            else:
+                self._tasks[split] = [task for _, task in pairs]
         self._prompts: dict[tuple[int, str, str], list[str]] | None = None
+        self._union: tuple[str, list[Candidate]] | None = None
+        self._mixed: tuple[Path, list[Query]] | None = None
 
     def __repr__(self) -> str:
         return f"Benchmark({str(self.root)!r}, dataset={self.dataset!r})"
@@ -121,63 +131,146 @@ class Benchmark:
         """The splits that have query files."""
         return sorted(self._tasks)
 
-    def tasks(self, split: str) -> list[int]:
-        """The ids of the tasks that have queries in this split, rising."""
+    def tasks(self, split: str) -> list[TaskName]:
+        """The tasks that have queries in this split: ids, rising, or labels."""
         return list(self._tasks.get(split, []))
 
-    def queries(self, task: int, split: str) -> list[Query]:
-        """The queries of one task. Raises DataError."""
-        return read_queries(self._existing(query_path(self.root, self.dataset, task, split)))
+    def choose(self, split: str, names: Iterable[TaskName] | None = None) -> list[TaskName]:
+        """The tasks of a split that the names mean: a task id (of every data set), a label, or a data set; all if None.
 
-    def pool(self, task: int, split: str) -> list[Candidate]:
-        """The local candidate pool of one task. Raises DataError."""
-        path = pool_path(self.root, self.dataset, task, split)
-        shared = path.with_name(path.name.replace(f"_{split}_cand_pool", "_cand_pool"))
-        return read_pool(shared if shared.is_file() and not path.is_file() else self._existing(path))
+        Raises:
+            DataError: the split has no task.
+            InputError: a name means none of the split's tasks, or no name is given.
+        """
+        known = self.tasks(split)
+        if not known:
+            raise DataError(f"the benchmark has no task in split {split!r}; it has the splits {self.splits()}")
+        if names is None:
+            return known
+        wanted = [str(name) for name in names]
+        meant = [[task for task in known if name in self._names(task)] for name in wanted]
+        if not wanted or not all(meant):
+            raise InputError(f"tasks must be some of {known} (split {split}), got {wanted}")
+        return list(dict.fromkeys(task for tasks in meant for task in tasks))
+
+    def split_name(self, task: TaskName) -> tuple[str, int]:
+        """A task's data set and id.
+
+        Raises:
+            InputError: the task is no id or label of this benchmark.
+        """
+        label = _LABEL.fullmatch(task) if isinstance(task, str) else None
+        if label and label["dataset"] in self.datasets:
+            return label["dataset"], int(label["task"])
+        if self.dataset == ALL or isinstance(task, str):
+            raise InputError(f"task must be one such as {self._example()!r}, got {task!r}")
+        return self.dataset, task
+
+    def label(self, task: TaskName) -> str:
+        """A task's name for a file: "task0" in a benchmark of one data set, "visualnews_task0" in one of several."""
+        dataset, number = self.split_name(task)
+        return label_of(dataset, number) if self.dataset == ALL else f"task{number}"
+
+    def modalities(self, task: TaskName) -> tuple[str, str]:
+        """What a task's queries are, and what it wants found."""
+        number = self.split_name(task)[1]
+        if number not in TASK_MODALITIES:
+            raise DataError(f"task must be one of {sorted(TASK_MODALITIES)}, got {number!r}")
+        return TASK_MODALITIES[number]
+
+    def queries(self, task: TaskName, split: str) -> list[Query]:
+        """The queries of one task. Raises DataError."""
+        dataset, number = self.split_name(task)
+        path = query_path(self.root, dataset, number, split)
+        mixed = mixed_query_path(self.root, dataset, split)
+        if path.is_file() or not mixed.is_file():
+            return read_queries(self._existing(path))
+        if self._mixed is None or self._mixed[0] != mixed:
+            self._mixed = (mixed, read_queries(mixed))
+        return [query for query in self._mixed[1] if query.task_id == number]
+
+    def union_train(self) -> Iterator[Query]:
+        """M-BEIR's upsampled train queries, one at a time in the file's order: the same query may come several times.
+
+        Raises:
+            DataError: there is no such file, or (at its end) it has faults.
+        """
+        faults = Faults(self.root / UNION_TRAIN, "the upsampled train queries")
+        for _, query in iterate_queries(self.root / UNION_TRAIN, faults):
+            yield query
+        faults.check()
+
+    def pool(self, task: TaskName, split: str) -> list[Candidate]:
+        """The local candidate pool of one task; of a split without any (M-BEIR's train), the candidates of the union
+        that are of the modality the task wants. Raises DataError."""
+        dataset, number = self.split_name(task)
+        path = pool_path(self.root, dataset, number, split)
+        shared = shared_pool_path(self.root, dataset, number)
+        if path.is_file():
+            return read_pool(path)
+        if (
+            split == "train"
+            and global_pool_path(self.root, split).is_file()
+            and not query_path(self.root, dataset, number, split).is_file()
+        ):
+            if self._union is None or self._union[0] != split:
+                self._union = (split, self.global_pool(split))
+            wanted = self.modalities(task)[1]
+            return [candidate for candidate in self._union[1] if candidate.modality == wanted]
+        return read_pool(shared if shared.is_file() else self._existing(path))
 
     def global_pool(self, split: str) -> list[Candidate]:
         """The union of the candidates of all tasks. Raises DataError; a did that occurs twice is refused."""
         return read_pool(self._existing(global_pool_path(self.root, split)))
 
-    def qrels(self, task: int, split: str) -> dict[str, dict[str, int]]:
+    def qrels(self, task: TaskName, split: str) -> dict[str, dict[str, int]]:
         """Relevance judgements {qid: {did: grade}}; where there is no file of them (train), the positives, grade 1."""
-        path = qrels_path(self.root, self.dataset, task, split)
-        if path.is_file() or split == "test":
+        dataset, number = self.split_name(task)
+        path = qrels_path(self.root, dataset, number, split)
+        mixed = mixed_qrels_path(self.root, dataset, split)
+        if path.is_file() or (split == "test" and not mixed.is_file()):
             return read_qrels(self._existing(path))
+        if mixed.is_file():
+            return read_qrels(mixed, number)
         return {query.qid: dict.fromkeys(query.positives, 1) for query in self.queries(task, split)}
 
-    def instructions(self, task: int) -> list[str]:
-        """All prompts of a task, the one to evaluate with first.
-
-        Raises:
-            DataError: the file has none for this data set and task.
-        """
+    def instructions(self, task: TaskName) -> list[str]:
+        """The prompts of a task, in the file's order. Raises DataError if the file has none for it."""
+        asked, wanted = self.modalities(task)
         if self._prompts is None:
             self._prompts = read_instructions(self._existing(instructions_path(self.root)))
-        if task not in TASK_MODALITIES:
-            raise DataError(f"task must be one of {sorted(TASK_MODALITIES)}, got {task!r}")
-        number = self._number()
-        found = [p for key, p in self._prompts.items() if key == (number, *TASK_MODALITIES[task])]
+        dataset = self.split_name(task)[0]
+        number = self._number(dataset)
+        found = self._prompts.get((number, asked, wanted))
         if not found:
             raise DataError(
-                f"{instructions_path(self.root)}: no prompts for data set {number} ({self.dataset}), "
-                f"{' to '.join(TASK_MODALITIES[task])}"
+                f"{instructions_path(self.root)}: no prompts for data set {number} ({dataset}), {asked} to {wanted}"
             )
-        return list(found[0])
+        return list(found)
 
-    def instruction(self, task: int) -> str:
+    def instruction(self, task: TaskName) -> str:
         """The first prompt of a task: evaluation always uses this one."""
         return self.instructions(task)[0]
 
-    def _number(self) -> int:
+    def _number(self, dataset: str) -> int:
         """The data set's number: what stands before the colon in its query ids."""
-        for split, tasks in self._tasks.items():
-            for other in tasks:
-                with open(query_path(self.root, self.dataset, other, split), encoding="utf-8") as stream:
-                    match = re.search(r'"qid"\s*:\s*"(\d+):', stream.readline())
-                if match:
-                    return int(match[1])
-        raise DataError(f"{self.root}: {self.dataset} has no queries, so its number is unknown")
+        for path in sorted((self.root / "query").glob(f"*/mbeir_{dataset}_*.jsonl")):
+            match = QUERY_FILE.fullmatch(path.name) or MIXED_FILE.fullmatch(path.name)
+            if not match or match["dataset"] != dataset:
+                continue
+            with open(path, encoding="utf-8") as stream:
+                first = re.search(r'"qid"\s*:\s*"(\d+):', stream.readline())
+            if first:
+                return int(first[1])
+        raise DataError(f"{self.root}: {dataset} has no queries, so its number is unknown")
+
+    def _names(self, task: TaskName) -> set[str]:
+        dataset, number = self.split_name(task)
+        own = {str(task), str(number)}
+        return own | {dataset, label_of(dataset, number)}
+
+    def _example(self) -> TaskName:
+        return next((task for tasks in self._tasks.values() for task in tasks), "visualnews_task0")
 
     def _existing(self, path: Path) -> Path:
         if not path.is_file():
@@ -185,61 +278,30 @@ class Benchmark:
         return path
 
 
+def open_benchmark(root: str | os.PathLike[str], dataset: str | None = None) -> Benchmark:
+    """A folder's benchmark as it is meant to be evaluated: the data set asked for, else the only one, else all of them.
+
+    Raises:
+        DataError: as :class:`Benchmark`.
+    """
+    if dataset is None and Path(root).is_dir() and len(query_files(Path(root))) > 1:
+        return Benchmark(root, ALL)
+    return Benchmark(root, dataset)
+
+
 def check(root: str | os.PathLike[str], dataset: str | None = None) -> None:
     """Check a whole benchmark against itself: unique ids, positives in the pools, pictures that exist.
 
+    Args:
+        dataset: refused if the folder does not hold it; the whole folder is checked.
+
     Raises:
-        DataError: all faults found, up to :data:`MAX_FAULTS`.
+        DataError: all faults found, up to :data:`MAX_FAULTS`. :func:`puma.data.validation.examine` tells more.
     """
-    benchmark = Benchmark(root, dataset)
-    faults: list[str] = []
-    exists: dict[str, bool] = {}
+    from puma.data.validation import examine  # it reads benchmarks by this module's neighbours, and is seldom wanted
 
-    def missing(path: str | None) -> bool:
-        return path is not None and not exists.setdefault(path, (benchmark.root / path).is_file())
-
-    for split in benchmark.splits():
-        union = (
-            {candidate.did: candidate for candidate in benchmark.global_pool(split)}
-            if _has_global(benchmark.root, split)
-            else None
-        )
-        for task in benchmark.tasks(split):
-            name = f"{benchmark.dataset} task {task} {split}"
-            pool = {candidate.did: candidate for candidate in benchmark.pool(task, split)}
-            faults += [
-                f"{name}: {c.did} shows {c.image_path}, which is missing"
-                for c in pool.values()
-                if missing(c.image_path)
-            ]
-            if union is not None:
-                faults += [
-                    f"{name}: {did} is not the same candidate in the global pool"
-                    for did, candidate in pool.items()
-                    if union.get(did) != candidate
-                ]
-            queries = {query.qid: query for query in benchmark.queries(task, split)}
-            for query in queries.values():
-                faults += [
-                    f"{name}: {query.qid} names {did}, not in the pool" for did in query.positives if did not in pool
-                ]
-                if missing(query.image_path):
-                    faults.append(f"{name}: {query.qid} shows {query.image_path}, which is missing")
-            judged = benchmark.qrels(task, split)
-            for qid, dids in judged.items():
-                if qid not in queries:
-                    faults.append(f"{name}: the qrels judge {qid}, which is no query")
-                elif {did for did, grade in dids.items() if grade > 0} != set(queries[qid].positives):
-                    faults.append(f"{name}: the qrels and the positives of {qid} differ")
-            faults += [
-                f"{name}: {qid} has no positive"
-                for qid in queries
-                if not any(g > 0 for g in judged.get(qid, {}).values())
-            ]
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
-        raise DataError(f"{benchmark.root}: {len(faults)} faults:\n{shown}")
-
-
-def _has_global(root: Path, split: str) -> bool:
-    return global_pool_path(root, split).is_file()
+    Benchmark(root, dataset or ALL)
+    found = examine(root, images=0)
+    if found.total:
+        shown = "\n".join(f"  {fault}" for fault in sorted(found.faults)[:MAX_FAULTS])
+        raise DataError(f"{os.fspath(root)}: {found.total} faults:\n{shown}")

@@ -11,9 +11,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from puma.data.mbeir import TASK_MODALITIES, Benchmark, Query
+from puma.data.mbeir import Benchmark, Query, TaskName, open_benchmark
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
 
@@ -51,7 +50,7 @@ def read_pairs(
     root: str | os.PathLike[str],
     *,
     split: str = "train",
-    tasks: Sequence[int] | None = None,
+    tasks: Sequence[TaskName] | None = None,
     limit: int = 0,
     seed: int = 0,
     negatives: int = 0,
@@ -69,9 +68,9 @@ def read_pairs(
     """
     if negatives < 0:
         raise InputError(f"negatives={negatives!r}: give the most hard negatives of a row, or 0 for none")
-    benchmark = Benchmark(Path(root))
+    benchmark = open_benchmark(root)
     present = benchmark.tasks(split)
-    missing = sorted(set(tasks or ()) - set(present))
+    missing = [task for task in dict.fromkeys(tasks or ()) if task not in present]
     if missing:
         raise InputError(f"tasks={missing}: {root} has for split {split!r} only the tasks {present}")
     pairs: list[Pair] = []
@@ -96,7 +95,7 @@ def read_pairs(
                         query=query.item(benchmark.root),
                         candidate=items[did],
                         instruction=_drawn(instructions, f"{seed}:{query.qid}:{did}"),
-                        task=task,
+                        task=benchmark.split_name(task)[1],
                         query_id=query.qid,
                         candidate_id=did,
                         known=known,
@@ -109,9 +108,13 @@ def read_pairs(
 
 
 def first_instructions(root: str | os.PathLike[str], *, split: str = "train") -> dict[tuple[str, str], str]:
-    """Each task's first instruction, the one to evaluate and to search with, by (query modality, wanted modality)."""
-    benchmark = Benchmark(Path(root))
-    return {TASK_MODALITIES[task]: benchmark.instruction(task) for task in benchmark.tasks(split)}
+    """Each task's first instruction, the one to evaluate and to search with, by (query modality, wanted modality); of
+    several data sets with the same, the first one's."""
+    benchmark = open_benchmark(root)
+    found: dict[tuple[str, str], str] = {}
+    for task in benchmark.tasks(split):
+        found.setdefault(benchmark.modalities(task), benchmark.instruction(task))
+    return found
 
 
 def rows_by_query(pairs: Iterable[Pair]) -> dict[str, list[int]]:

@@ -115,9 +115,8 @@ def task_sheets(root: str | os.PathLike[str], runs: str | os.PathLike[str], *, s
                 results = [Result(pool[did].item(root), score, did in qrels[qid]) for did, score in best]
                 rows.append(Asked(queries[qid].item(root), results, benchmark.instruction(task)))
             if rows:
-                sheets.append(
-                    Sheet(f"Task {task}, {TASK_NAMES.get(task, '')}: {kind} ({len(qids)} of {len(queries)})", rows)
-                )
+                name = TASK_NAMES.get(benchmark.split_name(task)[1], "")
+                sheets.append(Sheet(f"Task {task}, {name}: {kind} ({len(qids)} of {len(queries)})", rows))
     return sheets
 
 

@@ -187,7 +187,7 @@ def _content(row: Query | Candidate) -> Content:
 
 
 def _chosen(benchmark: Benchmark, split: str, tasks: Iterable[int | str] | None) -> list[int]:
-    known = benchmark.tasks(split)
+    known = [benchmark.split_name(task)[1] for task in benchmark.tasks(split)]
     if not known:
         raise InputError(f"split={split!r}: {benchmark.root} has the splits {benchmark.splits()}")
     if tasks is None:
