@@ -22,6 +22,7 @@ from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import hit_rate_at_k, recall_at_k
 from puma.evaluation.runs import read_run
+from random_benchmark import NamedEncoder, write_random
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (90, 0, 0)]
 NAMES = ["red", "green", "blue", "red green", "green blue", "red dark"]
@@ -165,7 +166,105 @@ def test_one_id_for_two_candidates_is_refused(root):
         evaluate(ToyEncoder(), root, progress=False)
 
 
-def test_blocks_do_not_change_the_figures(root, monkeypatch):
+def test_the_confusion_says_what_stood_on_top(root):
+    tables = evaluate(ToyEncoder(), root, progress=False)
+    # Words are nearer to words, pictures to pictures.
+    assert tables["0"]["global"]["confusion"] == {"text": 1.0, "image": 0.0, "image,text": 0.0}
+    assert tables["3"]["global"]["confusion"] == {"text": 0.0, "image": 1.0, "image,text": 0.0}
+    assert tables["0"]["confusion"] == {"text": 0.0, "image": 1.0, "image,text": 0.0}
+    (root / "mbeir_images/0.png").write_bytes(b"")
+    assert evaluate(ToyEncoder(), root, progress=False)["3"]["confusion"] == {
+        "text": 0.75,
+        "image": 0.0,
+        "image,text": 0.0,
+        "none": 0.25,
+    }
+
+
+def test_details_are_every_querys_best_rank(root):
+    tables = evaluate(ToyEncoder(), root, ks=(1, 2, 5), details=True, progress=False)
+    for table in (tables["0"], tables["3"], tables["0"]["global"], tables["3"]["global"]):
+        ranks = table["per_query"].values()
+        assert len(ranks) == 4
+        for k in (1, 2, 5):
+            assert table[f"hit_rate@{k}"] == np.mean([rank is not None and rank <= k for rank in ranks])
+        assert table["mrr@10"] == pytest.approx(np.mean([1 / rank if rank and rank <= 10 else 0 for rank in ranks]))
+
+
+def test_instructions_first_none_and_all(root):
+    class Swayed(ToyEncoder):
+        """Other words make it answer at random."""
+
+        def encode(self, items, *, instruction=None):
+            rows = super().encode(items, instruction=instruction)
+            return np.roll(rows, 1, axis=1) if instruction == "Other words." else rows
+
+    encoder = Swayed()
+    first = evaluate(encoder, root, details=True, progress=False)
+    assert encoder.heard == [None, "Find a picture.", "Name it."]
+    encoder.heard.clear()
+    evaluate(encoder, root, instruction="none", progress=False)
+    assert encoder.heard == [None, None, None]
+    encoder.heard.clear()
+    every = evaluate(encoder, root, instruction="all", details=True, run_dir=root / "runs", progress=False)
+    assert encoder.heard == [None, "Find a picture.", "Other words.", "Name it."]
+    for task in ("0", "3"):
+        spreads = [every[task].pop("instructions"), every[task]["global"].pop("instructions")]
+        for own, table in zip(spreads, (first[task], first[task]["global"]), strict=True):
+            assert own["count"] == (2 if task == "0" else 1)
+            assert set(own) == {"count"} | {key for key in table if "@" in key}
+            for key, value in own.items():
+                if key != "count":
+                    assert value["min"] <= value["mean"] <= value["max"]
+                    assert table[key] in (value["min"], value["max"])  # of two, the first is one end
+        if task == "0":
+            other = 2 * spreads[0]["hit_rate@1"]["mean"] - first[task]["hit_rate@1"]
+            assert other != first[task]["hit_rate@1"]
+    assert every == first  # beside the spread, the first instruction's figures
+    assert len(list((root / "runs").iterdir())) == 4
+    with pytest.raises(InputError, match="instruction must be one of"):
+        evaluate(encoder, root, instruction="second")
+
+
+@pytest.mark.parametrize("memory", [1, 10_000])
+def test_within_a_budget_the_tables_and_runs_are_the_same(root, tmp_path, memory):
+    (root / "mbeir_images/0.png").write_bytes(b"")
+    options = {"details": True, "progress": False}
+    whole = evaluate(ToyEncoder(), root, run_dir=tmp_path / "whole", **options)
+    encoder = ToyEncoder()
+    streamed = evaluate(encoder, root, run_dir=tmp_path / "streamed", memory=memory, work=tmp_path / "work", **options)
+    assert streamed == whole
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "streamed" / path.name).read_bytes()
+    assert list((tmp_path / "work").iterdir()) == []
+    with pytest.raises(InputError, match="memory must be"):
+        evaluate(encoder, root, memory=0)
+
+
+def test_the_headline_follows_mbeirs_convention(tmp_path):
+    root = write_random(tmp_path / "root", dataset="fashioniq", number=7, tasks=(7,))
+    write_random(root, dataset="cirr", number=8, tasks=(7,))
+    tables = evaluate(NamedEncoder(), root, progress=False)
+    assert {task: table["headline"] for task, table in tables.items()} == {
+        "fashioniq_task7": "hit_rate@10",
+        "cirr_task7": "hit_rate@5",
+    }
+    assert "headline" not in evaluate(NamedEncoder(), root, ks=(5,), progress=False)["fashioniq_task7"]
+
+
+def test_several_data_sets_are_evaluated_in_one_pass_or_one_by_one(tmp_path):
+    root = write_random(tmp_path / "root")
+    write_random(root, dataset="far", number=4, tasks=(0, 8))
+    encoder = NamedEncoder()
+    tables = evaluate(encoder, root, progress=False)
+    assert encoder.calls == 5 * 12 + 5 * 7
+    assert list(tables) == ["far_task0", "far_task8", "tiny_task0", "tiny_task3", "tiny_task7"]
+    assert tables["tiny_task0"]["global"]["pool"] == 60
+    one = evaluate(NamedEncoder(), root, dataset="far", progress=False)
+    assert one == {"0": tables["far_task0"], "8": tables["far_task8"]}
+    assert set(chance(root)) == set(tables)
+
+
+def test_batches_do_not_change_the_figures(root):
     whole = evaluate(ToyEncoder(), root, progress=False)
-    monkeypatch.setattr("puma.evaluation.mbeir.BLOCK_FLOATS", 1)
     assert evaluate(ToyEncoder(), root, batch_size=1, progress=False) == whole

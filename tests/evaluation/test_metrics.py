@@ -1,5 +1,6 @@
 """Hit rate, recall and chance: hand-made cases, a slow definition, simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,10 +11,17 @@ from hypothesis import strategies as st
 from puma.errors import InputError
 from puma.evaluation.metrics import (
     chance_hit_rate,
+    chance_mrr,
+    chance_ndcg,
     chance_recall,
+    find,
     hit_rate_at_k,
     hit_rate_from_ranks,
     means,
+    mrr_at_k,
+    mrr_from_ranks,
+    ndcg_at_k,
+    ndcg_from_ranks,
     ranks_of_positives,
     recall_at_k,
     recall_from_ranks,
@@ -58,16 +66,33 @@ def test_a_positive_that_was_never_ranked_lowers_recall():
     assert recall_at_k({"q": {"a": 1, "b": 1}}, {"q": {"a": 1.0}}, 10) == 0.5
 
 
+def test_ndcg_and_mrr_by_hand():
+    run = {"q1": {"a": 0.5, "x": 0.9}, "q2": {"b": 0.9, "z": 0.8, "c": 0.7}}
+    second, third = 1 / math.log2(3), 1 / math.log2(4)
+    best = 2 + 1 * second  # c is graded 2, b 1
+    assert ndcg_at_k(QRELS, run, 10) == pytest.approx((second + (1 + 2 * third) / best) / 2)
+    assert ndcg_at_k(QRELS, run, 1) == pytest.approx((0 + 1 / 2) / 2)
+    assert mrr_at_k(QRELS, run, 10) == (1 / 2 + 1) / 2
+    assert mrr_at_k(QRELS, run, 1) == (0 + 1) / 2
+
+
+def test_among_tied_positives_the_lower_grade_comes_first():
+    tied = {"q": {"b": 1.0, "c": 1.0}}
+    assert ndcg_at_k({"q": {"b": 1, "c": 2}}, tied, 1) == 1 / 2
+    assert find({"q": {"b": 1, "c": 2}}, tied)[0].gains.tolist() == [1.0, 2.0]
+    assert ndcg_at_k({"q": {"b": 1, "c": 2}}, {"q": {"b": 1.0, "x": 1.0}}, 1) == 0.0
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5, "5", True, None])
 def test_k_below_one_is_an_input_error(k):
-    for metric in (hit_rate_at_k, recall_at_k):
+    for metric in (hit_rate_at_k, recall_at_k, ndcg_at_k, mrr_at_k):
         with pytest.raises(InputError, match="k must be an integer of at least 1"):
             metric(QRELS, {}, k)
 
 
 @pytest.mark.parametrize("qrels", [{}, {"q": {}}, {"q": {"a": 0}}])
 def test_nothing_to_average_is_an_input_error(qrels):
-    for metric in (hit_rate_at_k, recall_at_k):
+    for metric in (hit_rate_at_k, recall_at_k, ndcg_at_k, mrr_at_k):
         with pytest.raises(InputError, match="no query with a positive"):
             metric(qrels, {}, 1)
 
@@ -123,6 +148,51 @@ def test_chance_equals_a_simulation(pool, positives, k):
     ranks = ranks_of_positives(scores, [np.arange(positives)] * len(scores))
     assert chance_hit_rate(pool, positives, k) == pytest.approx(hit_rate_from_ranks(ranks, k), abs=0.015)
     assert chance_recall(pool, k) == pytest.approx(recall_from_ranks(ranks, [positives] * len(scores), k), abs=0.015)
+
+
+@pytest.mark.parametrize(("pool", "grades", "k"), [(10, [1], 3), (10, [2, 1, 1], 2), (7, [3, 1], 10), (5, [1] * 5, 3)])
+def test_chance_of_ndcg_and_mrr_equals_a_simulation(pool, grades, k):
+    random = np.random.default_rng(0)
+    draws = 20_000
+    places = np.argsort(random.random((draws, pool)), axis=1)[:, : len(grades)] + 1
+    order = np.argsort(places, axis=1)
+    ranks = np.take_along_axis(places, order, axis=1)
+    gains = np.array(grades, dtype=float)[order]
+    ideal = np.array(sorted(grades, reverse=True), dtype=float)
+    assert chance_mrr(pool, len(grades), k) == pytest.approx(mrr_from_ranks(list(ranks), k), abs=0.01)
+    drawn = ndcg_from_ranks(list(ranks), list(gains), [ideal] * draws, k)
+    assert chance_ndcg(pool, grades, ideal, k) == pytest.approx(drawn, abs=0.01)
+
+
+def test_chance_of_mrr_equals_all_orders():
+    def exact(pool, positives, k):
+        orders = list(itertools.combinations(range(1, pool + 1), positives))
+        return sum(1 / min(order) if min(order) <= k else 0 for order in orders) / len(orders)
+
+    for pool, positives, k in [(6, 1, 3), (6, 2, 6), (7, 3, 2), (4, 4, 10)]:
+        assert chance_mrr(pool, positives, k) == pytest.approx(exact(pool, positives, k), abs=1e-12)
+    assert chance_mrr(6, 0, 3) == 0.0
+    with pytest.raises(InputError):
+        chance_mrr(3, 4, 1)
+
+
+@given(
+    ranks=st.lists(st.sets(st.integers(1, 30)), min_size=1, max_size=6),
+    extra=st.integers(0, 3),
+    k=st.integers(1, 30),
+)
+@settings(max_examples=150, deadline=None)
+def test_how_the_figures_stand_to_one_another(ranks, extra, k):
+    rows = [np.array(sorted(row), dtype=np.int64) for row in ranks]
+    totals = [len(row) + extra + (not len(row)) for row in rows]
+    gains, ideals = [np.ones(len(row)) for row in rows], [np.ones(total) for total in totals]
+    hit, recall = hit_rate_from_ranks(rows, k), recall_from_ranks(rows, totals, k)
+    ndcg, mrr = ndcg_from_ranks(rows, gains, ideals, k), mrr_from_ranks(rows, k)
+    assert 0 <= recall <= hit <= 1
+    assert hit / k - 1e-12 <= mrr <= hit
+    assert 0 <= ndcg <= hit + 1e-12
+    assert hit <= hit_rate_from_ranks(rows, k + 1)
+    assert mrr <= mrr_from_ranks(rows, k + 1)
 
 
 def test_chance_equals_the_closed_form():

@@ -45,6 +45,14 @@ def test_a_bad_line_is_named(tmp_path, line):
         read_run(path)
 
 
+def test_a_seventh_column_with_the_task_is_passed_over(tmp_path):
+    (tmp_path / "a.run").write_text("q Q0 c 1 0.5 t 3\nq Q0 d 2 0.4 t\n")
+    assert read_run(tmp_path / "a.run") == {"q": {"c": 0.5, "d": 0.4}}
+    (tmp_path / "a.run").write_text("q Q0 c 1 0.5 t 3 4\n")
+    with pytest.raises(DataError, match="line 1"):
+        read_run(tmp_path / "a.run")
+
+
 def test_a_document_twice_is_named(tmp_path):
     (tmp_path / "a.run").write_text("q Q0 c 1 0.5 t\nq Q0 c 2 0.4 t\n")
     with pytest.raises(DataError, match="line 2: document c occurs twice"):

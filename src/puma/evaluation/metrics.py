@@ -1,16 +1,18 @@
-"""Hit rate and recall at k, and what chance would reach: the one definition of both.
+"""Hit rate, recall, nDCG and MRR at k, and what chance would reach: the one definition of each.
 
 Here: the plain functions over qrels and runs, the same by ranks of positives for whole score matrices, and the closed
 forms for a random ranking. Not here: reading files (:mod:`puma.evaluation.runs`, :mod:`puma.data.mbeir`), encoding
 (:mod:`puma.evaluation.mbeir`). Nothing in this module loads torch.
 
 One rule everywhere: ties count against us. A positive is ranked behind every candidate that is no positive and whose
-score is equal or greater; a model that gives everything the same vector therefore scores nothing. NaN never ranks.
+score is equal or greater; a model that gives everything the same vector therefore scores nothing. Among tied positives
+the lower grade comes first. NaN never ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +45,7 @@ def hit_rate_at_k(qrels: Qrels, run: Run, k: int) -> float:
         0.0
     """
     check_k(k)
-    return float(np.mean([hit_rate_from_ranks([ranks], k) for ranks, _ in _ranks_per_query(qrels, run)]))
+    return hit_rate_from_ranks([found.ranks for found in find(qrels, run)], k)
 
 
 def recall_at_k(qrels: Qrels, run: Run, k: int) -> float:
@@ -55,27 +57,75 @@ def recall_at_k(qrels: Qrels, run: Run, k: int) -> float:
         0.5
     """
     check_k(k)
-    pairs = _ranks_per_query(qrels, run)
-    return recall_from_ranks([ranks for ranks, _ in pairs], [total for _, total in pairs], k)
+    found = find(qrels, run)
+    return recall_from_ranks([one.ranks for one in found], [len(one.ideal) for one in found], k)
 
 
-def _ranks_per_query(qrels: Qrels, run: Run) -> list[tuple[np.ndarray, int]]:
-    """Of every query with a positive: the ranks of those found, and how many it has."""
-    pairs = []
-    for qid, grades in qrels.items():
-        positives = {did for did, grade in grades.items() if grade > 0}
-        if not positives:
+def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> float:
+    """The mean over queries of DCG at ``k`` over the best DCG at ``k`` its judgements allow. A positive's gain is its
+    grade, the discount ``1 / log2(rank + 1)`` (Järvelin and Kekäläinen 2002, as trec_eval's ``ndcg_cut``). Arguments,
+    result and errors as :func:`hit_rate_at_k`.
+
+    Examples:
+        >>> ndcg_at_k({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9, "c": 0.8}}, 10)
+        0.5
+    """
+    check_k(k)
+    found = find(qrels, run)
+    return ndcg_from_ranks([one.ranks for one in found], [one.gains for one in found], [one.ideal for one in found], k)
+
+
+def mrr_at_k(qrels: Qrels, run: Run, k: int) -> float:
+    """The mean over queries of ``1 / rank`` of the first positive, 0 where it is not among the first ``k``. Arguments,
+    result and errors as :func:`hit_rate_at_k`.
+
+    Examples:
+        >>> mrr_at_k({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.9}}, 10)
+        0.5
+    """
+    check_k(k)
+    return mrr_from_ranks([found.ranks for found in find(qrels, run)], k)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One query's positives as a ranking shows them.
+
+    ``ranks`` int64 [found], from 1, ascending; ``gains`` float64 [found], the grade at each of these ranks; ``ideal``
+    float64 [positives], the grades of all its positives, those never ranked included, descending.
+    """
+
+    ranks: np.ndarray
+    gains: np.ndarray
+    ideal: np.ndarray
+
+
+def find(qrels: Qrels, run: Run) -> list[Found]:
+    """What a run found, per query with a positive, in the order of ``qrels``. Raises InputError if there is none."""
+    found = []
+    for qid, row in qrels.items():
+        grades = {did: float(grade) for did, grade in row.items() if grade > 0}
+        if not grades:
             continue
         scores = run.get(qid, {})
         documents = list(scores)
-        row = np.array([float(scores[did]) for did in documents], dtype=np.float64)
-        places = [place for place, did in enumerate(documents) if did in positives]
-        pairs.append((ranks_of_positives(row[None, :], [places])[0], len(positives)))
-    if not pairs:
+        values = np.array([float(scores[did]) for did in documents], dtype=np.float64)
+        places = [place for place, did in enumerate(documents) if did in grades]
+        ranks = ranks_of_positives(values[None, :], [places])[0]
+        gains = gains_in_order(values[places], np.array([grades[documents[place]] for place in places]))
+        found.append(Found(ranks, gains, np.array(sorted(grades.values(), reverse=True))))
+    if not found:
         raise InputError(
             f"qrels: no query with a positive (of {len(qrels)} queries); there is nothing to take a mean over"
         )
-    return pairs
+    return found
+
+
+def gains_in_order(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """The grades of a query's positives in the order of their ranks: best score first, of equal scores the lower grade
+    first; those scored NaN are left out. Both arguments [positives]."""
+    order = np.lexsort((grades, -scores))
+    return np.asarray(grades, dtype=np.float64)[order[~np.isnan(scores[order])]]
 
 
 def ranks_of_positives(scores: np.ndarray, positives: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
@@ -97,10 +147,22 @@ def ranks_of_positives(scores: np.ndarray, positives: Sequence[Sequence[int] | n
     for row, columns in zip(scores, positives, strict=True):
         own = row[np.asarray(columns, dtype=np.int64)]
         own = np.sort(own[~np.isnan(own)])[::-1]
-        # A positive waits for all others at its score or above, and for the positives before it.
-        others = [int((row >= score).sum()) - int((own >= score).sum()) for score in own]
-        ranks.append(np.array([1 + place + ahead for place, ahead in enumerate(others)], dtype=np.int64))
+        ranks.append(ranks_from_others(at_or_above(row, own) - at_or_above(own, own)))
     return ranks
+
+
+def at_or_above(values: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """How many ``values`` are equal to or greater than each of ``floors``: int64 [floors]. NaN is neither."""
+    if not len(floors):
+        return np.zeros(0, dtype=np.int64)
+    reached = np.sort(values[values >= floors.min()])
+    return len(reached) - np.searchsorted(reached, floors, side="left")
+
+
+def ranks_from_others(others: np.ndarray) -> np.ndarray:
+    """Ranks of a query's positives, best first: each waits for the ``others`` at its score or above, int64
+    [positives], and for the positives before it."""
+    return 1 + np.arange(len(others), dtype=np.int64) + others
 
 
 def hit_rate_from_ranks(ranks: Sequence[np.ndarray], k: int) -> float:
@@ -118,6 +180,29 @@ def recall_from_ranks(ranks: Sequence[np.ndarray], totals: Sequence[int], k: int
     if not len(ranks) or len(ranks) != len(totals) or min(totals) < 1:
         raise InputError("totals: one count of positives, at least 1, is needed for each query")
     return float(np.mean([(row <= k).sum() / total for row, total in zip(ranks, totals, strict=True)]))
+
+
+def ndcg_from_ranks(
+    ranks: Sequence[np.ndarray], gains: Sequence[np.ndarray], ideals: Sequence[np.ndarray], k: int
+) -> float:
+    """nDCG at ``k`` from the fields of :class:`Found`, one entry per query in each."""
+    check_k(k)
+    if not len(ranks) or not len(ranks) == len(gains) == len(ideals) or min(map(len, ideals)) < 1:
+        raise InputError("ideals: the grades of at least one positive are needed for each query")
+    best = [_dcg(np.arange(1, len(ideal) + 1), ideal, k) for ideal in ideals]
+    return float(np.mean([_dcg(r, g, k) / top for r, g, top in zip(ranks, gains, best, strict=True)]))
+
+
+def mrr_from_ranks(ranks: Sequence[np.ndarray], k: int) -> float:
+    """MRR at ``k`` from :func:`ranks_of_positives`; an empty entry counts 0."""
+    check_k(k)
+    if not len(ranks):
+        raise InputError("ranks: no query to take a mean over")
+    return float(np.mean([1.0 / row.min() if len(row) and row.min() <= k else 0.0 for row in ranks]))
+
+
+def _dcg(ranks: np.ndarray, gains: np.ndarray, k: int) -> float:
+    return float((gains[ranks <= k] / np.log2(ranks[ranks <= k] + 1.0)).sum())
 
 
 def chance_hit_rate(pool: int, positives: int, k: int) -> float:
@@ -138,6 +223,31 @@ def chance_recall(pool: int, k: int) -> float:
     """The expected recall at ``k`` of a random ranking, whatever the number of positives: ``min(k, pool) / pool``."""
     _check_pool(pool, 0, k)
     return min(k, pool) / pool
+
+
+def chance_ndcg(pool: int, grades: Sequence[float] | np.ndarray, ideal: Sequence[float] | np.ndarray, k: int) -> float:
+    """The expected nDCG at ``k`` of a random ranking: each place holds each positive with probability ``1 / pool``.
+
+    Args:
+        grades: of the positives that are in the pool.
+        ideal: of all positives, descending.
+    """
+    _check_pool(pool, len(grades), k)
+    places = np.arange(1, min(k, pool) + 1)
+    expected = float(np.sum(grades)) / pool * _dcg(places, np.ones(len(places)), k)
+    return expected / _dcg(np.arange(1, len(ideal) + 1), np.asarray(ideal, dtype=np.float64), k)
+
+
+def chance_mrr(pool: int, positives: int, k: int) -> float:
+    """The expected MRR at ``k`` of a random ranking: the sum over ranks of ``1 / rank`` times the probability that the
+    first positive stands there. Arguments as :func:`chance_hit_rate`."""
+    _check_pool(pool, positives, k)
+    total, none_before = 0.0, 1.0
+    for place in range(min(k, pool - positives + 1)):
+        here = positives / (pool - place)
+        total += none_before * here / (place + 1)
+        none_before *= 1.0 - here
+    return total
 
 
 def means(rows: Iterable[Mapping[str, float]], keys: Sequence[str]) -> dict[str, float]:

@@ -1,62 +1,50 @@
-"""The report: one HTML file that shows what a run reached, and looks the same without any network.
+"""The report: one HTML file that shows what an evaluation or a whole run reached, and looks the same without a network.
 
-Here: :func:`write_report` and the records it takes. Not here: the pictures' thumbnails and the sheets
-(:mod:`puma.evaluation.sheets`), the figures themselves (:mod:`puma.evaluation.mbeir`).
+Here: :func:`write_report` (systems, curves, sheets), :func:`write_evaluation_report` (of a results document) and their
+page. Not here: drawings (:mod:`puma.evaluation.drawing`), tables (:mod:`puma.evaluation.tables`), pictures
+(:mod:`puma.evaluation.sheets`), which queries are shown (:mod:`puma.evaluation.samples`), the figures.
 """
 
 from __future__ import annotations
 
+import base64
 import html
-import math
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma.data.mbeir import TASK_MODALITIES
+import numpy as np
+
 from puma.errors import InputError
-from puma.evaluation.metrics import means
+from puma.evaluation.drawing import Bars, Curve, bars_html, plot_html
+from puma.evaluation.samples import run_sheets
 from puma.evaluation.sheets import Sheet, Thumbnails, sheet_html
+from puma.evaluation.tables import (
+    Results,
+    confusion_html,
+    in_order,
+    instructions_html,
+    label_of_metric,
+    of_pool,
+    results_table,
+    task_name,
+)
 from puma.folders import write_whole
 
-COLUMNS = (("hit_rate@1", "hit@1"), ("hit_rate@5", "hit@5"), ("hit_rate@10", "hit@10"), ("recall@10", "recall@10"))
-NAMES = {
-    "trained": "trained",
-    "pruned_untrained": "pruned, untrained",
-    "ridge_baseline": "ridge baseline, no LLM",
-    "chance": "chance",
-}
-"""How systems are called in the table; others by their own name."""
+__all__ = ["Curve", "write_evaluation_report", "write_report"]
+
 STYLE = Path(__file__).with_name("report.css")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot.
-
-    Args:
-        name: what it shows; curves of the same ``plot`` share axes.
-        steps: x values, rising.
-        values: y values; NaN leaves a gap.
-        plot: the plot's title.
-    """
-
-    name: str
-    steps: Sequence[float]
-    values: Sequence[float]
-    plot: str = "Training loss"
-
-    def __post_init__(self) -> None:
-        if len(self.steps) != len(self.values):
-            raise InputError(f"curve {self.name!r}: {len(self.steps)} steps for {len(self.values)} values")
+POOLS = {"local": "local pools", "global": "the global pool"}
+MAIN = "hit_rate@10"
 
 
 def write_report(
     path: str | os.PathLike[str],
     *,
     title: str,
-    results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    results: Results,
     curves: Sequence[Curve] = (),
     sheets: Sequence[Sheet] = (),
     notes: Sequence[str] = (),
@@ -80,16 +68,155 @@ def write_report(
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f"<p>{html.escape(note)}</p>" for note in notes]
     if results:
-        parts.append("<h2>Retrieval, local pools</h2>" + _table(results, None))
+        parts.append("<h2>Retrieval, local pools</h2>" + results_table(results, "local"))
         if any("global" in table for tasks in results.values() for table in tasks.values()):
-            parts.append("<h2>Retrieval, the global pool</h2>" + _table(results, "global"))
+            parts.append("<h2>Retrieval, the global pool</h2>" + results_table(results, "global"))
     for plot in dict.fromkeys(curve.plot for curve in curves):
-        parts.append(_plot(plot, [curve for curve in curves if curve.plot == plot]))
+        parts.append(plot_html(plot, [curve for curve in curves if curve.plot == plot]))
     if sheets:
         parts.append("<h2>Queries and what they found</h2>")
         parts += [sheet_html(sheet, thumbnails) for sheet in sheets]
     if seconds:
         parts.append("<h2>Time</h2>" + _times(seconds))
+    _write_page(path, title, parts)
+
+
+def write_evaluation_report(
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    root: str | os.PathLike[str],
+    runs: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write the page of an evaluation, whole or not at all: figures, bars, modality confusion, the queries it answered
+    and failed in pictures, and the document itself, to be saved from the page.
+
+    Args:
+        path: the .html file.
+        results: a results document (:mod:`puma.evaluation.results`), or several of the same benchmark, whose figures
+            stand side by side; if one holds ``chance`` (tables of a random ranking), bars and tables show it.
+        root: the benchmark's folder, for the pictures.
+        runs: the first document's run files (a folder, or one file), for the sheets; None for a page without them.
+
+    Raises:
+        InputError: no document, or ones of different benchmarks.
+        DataError: the benchmark's files, or a run's, are at fault.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    documents = [results] if isinstance(results, Mapping) else list(results)
+    if not documents:
+        raise InputError("results: no document; give what puma.evaluation.results.read_results reads")
+    about = documents[0]["benchmark"]
+    for other in documents[1:]:
+        if any(other["benchmark"].get(key) != about.get(key) for key in ("dataset", "split")):
+            raise InputError(
+                f"results: of different benchmarks, {about} and {other['benchmark']}; give ones of the same"
+            )
+    systems = _systems(documents)
+    chance = next((document["chance"] for document in documents if "chance" in document), None)
+    title = " and ".join(systems) + f" on {about['root']}"
+    parts = [f"<h1>{html.escape(title)}</h1>", _facts(documents), _tiles(next(iter(systems.values())))]
+    shown = systems | ({"chance": chance} if chance else {})
+    pools = [pool for pool in POOLS if any(of_pool(table, pool) for own in systems.values() for table in own.values())]
+    parts.append(_bars(systems, chance, pools))
+    for pool in pools:
+        parts.append(f"<h2>Figures, {POOLS[pool]}</h2>" + results_table(shown, pool))
+    for pool in reversed(pools):  # the global pool is the one that mixes modalities
+        if pool == "global" or "global" not in pools:
+            table = confusion_html(systems, pool)
+            parts.append(f"<h2>What is found first, {POOLS[pool]}</h2>{table}" if table else "")
+    for pool in pools:
+        table = instructions_html(systems, pool)
+        parts.append(f"<h2>Over all instructions, {POOLS[pool]}</h2>{table}" if table else "")
+    sheets = [] if runs is None else run_sheets(root, runs, split=about["split"], dataset=about.get("dataset"))
+    if sheets:
+        thumbnails = Thumbnails()
+        name = next(iter(systems)) if len(systems) > 1 else ""
+        parts.append(f"<h2>Queries and what they found{html.escape(f', {name}' if name else '')}</h2>")
+        parts += [sheet_html(sheet, thumbnails) for sheet in sheets]
+    parts.append("<h2>The document</h2>" + "".join(_saved(document) for document in documents))
+    _write_page(path, title, parts)
+
+
+def _systems(documents: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Tables by the model's name; of equal names, the later ones numbered."""
+    systems: dict[str, Mapping[str, Any]] = {}
+    for document in documents:
+        name = str(document["model"])
+        same = sum(str(other["model"]) == name for other in documents[: len(systems)])
+        systems[f"{name} ({same + 1})" if same else name] = document["tables"]
+    return systems
+
+
+def _facts(documents: Sequence[Mapping[str, Any]]) -> str:
+    about = documents[0]["benchmark"]
+    asked = {"first": "each task's first instruction", "none": "no instruction", "all": "all instructions in turn"}
+    facts = [
+        ("data set", about.get("dataset") or "all"),
+        ("split", about["split"]),
+        (
+            "asked with",
+            ", ".join(dict.fromkeys(asked.get(str(d["benchmark"].get("instruction")), "–") for d in documents)),
+        ),
+        ("fingerprint", ", ".join(str(document.get("fingerprint") or "–") for document in documents)),
+    ]
+    for key, value in (("machine", documents[0].get("machine")), ("versions", documents[0].get("versions"))):
+        told = ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, Mapping) else value
+        facts += [(key, told)] if told else []
+    rows = "".join(f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd></div>" for key, value in facts)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _tiles(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """The means over tasks, large."""
+    tiles = []
+    for pool, key, label in (
+        ("local", MAIN, "hit@10, local pools"),
+        ("local", "mrr@10", "MRR@10, local pools"),
+        ("global", MAIN, "hit@10, the global pool"),
+        ("global", "wrong_modality@1", "first hit of a wrong modality, the global pool"),
+    ):
+        values = [of_pool(table, pool)[key] for table in tables.values() if key in of_pool(table, pool)]
+        if values:
+            shown = f"{100 * float(np.mean(values)):.1f}"
+            tiles.append(f'<div class="tile"><b>{shown}</b><span>{label}</span></div>')
+    count = sum(
+        int((of_pool(table, "local") or of_pool(table, "global")).get("queries", 0)) for table in tables.values()
+    )
+    tiles.append(f'<div class="tile"><b>{count:,}</b><span>queries of {len(tables)} tasks</span></div>')
+    return f'<div class="tiles">{"".join(tiles)}</div><p><small>Percent, means over tasks.</small></p>'
+
+
+def _bars(systems: Results, chance: Mapping[str, Any] | None, pools: Sequence[str]) -> str:
+    tasks = in_order(task for own in systems.values() for task in own)
+    # Of M-BEIR's own tasks the figure that its tables print: hit@10 for two data sets, hit@5 for the others.
+    printed = all("_task" in task for task in tasks)
+    groups = []
+    for task in tasks:
+        table = next(own[task] for own in systems.values() if task in own)
+        key = str(table.get("headline", MAIN)) if printed else MAIN
+        values = {}
+        for name, own in systems.items():
+            for pool in pools:
+                value = of_pool(own.get(task, {}), pool).get(key)
+                if value is not None:
+                    values[POOLS[pool] if len(systems) == 1 else f"{name}, {POOLS[pool]}"] = float(value)
+        random = of_pool((chance or {}).get(task, {}), "local").get(key)
+        label = task_name(task) + (f", {label_of_metric(key)}" if printed else "")
+        groups.append(Bars(label, values, random))
+    title = "The figures M-BEIR's tables print, by task" if printed else f"{label_of_metric(MAIN)} by task"
+    return bars_html(f"{title}, percent", groups)
+
+
+def _saved(document: Mapping[str, Any]) -> str:
+    data = base64.b64encode(json.dumps(document, ensure_ascii=False).encode("utf-8", errors="replace")).decode()
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in str(document["model"])) or "results"
+    return (
+        f'<p><a download="{name}.json" href="data:application/json;base64,{data}">{name}.json</a> '
+        "<small>every figure, and each query's best rank: what <code>puma compare</code> reads</small></p>"
+    )
+
+
+def _write_page(path: str | os.PathLike[str], title: str, parts: Sequence[str]) -> None:
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -97,86 +224,6 @@ def write_report(
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
     write_whole(path, page.encode("utf-8", errors="replace"))
-
-
-def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], pool: str | None) -> str:
-    tables = {name: {task: _pool(table, pool) for task, table in tasks.items()} for name, tasks in results.items()}
-    ids = sorted({task for tasks in tables.values() for task in tasks}, key=lambda task: (len(task), task))
-    columns = list(COLUMNS) + ([("wrong_modality@1", "wrong modality")] if pool else [])
-    head = "".join(f"<th>{label}</th>" for _, label in columns)
-    rows = []
-    for task in ids:
-        group = {name: tasks[task] for name, tasks in tables.items() if tasks.get(task)}
-        sizes = next(iter(group.values()), {})
-        note = f"<small>{_count(sizes.get('queries'))} queries in {_count(sizes.get('pool'))}</small>"
-        rows += _group(f"{task}&ensp;{_task_name(task)}<br>{note}", group, columns)
-    keys = [key for key, _ in columns]
-    averages = {name: means([table for table in tasks.values() if table], keys) for name, tasks in tables.items()}
-    if len(ids) > 1:
-        counts = {name: sum(bool(table) for table in tasks.values()) for name, tasks in tables.items()}
-        partial = [f"{_name(name)}: over {count} tasks" for name, count in counts.items() if count < len(ids)]
-        label = "mean" + (f"<br><small>{html.escape('; '.join(partial))}</small>" if partial else "")
-        rows += _group(label, {name: row for name, row in averages.items() if row}, columns, "mean")
-    return (
-        f'<div class="wide"><table><thead><tr><th>task</th><th>system</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        "<p><small>Percent. Best of each column in bold. Ties count against the system. hit@k: a right candidate among "
-        "the first k (M-BEIR calls this recall); recall@10: the share of the right ones among the first "
-        "ten.</small></p>"
-    )
-
-
-def _group(
-    label: str, group: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str]], kind: str = ""
-) -> list[str]:
-    rows = []
-    for number, (name, table) in enumerate(group.items()):
-        cells = ""
-        for key, _ in columns:
-            value, others = _number(table.get(key)), [_number(other.get(key)) for other in group.values()]
-            known = [other for other in others if other is not None]
-            pick = min if key.startswith("wrong") else max
-            best = value is not None and len(known) > 1 and value == pick(known)
-            shown = "–" if value is None else f"{100 * value:.1f}"
-            cells += f'<td class="best">{shown}</td>' if best else f"<td>{shown}</td>"
-        first = f'<th rowspan="{len(group)}" scope="rowgroup">{label}</th>' if number == 0 else ""
-        quiet = " quiet" if name in ("chance", "ridge_baseline", "pruned_untrained") else ""
-        start = " start" if number == 0 else ""
-        rows.append(
-            f'<tr class="{kind}{quiet}{start}">{first}<td class="name">{html.escape(_name(name))}</td>{cells}</tr>'
-        )
-    return rows
-
-
-def _plot(title: str, curves: Sequence[Curve]) -> str:
-    points = [
-        [(float(x), float(y)) for x, y in zip(c.steps, c.values, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        for c in curves
-    ]
-    every = [point for line in points for point in line]
-    if not every:
-        return ""
-    left, top, width, height = 58, 10, 620, 200
-    (x0, x1), (y0, y1) = _span([x for x, _ in every]), _span([0.0] + [y for _, y in every])
-    drawn = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = top + height * (1 - share)
-        drawn.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{y0 + share * (y1 - y0):.3g}</text>')
-        x = left + width * share
-        label = _tick(x0 + share * (x1 - x0), x1 - x0)
-        drawn.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{label}</text>')
-    for number, line in enumerate(points):
-        places = [(left + width * (x - x0) / (x1 - x0), top + height * (1 - (y - y0) / (y1 - y0))) for x, y in line]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        drawn.append(f'<polyline class="c{number % 6}" points="{path}"/>')
-    legend = "".join(f'<span class="key c{n % 6}">{html.escape(c.name)}</span>' for n, c in enumerate(curves))
-    box = f"0 0 {left + width + 16} {top + height + 26}"
-    return (
-        f"<h2>{html.escape(title)}</h2>"
-        f'<svg viewBox="{box}" role="img" aria-label="{html.escape(title, quote=True)}">'
-        f'{"".join(drawn)}</svg><p class="legend">{legend}</p>'
-    )
 
 
 def _times(seconds: Mapping[str, float]) -> str:
@@ -190,35 +237,3 @@ def _times(seconds: Mapping[str, float]) -> str:
 
 def _clock(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value) // 60} min {int(value) % 60:02d} s"
-
-
-def _pool(table: Mapping[str, Any], pool: str | None) -> Mapping[str, Any]:
-    """The table of one pool; empty where there is none."""
-    chosen = table if pool is None else table.get(pool, {})
-    return chosen if "pool" in chosen or any(key in chosen for key, _ in COLUMNS) else {}
-
-
-def _task_name(task: str) -> str:
-    pair = TASK_MODALITIES.get(int(task)) if task.isdigit() else None
-    return html.escape(" → ".join(side.replace(",", " + ") for side in pair)) if pair else ""
-
-
-def _name(system: str) -> str:
-    return NAMES.get(system, system)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "–"
-
-
-def _tick(value: float, span: float) -> str:
-    return f"{round(value):,}" if span >= 8 else f"{value:.3g}"
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low, low + 1.0)

@@ -6,12 +6,15 @@ qrels (:mod:`puma.data.mbeir`), metrics (:mod:`puma.evaluation.metrics`). Nothin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from puma.errors import DataError, InputError
-from puma.folders import write_whole
+from puma.folders import storage_errors
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], tag: str = "puma") -> None:
@@ -27,7 +30,24 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
         StorageError: the disk is full or the folder cannot be written.
     """
     _check_word("tag", tag)
-    lines = []
+    target = Path(path)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+                stream.writelines(_lines(run, tag))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the group
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def _lines(run: Mapping[str, Mapping[str, float]], tag: str) -> Iterator[str]:
     for qid, scores in run.items():
         _check_word("query id", qid)
         ranked = sorted(scores.items(), key=lambda pair: (-float(pair[1]), pair[0]))
@@ -35,12 +55,12 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
             _check_word("document id", did)
             if not math.isfinite(score):
                 raise InputError(f"run[{qid!r}][{did!r}]: the score {score!r} is not finite")
-            lines.append(f"{qid} Q0 {did} {rank} {float(score)!r} {tag}\n")
-    write_whole(path, "".join(lines).encode())
+            yield f"{qid} Q0 {did} {rank} {float(score)!r} {tag}\n"
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Read a run file. Ranks are checked to be integers and otherwise ignored: the scores decide.
+    """Read a run file. Ranks are checked to be integers and otherwise ignored: the scores decide. A seventh column that
+    is an integer, the task as UniIR writes it, is ignored as well.
 
     Raises:
         InputError: there is no such file.
@@ -53,8 +73,11 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
                 if not raw.strip():
                     continue
                 try:
-                    qid, _, did, rank, score, _ = raw.decode("utf-8").split()
-                    int(rank)
+                    qid, _, did, rank, score, _, *task = raw.decode("utf-8").split()
+                    for whole in (rank, *task):
+                        int(whole)
+                    if len(task) > 1:
+                        raise ValueError
                     value = float(score)
                 except ValueError:
                     raise DataError(

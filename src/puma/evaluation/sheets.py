@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Asked:
         instruction: shown small under the query.
         rank: of the first right result, if known (from 1).
         judged: whether it is known what is right; if not, nothing is said of it.
+        wanted: a right result that is not among the first five, shown after them; NaN for its score if it has none.
+        depth: how many results were ranked, if known: the rank of ``wanted`` is beyond it where ``rank`` is None.
     """
 
     query: Item
@@ -50,6 +53,8 @@ class Asked:
     instruction: str | None = None
     rank: int | None = None
     judged: bool = True
+    wanted: Result | None = None
+    depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,17 +103,30 @@ def sheet_html(sheet: Sheet, thumbnails: Thumbnails) -> str:
 
 def _row(asked: Asked, thumbnails: Thumbnails) -> str:
     results = list(asked.results)[:RESULTS_SHOWN]
-    place = next((number for number, result in enumerate(results, start=1) if result.right), asked.rank)
-    found = f'<span class="verdict found">right at {place}</span>' if place else ""
-    missed = '<span class="verdict">not among the first</span>' if asked.judged else ""
-    verdict = found or missed
+    place = next((number for number, result in enumerate(results, start=1) if result.right), None)
+    verdict = f'<span class="verdict found">right at {place}</span>' if place else ""
+    if not place and (asked.judged or asked.rank):
+        missed = f"right at {asked.rank:,} only" if asked.rank else "not among the first"
+        verdict = f'<span class="verdict">{missed}</span>'
     note = f"<small>{html.escape(asked.instruction)}</small>" if asked.instruction else ""
     cells = [f'<div class="item query">{_item(asked.query, thumbnails)}<div>{note}{verdict}</div></div>']
     for result in results:
         kind, mark = ("item right", "✓ ") if result.right else ("item", "")
         score = f'<span class="score">{mark}{result.score:.3f}</span>'
         cells.append(f'<div class="{kind}">{_item(result.item, thumbnails)}{score}</div>')
-    return f'<div class="row">{"".join(cells)}</div>'
+    if asked.wanted is not None:
+        cells.append(_wanted(asked, asked.wanted, thumbnails))
+    kind = "row" if asked.wanted is None else "row six"
+    return f'<div class="{kind}">{"".join(cells)}</div>'
+
+
+def _wanted(asked: Asked, wanted: Result, thumbnails: Thumbnails) -> str:
+    if asked.rank:
+        told = f"right, rank {asked.rank:,}"
+    else:
+        told = f"right, beyond rank {asked.depth:,}" if asked.depth else "right, not ranked"
+    score = "" if math.isnan(wanted.score) else f" ({wanted.score:.3f})"
+    return f'<div class="item wanted">{_item(wanted.item, thumbnails)}<span class="score">{told}{score}</span></div>'
 
 
 def _item(item: Item, thumbnails: Thumbnails) -> str:
