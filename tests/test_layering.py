@@ -14,7 +14,16 @@ RANKS = [
     {"errors"},
     {"folders", "items"},
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
-    {"data.records", "data.writing", "data.mbeir"},
+    {
+        "data.layout",
+        "data.lines",
+        "data.records",
+        "data.writing",
+        "data.plan",
+        "data.findings",
+        "data.validation",
+        "data.mbeir",
+    },
     {"pruning", "losses"},
     {
         "interchange",
@@ -39,6 +48,8 @@ RANKS = [
         "ingest",
         "embedding",
         "probing",
+        "mining",
+        "reranking",
     },
     {"costs", "step_work", "recipe_files", "recipes", "serve", "cluster", "mini"},
     {"commands"},
@@ -51,6 +62,8 @@ LIGHT = (
     "puma.evaluation.runs",
     "puma.index",
     "puma.data.mbeir",
+    "puma.evaluation.compare",
+    "puma.mining",
     "puma.cli",
 )
 

@@ -1,0 +1,71 @@
+"""``puma mine``: hard negatives of a model or of run files, written into a new benchmark folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puma.commands._shared import Json, Model, load_retriever, print_json
+
+
+def register(app: typer.Typer) -> None:
+    app.command("mine")(mine)
+
+
+def mine(
+    root: Annotated[Path, typer.Option(help="The benchmark's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new benchmark's folder.")],
+    model: Model = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Take scores from the run files in this folder; no model is loaded.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which data set, if the folder holds several.")] = None,
+    split: Annotated[str, typer.Option(help="The split whose queries get negatives.")] = "train",
+    task: Annotated[list[str] | None, typer.Option(help="A task id; may be given several times. Default: all.")] = None,
+    pool: Annotated[str, typer.Option(help="local: each task's own pool; global: candidates of all tasks.")] = "local",
+    negatives: Annotated[int, typer.Option("--negatives", "-n", help="The most a query gets.")] = 8,
+    skip_top: Annotated[int, typer.Option(help="Pass over so many of the best candidates.")] = 0,
+    margin: Annotated[
+        float,
+        typer.Option(
+            help="Leave out what scores above the best positive by more than this; 2 leaves out nothing a cosine gives."
+        ),
+    ] = 0.0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy pools and pictures instead of linking them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mine hard negatives and write them, as M-BEIR's neg_cand_list, into a new benchmark folder to train on.
+
+    Known positives, what has their content, and what beats them clearly are left out. Interrupted, it goes on where it
+    was.
+
+    Example: puma mine --model runs/quickstart/model --root openpics --out openpics-hard --negatives 8 --margin 0
+    """
+    from puma.mining import Rules
+    from puma.mining import mine as write
+
+    rules = Rules(negatives, skip_top, margin)
+    result = write(
+        root,
+        out,
+        encoder=load_retriever(model) if run_dir is None else None,
+        run_dir=run_dir,
+        dataset=dataset,
+        split=split,
+        tasks=task or None,
+        pool=pool,
+        rules=rules,
+        copy=copy,
+    )
+    if as_json:
+        print_json({"out": str(out), **result})
+        return
+    typer.echo(f"{'task':>4} {'queries':>9} {'negatives':>10} {'all of them':>12} {'none':>7} {'over the margin':>16}")
+    for name, table in result["tasks"].items():
+        typer.echo(
+            f"{name:>4} {table['queries']:>9,} {table['negatives']:>10,} {table['full']:>12,} {table['none']:>7,} "
+            f"{table['beyond_margin']:>16,}"
+        )
+    typer.echo(f"{out}: train on it with hard_negatives set")
