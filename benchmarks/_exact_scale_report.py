@@ -34,8 +34,7 @@ def table(result: dict[str, Any]) -> str:
     """Markdown: what was measured, side by side, by size, and after the kill."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
-        f"`{result['command']}`, seed {result['seed']}, {result['rounds']} rounds in turns, medians. "
-        f"{result['machine']}; {versions}.",
+        f"`{result['command']}`, in turns, medians. {result['machine']}; {versions}.",
         "",
         f"{result['rows']:,} candidates x {result['dim']}:",
         "",
@@ -47,7 +46,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {entry['queries']} | {entry['k']} | {medians['puma']} | {medians['faiss']} "
             f"| {medians.get('faiss, library forced', 'is so already')} | **{entry['ratio_to_best_faiss']:.2f}** "
-            f"| {100 * entry['same_ids']:.2f} % |"
+            f"| {100 * entry['same_ids']:.3f} % |"
         )
     if result.get("growth"):
         lines += ["", *_growth_lines(result)]
@@ -65,7 +64,7 @@ def _growth_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"By size: 1,000 queries, k = 1,000, budget {result['memory']}, a fresh process each:",
         "",
-        "| candidates | ours, s | FAISS, s | ours, peak MB | FAISS, peak MB |",
+        "| candidates | ours, s | FAISS, s | ours, peak MB | FAISS, MB held |",
         "|---|---|---|---|---|",
     ]
     points = {(entry["engine"], entry["rows"]): entry for entry in result["growth"]}
@@ -119,7 +118,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             axes.plot(rows / 1e6, [entry[name] / unit for entry in points], "o", color=colour, label=NAMES[engine])
             axes.plot(reach / 1e6, (law[0] + law[1] * reach) / unit, "--", color=colour, linewidth=1)
     left.set_ylabel("seconds (1,000 queries, k = 1,000)")
-    right.set_ylabel("peak memory of the process, GB")
+    right.set_ylabel("memory of the process, GB")
     for axes in (left, right):
         axes.set_xlabel("candidates, millions (dashed: carried on to 5.6)")
         axes.set_xlim(0)

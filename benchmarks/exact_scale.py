@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from _exact_scale_report import RESULTS, write_report
 from puma.folders import write_json
-from puma.index.bulk import ranks_of_positives_streamed, top_k
+from puma.index.bulk import top_k
 
 SHAPES = ((1000, 1000), (1000, 10), (100, 1000), (100, 10))
 """Queries and k that are timed side by side."""
@@ -75,7 +75,7 @@ def measure(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "machine": described(args.threads),
         "versions": {name: version(name) for name in ("numpy", "faiss-cpu", "threadpoolctl")},
-        "command": " ".join(["python", "benchmarks/exact_scale.py", *sys.argv[1:]]),
+        "command": command(args),
         "seed": args.seed,
         "rows": args.rows,
         "dim": args.dim,
@@ -97,6 +97,13 @@ def measure(args: argparse.Namespace) -> None:
             write_pool(pool, args.whole, args.dim, args.seed)
             result["growth"].append(started(folder, args, "puma", args.whole))
             write_json(args.out, result)
+
+
+def command(args: argparse.Namespace) -> str:
+    """As it can be repeated elsewhere: without this machine's places."""
+    words = ["python benchmarks/exact_scale.py", f"--rows {args.rows}", f"--rounds {args.rounds}"]
+    words += [f"--threads {args.threads}", f"--memory {args.memory}", f"--seed {args.seed}"]
+    return " ".join(words + ([f"--whole {args.whole}"] if args.whole else []))
 
 
 def described(threads: int) -> str:
@@ -127,10 +134,13 @@ def load_faiss(path: Path, rows: int, threads: int) -> Any:
     import faiss
 
     faiss.omp_set_num_threads(threads)
-    pool = np.load(path, mmap_mode="r")
-    index = faiss.IndexFlatIP(pool.shape[1])
-    for start in range(0, rows, CHUNK):
-        index.add(pool[start : min(start + CHUNK, rows)].astype(np.float32))
+    with open(path, "rb") as stream:
+        np.lib.format.read_magic(stream)
+        dim = np.lib.format.read_array_header_1_0(stream)[0][1]
+        index = faiss.IndexFlatIP(dim)
+        for start in range(0, rows, CHUNK):
+            part = np.fromfile(stream, np.float16, min(CHUNK, rows - start) * dim)
+            index.add(part.astype(np.float32).reshape(-1, dim))
     return index
 
 
@@ -152,6 +162,8 @@ def side_by_side(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]
     index = load_faiss(folder / "pool.npy", args.rows, args.threads)
     everything = np.load(folder / "queries.npy")
     entries = []
+    top_k(everything[:10], folder / "pool.npy", 10, memory="64GB", threads=args.threads)
+    ask_faiss(index, everything[:10], 10, args.threads, True)
     for count, k in SHAPES:
         queries = everything[:count]
         calls = {
@@ -209,7 +221,10 @@ def started(folder: Path, args: argparse.Namespace, engine: str, rows: int) -> d
 
 
 def point(task: dict[str, Any]) -> dict[str, Any]:
-    """One search in this process: seconds (not counting FAISS's loading), processor seconds, peak memory in bytes."""
+    """One search in this process: seconds (not counting FAISS's loading), processor seconds, peak memory in bytes.
+
+    Of FAISS, what is held after the search: its peak is while it is filled, in an order of ours.
+    """
     folder, rows, threads = Path(task["folder"]), task["rows"], task["threads"]
     queries, k = np.load(folder / "queries.npy")[: GROWTH[0]], min(GROWTH[1], rows)
     if task["engine"] == "faiss":
@@ -218,21 +233,17 @@ def point(task: dict[str, Any]) -> dict[str, Any]:
     else:
         pool = np.load(folder / "pool.npy", mmap_mode="r")
         first = np.memmap(pool.filename, np.float16, "r", pool.offset, (rows, pool.shape[1]))
-        if task["engine"] == "ranks":
-            call = lambda: ranks_of_positives_streamed(  # noqa: E731
-                queries, first, [[n] for n in range(len(queries))], memory=task["memory"], threads=threads
-            )
-        else:
-            call = lambda: top_k(  # noqa: E731
-                queries, first, k, memory=task["memory"], threads=threads, work=task.get("work")
-            )
+        call = lambda: top_k(  # noqa: E731
+            queries, first, k, memory=task["memory"], threads=threads, work=task.get("work")
+        )
     began, spent = time.perf_counter(), time.process_time()
     found = call()
     entry = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - spent}
     if "save" in task:
         np.savez(task["save"], ids=found[0], scores=found[1])
     with open("/proc/self/status") as stream:
-        held = next(line for line in stream if line.startswith("VmHWM"))
+        kind = "VmRSS" if task["engine"] == "faiss" else "VmHWM"
+        held = next(line for line in stream if line.startswith(kind))
     return entry | {"peak_bytes": int(held.split()[1]) * 1024}
 
 

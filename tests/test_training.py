@@ -323,5 +323,5 @@ def test_the_pipeline_is_made_without_writing_weights(base, tmp_path, monkeypatc
     asked = ["a red fox", {"text": "blue heart", "image": Image.new("RGB", (64, 64), "blue")}]
     loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     for item in asked:
-        np.testing.assert_array_equal(st.encode([item]), loaded.encode([item]))
+        np.testing.assert_allclose(st.encode([item]), loaded.encode([item]), atol=1e-6)
     assert [str(module) for module in st] == [str(module) for module in loaded]

@@ -171,7 +171,7 @@ def test_blocks_full_of_ties_are_scored_whole_and_few_pairs_one_by_one(divided, 
     assert ids.tolist() == [list(range(120))] * 6
     assert (scores == scores[:, :1]).all()
     assert calls["blocks"] >= 19
-    assert calls["pairs"] < 6 * 1200  # of 5,000: what ties with the k-th and comes later is not looked at again
+    assert calls["pairs"] < 6 * 2500  # of 5,000: what ties with the k-th and comes later is not looked at again
     assert [row.tolist() for row in ranks_of_positives_streamed(asked, pool, [[7]] * 6)] == [[5000]] * 6
 
 
@@ -297,10 +297,10 @@ def test_less_memory_means_smaller_blocks_then_more_passes(monkeypatch):
     monkeypatch.setattr(planning, "resident_bytes", lambda: 10**8)
     with bulk.open_source(units(10, 576)) as rows:
         much, some, little = (bulk.plan_for(size * 10**6, 2, 20_000, rows, 1000, 0) for size in (8000, 2000, 400))
-    assert much == bulk.Plan(20_000, 4096, 2)
-    assert (some.block, some.threads) == (4096, 2)
+    assert much == bulk.Plan(20_000, planning.BLOCKS[0], 2)
+    assert (some.block, some.threads) == (planning.BLOCKS[0], 2)
     assert planning.ENOUGH <= some.queries < 20_000
-    assert little.block < 4096
+    assert little.block < planning.BLOCKS[0]
 
 
 MEASURED = """

@@ -119,6 +119,15 @@ def test_killed_at_every_kind_of_point_and_started_again(folder, call, points):
     assert not list((folder / "work").glob("*.running.[0-9]*"))
 
 
+def test_a_kill_while_the_state_is_written_leaves_the_one_before(folder):
+    with start(folder, "top_k", "half written 75") as process:  # six arrays a state: in the thirteenth
+        assert process.wait(timeout=120) == -signal.SIGKILL
+    assert list((folder / "work").glob("*.part"))
+    found = finished(start(folder, "top_k"))
+    assert found["result"] == uninterrupted(folder, "top_k")
+    assert found["visited"] == 2 * 21 - 12
+
+
 def killed_at_random(folder, call, seed, kills):
     chance = random.Random(seed)
     for _ in range(kills):
@@ -176,7 +185,7 @@ def test_it_goes_on_where_it_was_on_another_budget_and_number_of_threads(tmp_pat
     interrupted(monkeypatch, (queries, pool, 9), 6, work=tmp_path, threads=2)
     seen = visits(monkeypatch)
     monkeypatch.setattr(planning, "BLOCKS", (37,))
-    found = top_k(queries, pool, 9, work=tmp_path, memory="1GB", threads=1)
+    found = top_k(queries, pool, 9, work=tmp_path, memory="64GB", threads=1)  # of the whole test process
     assert min(seen) == 600
     for own, expected in zip(found, top_k(queries, pool, 9), strict=True):
         np.testing.assert_array_equal(own, expected)

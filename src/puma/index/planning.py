@@ -13,7 +13,7 @@ from puma.index.scanning import AHEAD, TILE
 from puma.index.selection import CROWDED, EXACT_TILE, capacity
 from puma.index.sources import Rows
 
-BLOCKS = (4096, 2048, 1024, 512)
+BLOCKS = (8192, 4096, 2048, 1024, 512)
 """Candidates of a block: the first size that leaves room for enough queries."""
 ENOUGH = 1024
 """Queries of one pass that are worth smaller blocks or fewer threads."""
