@@ -388,7 +388,7 @@ def shapes(options: argparse.Namespace, device: str) -> list[Shape]:
 
 def machine(device: str) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "platform": platform.platform(),
+        "platform": platform.machine(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "device": device,
