@@ -264,7 +264,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_([w for g in self.optimiser.param_groups for w in g["params"]], 1.0)
         self.optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[int]]:
