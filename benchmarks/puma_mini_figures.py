@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -116,7 +117,7 @@ def main() -> None:
     row = {
         "name": options.name,
         "split": options.split,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(os.path.relpath(word) if os.path.isabs(word) else word for word in sys.argv)]),
         **figures(encoder, root, options.split),
         **described(),
     }
