@@ -12,7 +12,7 @@ import puma
 ROOT = Path(puma.__file__).parent
 RANKS = [
     {"errors"},
-    {"folders", "items"},
+    {"folders", "items", "row_files"},
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
     {
         "data.layout",

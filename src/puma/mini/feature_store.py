@@ -1,26 +1,22 @@
-"""An append-only file of feature rows under keys, whole after any kill.
+"""Feature rows of pictures under keys, kept in the cache.
 
-Here: the file pair and its recovery. Not here: what is computed (:mod:`puma.mini.vision`).
-
-Two files grow together: ``rows`` (float16, one shape) and ``keys`` (16 bytes a row). Rows are on disk before their keys
-are, and whatever a killed run left over in either is cut off at the next opening, so the n-th key always has its row.
+Here: the store of one tower's features. Not here: the files and their recovery (:mod:`puma.row_files`), what is
+computed (:mod:`puma.mini.vision`).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-from filelock import FileLock
 
-KEY_BYTES = 16
+from puma.row_files import KEY_BYTES, RowFiles
+
+__all__ = ["KEY_BYTES", "FeatureStore"]
 
 
-class FeatureStore:
-    """Rows of one shape by key, for one writer at a time (a context manager: entering takes the lock).
+class FeatureStore(RowFiles):
+    """float16 rows of one shape by key, for one writer at a time (a context manager: entering takes the lock).
 
     Args:
         folder: made if missing; its name should say what the rows were computed with.
@@ -28,11 +24,8 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
-        self.folder, self.shape = Path(folder), tuple(shape)
-        self.row_bytes = int(np.prod(shape)) * 2
+        super().__init__(Path(folder), shape, np.float16)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / "lock")
-        self._position: dict[bytes, int] = {}
 
     def __enter__(self) -> FeatureStore:
         self._lock.acquire()
@@ -43,45 +36,6 @@ class FeatureStore:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
-    def _recover(self) -> None:
-        keys, rows = self.folder / "keys", self.folder / "rows"
-        for path in (keys, rows):
-            path.touch()
-        whole = min(keys.stat().st_size // KEY_BYTES, rows.stat().st_size // self.row_bytes)
-        os.truncate(keys, whole * KEY_BYTES)
-        os.truncate(rows, whole * self.row_bytes)
-        data = keys.read_bytes()
-        self._position = {data[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(whole)}
-
-    def __len__(self) -> int:
-        return len(self._position)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._position
-
     def position(self, key: bytes) -> int:
         """The row's number, or -1."""
         return self._position.get(key, -1)
-
-    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
-        """Add rows [n, *shape] under new keys; on disk when this returns."""
-        if rows.shape != (len(keys), *self.shape):
-            raise ValueError(f"rows must be {(len(keys), *self.shape)}, got {rows.shape}")
-        for name, data in (("rows", np.ascontiguousarray(rows, np.float16).tobytes()), ("keys", b"".join(keys))):
-            with open(self.folder / name, "ab") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for key in keys:
-            self._position[key] = len(self._position)
-
-    def rows(self) -> np.ndarray:
-        """All rows, float16 [n, *shape], read from disk as they are used."""
-        if not self._position:
-            return np.empty((0, *self.shape), np.float16)
-        return np.memmap(self.folder / "rows", np.float16, "r", shape=(len(self), *self.shape))
