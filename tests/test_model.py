@@ -52,6 +52,16 @@ def test_unit_rows_in_order_whatever_the_batch(retriever):
     assert retriever.encode([]).shape == (0, retriever.dim)
 
 
+def test_each_item_may_have_its_own_instruction(retriever):
+    asked = [None, "Find a picture.", None, "Find a text.", "Find a picture.", None]
+    together = retriever.encode(MIXED, asked, batch_size=3)
+    alone = [retriever.encode([item], text)[0] for item, text in zip(MIXED, asked, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together[1] - retriever.encode(MIXED[1])[0]).max() > 1e-3  # the instruction is heard
+    with pytest.raises(InputError, match="instruction: 2 of them for 6 items"):
+        retriever.encode(MIXED, asked[:2])
+
+
 def test_pictures_matter(retriever):
     one, other = retriever.encode([{"image": picture(0)}, {"image": picture(1)}])
     assert np.abs(one - other).max() > 1e-4  # rounding makes 1e-7

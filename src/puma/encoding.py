@@ -139,7 +139,7 @@ def encode_items(
     inputs: Inputs,
     items: Sequence[Item],
     *,
-    instruction: str | None = None,
+    instruction: str | Sequence[str | None] | None = None,
     batch_size: int = 64,
     show_progress: bool = False,
     vision: VisionFeatures | None = None,
@@ -150,10 +150,15 @@ def encode_items(
 
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
+    asked = [instruction] * len(items) if instruction is None or isinstance(instruction, str) else list(instruction)
+    if len(asked) != len(items):
+        raise InputError(f"instruction: {len(asked)} of them for {len(items)} items; give one for all, or one an item")
     device = next(model.parameters()).device
     out: np.ndarray | None = None
     groups = length_sorted_groups(items, batch_size)
-    ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], instruction, vision))
+    ready = prefetched(
+        groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision)
+    )
     gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
     with (
         tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar,

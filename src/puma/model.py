@@ -50,6 +50,9 @@ class Retriever:
         prompt: how items are written out.
     """
 
+    mixed_instructions = True
+    """Whether :meth:`encode` takes an instruction an item: a service may then join requests that ask differently."""
+
     def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
         self.inputs = Inputs(processor, prompt)
@@ -165,7 +168,7 @@ class Retriever:
     def encode(
         self,
         items: Sequence[Any] | Any,
-        instruction: str | None = None,
+        instruction: str | Sequence[str | None] | None = None,
         batch_size: int = 64,
         show_progress: bool = False,
     ) -> np.ndarray:
@@ -174,7 +177,8 @@ class Retriever:
         Args:
             items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of
                 them.
-            instruction: one line that says what is wanted, for queries; candidates take none.
+            instruction: one line that says what is wanted, for queries; candidates take none. A sequence gives each
+                item its own.
             batch_size: items a forward pass.
             show_progress: a bar with rate and time left.
 
