@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Each sets itself up.
-.PHONY: quickstart test test-all lint format setup clean
+.PHONY: quickstart test test-all lint format setup browser clean
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -9,10 +9,12 @@ STAMP := $(VENV)/.installed
 quickstart: $(STAMP)
 	$(VENV)/bin/puma quickstart
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(RUN) -m pytest -q
 
-test-all: $(STAMP)
+# The extras bring other people's standard tests for our adapters, and a second counter of our figures.
+test-all: $(STAMP) browser
+	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations]"
 	$(RUN) -m pytest -q -m ""
 
 lint: $(STAMP)
@@ -25,6 +27,16 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format src tests benchmarks
 
 setup: $(STAMP)
+
+# The web page is tested in a real Chromium. Only root on Debian (a container, CI) installs it here; elsewhere, without
+# one, those tests are skipped and say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Chromium for the page's tests"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		echo "Chromium could not be installed: the page's tests will be skipped"; \
+	else echo "no Chromium here (Debian: apt install chromium): the page's tests will be skipped"; fi
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PUMA needs Python 3.11 or newer: try  make $(MAKECMDGOALS) PYTHON=python3.11")'
