@@ -52,18 +52,166 @@ def test_add_search_and_look(toy, things, tmp_path, capsys):
     assert "texts.txt:2: empty line" in err
     code, out, _ = run(capsys, "index", "add", index, things, "--json")
     assert json.loads(out) | {"skips": []} == {
-        "embedded": 0, "present": 2, "updated": 0, "repeated": 0, "ignored": 0, "skipped": 0, "skips": [], "rows": 4,
+        "embedded": 0, "present": 2, "updated": 0, "repeated": 0, "ignored": 0, "deleted": 0, "kept": 0, "skipped": 0,
+        "skips": [], "rows": 4,
     }  # fmt: skip
     code, out, _ = run(capsys, "search", index, "green", "-k", "2", "--modality", "image")
     assert "green.png" in out.splitlines()[0]
     assert len(out.splitlines()) == 2
     code, out, _ = run(capsys, "search", index, "fox", "--image", things / "red.png", "--json")
-    assert set(json.loads(out)[0]) == {"id", "score", "modality", "payload"}
+    assert set(json.loads(out)[0]) == {"id", "score", "modality", "payload", "thumbnail"}
     code, out, _ = run(capsys, "index", "stats", index, "--json")
     assert json.loads(out)["modalities"] == {"text": 2, "image": 2, "image,text": 0}
     code, out, _ = run(capsys, "index", "ls", index, "-n", "1", "--modality", "text")
     assert len(out.splitlines()) == 1
     assert code == 0
+
+
+@pytest.fixture
+def filled(toy, things, tmp_path, capsys):
+    """An index of two pictures and three captions with fields."""
+    rows = [
+        {"text": "red shoe", "id": "s1", "brand": "b3", "price": 19.5, "year": 2020, "code": "7"},
+        {"text": "red boot", "id": "s2", "brand": "b3", "price": 40, "year": "2020", "code": 7},
+        {"text": "blue shoe", "id": "s3", "brand": "b4 & co", "price": 5, "sale": True},
+    ]
+    (tmp_path / "shop.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = tmp_path / "my.index"
+    assert run(capsys, "index", "add", index, things, tmp_path / "shop.jsonl")[0] == 0
+    return index
+
+
+def ids(out):
+    return [hit["id"] for hit in json.loads(out)]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["brand=b3"], {"s1", "s2"}),
+        (["brand = b4 & co"], {"s3"}),
+        (["price<20"], {"s1", "s3"}),
+        (["price>=19.5", "brand=b3"], {"s1", "s2"}),
+        (["price<=5"], {"s3"}),
+        (["price>19.5"], {"s2"}),
+        (["year=2020"], {"s1", "s2"}),
+        (["code=7"], {"s1", "s2"}),
+        (['code="7"'], {"s1"}),
+        (["sale=true"], {"s3"}),
+        (["code!=7", "modality=text"], {"s3"}),
+        (['{"type": "in", "key": "brand", "value": ["b3", "b9"]}', "price<20"], {"s1"}),
+        (["brand=none"], set()),
+    ],
+)
+def test_where_on_the_command_line(filled, capsys, conditions, expected):
+    flags = [part for condition in conditions for part in ("--where", condition)]
+    code, out, err = run(capsys, "search", filled, "red", "--json", *flags)
+    assert (code, set(ids(out))) == (0, expected), err
+    code, out, _ = run(capsys, "index", "ls", filled, "--json", *flags)
+    assert (code, set(ids(out))) == (0, expected)
+
+
+def test_minus_offset_and_several_modalities(filled, capsys):
+    _, out, _ = run(capsys, "search", filled, "red shoe boot", "--json", "--minus", "boot", "--modality", "text")
+    assert ids(out)[0] == "s1"
+    _, out, _ = run(capsys, "search", filled, "red shoe boot", "--json", "--minus", "shoe", "--modality", "text")
+    assert ids(out)[0] == "s2"
+    whole = ids(run(capsys, "search", filled, "red", "--json")[1])
+    assert ids(run(capsys, "search", filled, "red", "-k", "2", "--offset", "2", "--json")[1]) == whole[2:4]
+    code, out, _ = run(capsys, "search", filled, "red", "-k", "1", "--offset", "2")
+    assert out.startswith("  3  ")
+    code, out, err = run(capsys, "search", filled, "red", "--offset", "9")
+    assert (code, out) == (0, "")
+    assert "no more than 9 items" in err
+    _, out, _ = run(capsys, "search", filled, "red", "--json", "--modality", "image", "--modality", "text")
+    assert len(ids(out)) == 5
+    assert (
+        "of modality image,text and these fields"
+        in run(capsys, "search", filled, "red", "--modality", "image,text", "--where", "a=b")[2]
+    )
+
+
+def test_sync_and_its_refusal(filled, things, tmp_path, capsys):
+    (things / "red.png").unlink()
+    code, out, _ = run(capsys, "index", "add", filled, things, "--sync")
+    assert (code, "0 added, 1 there already, 1 removed" in out) == (0, True)
+    (things / "green.png").unlink()
+    code, _, err = run(capsys, "index", "add", filled, things, "--sync")
+    assert (code, "nothing is there now" in err) == (2, True)
+    things.rmdir()
+    assert run(capsys, "index", "add", filled, things, "--sync")[0] == 2
+    code, out, err = run(capsys, "index", "add", filled, things, "--sync", "--allow-empty", "--json")
+    assert code == 0, err
+    assert (json.loads(out)["deleted"], json.loads(out)["rows"]) == (1, 3)
+    assert "no such file" in run(capsys, "index", "add", filled, things, "--sync", "--allow-empty")[2]
+    assert run(capsys, "index", "add", filled, tmp_path / "shop.jsonl", "--allow-empty")[0] == 2
+
+
+def test_verify_tells_faults_and_exits_with_1(filled, capsys, monkeypatch):
+    code, out, _ = run(capsys, "index", "verify", filled)
+    assert (code, "5 items, no faults" in out) == (0, True)
+    assert json.loads(run(capsys, "index", "verify", filled, "--json")[1]) == {"rows": 5, "faults": []}
+    monkeypatch.setattr("puma.index.Index.verify", lambda self: ["one thing is wrong"])
+    code, out, _ = run(capsys, "index", "verify", filled)
+    assert (code, out.splitlines()[0]) == (1, "one thing is wrong")
+    assert out.endswith("5 items, 1 fault\n")
+
+
+def test_compact_and_rm(filled, capsys):
+    code, out, err = run(capsys, "index", "rm", filled, "s1", "none", "s2")
+    assert (code, "2 removed; 3 items in all" in out, err) == (0, True, "none: no such item\n")
+    assert json.loads(run(capsys, "index", "rm", filled, "s3", "--json")[1]) == {"removed": 1, "missing": [], "rows": 2}
+    code, _, err = run(capsys, "index", "rm", filled, "s3")
+    assert (code, "no item has the id 's3'" in err) == (2, True)
+    code, out, _ = run(capsys, "index", "compact", filled)
+    assert (code, "bytes after" in out) == (0, True)
+    assert run(capsys, "index", "verify", filled)[0] == 0
+    assert json.loads(run(capsys, "index", "compact", filled, "--json")[1])["bytes_after"] > 0
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_export_holds_everything(filled, tmp_path, capsys, vectors):
+    import pyarrow.parquet as pq
+
+    from puma.index import Index
+
+    rows = {row.id: row for row in Index(filled).first(99)}
+    flags = ["--vectors"] if vectors else []
+    for name in ("out.jsonl", "out.parquet"):
+        code, out, _ = run(capsys, "index", "export", filled, tmp_path / name, *flags)
+        assert (code, out) == (0, f"{tmp_path / name}: 5 items\n")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    for found in (lines, [row | {"payload": json.loads(row["payload"])} for row in table]):
+        assert {row["id"]: (row["modality"], row["payload"]) for row in found} == {
+            name: (row.modality, row.payload) for name, row in rows.items()
+        }
+        assert all(("vector" in row) == vectors for row in found)
+        for row in found if vectors else ():
+            np.testing.assert_array_equal(np.float32(row["vector"]), rows[row["id"]].vector)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_exported_to_a_wrong_place(filled, tmp_path, capsys):
+    for out, message in (("x.csv", "must end in .jsonl or .parquet"), ("gone/x.jsonl", "no such folder")):
+        code, _, err = run(capsys, "index", "export", filled, tmp_path / out)
+        assert (code, message in err) == (2, True)
+    (tmp_path / "d.jsonl").mkdir()
+    assert "is a folder" in run(capsys, "index", "export", filled, tmp_path / "d.jsonl")[2]
+
+
+def test_an_interrupt_says_what_is_kept(toy, things, tmp_path, capsys, monkeypatch):
+    class Stopped(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().encode(items, instruction=instruction)
+
+    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: Stopped())
+    code, out, err = run(capsys, "index", "add", tmp_path / "i", things, "--batch-size", "1")
+    assert (code, out) == (130, "")
+    assert f"{tmp_path / 'i'}: 1 items of this run are stored, 1 in all" in err
+    assert "the same command goes on from there" in err
 
 
 def test_embed_writes_vectors(toy, things, tmp_path, capsys):
@@ -85,6 +233,19 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
         (["search", "none.index", "--image", "gone.png"], "gone.png: no such file"),
         (["search", "none.index", "x", "--modality", "video"], "modality must be"),
         (["search", "none.index", "x", "-k", "0"], "-k"),
+        (["search", "none.index", "x", "--offset", "-1"], "--offset"),
+        (["search", "none.index", "x", "--where", "brand"], "give KEY=VALUE"),
+        (["search", "none.index", "x", "--where", "{no"], "not JSON"),
+        (["search", "none.index", "x", "--where", '{"type": "like"}'], "type must be one of"),
+        (["search", "none.index", "x", "--where", "text=fox"], "not filtered by"),
+        (["search", "none.index", "x", "--modality", "text", "--modality", "video"], "modality must be"),
+        (["index", "add", "i", "texts.txt", "--allow-empty"], "--allow-empty goes with --sync"),
+        (["index", "add", "i", "gone", "--sync", "--allow-empty"], "no such file or folder"),
+        (["index", "verify", "none.index"], "no index there"),
+        (["index", "compact", "none.index"], "no index there"),
+        (["index", "export", "none.index", "x.jsonl"], "no index there"),
+        (["index", "rm", "none.index", "x"], "no index there"),
+        (["index", "rm", "none.index"], "Missing argument"),
         (["search"], "Missing argument"),
         (["index", "add", "i", "gone.png"], "no such file or folder"),
         (["index", "add", "i"], "Missing argument"),
@@ -143,7 +304,9 @@ def test_other_errors_are_one_line_and_a_traceback_only_on_request(
 
 
 @pytest.mark.parametrize(
-    "command", [["index", "add"], ["index", "ls"], ["index", "stats"], ["search"], ["evaluate"], ["embed"]]
+    "command",
+    [["index", name] for name in ("add", "ls", "stats", "verify", "compact", "export", "rm")]
+    + [["search"], ["evaluate"], ["embed"]],
 )
 def test_every_command_helps_with_an_example(command, capsys):
     code, out, _ = run(capsys, *command, "--help")

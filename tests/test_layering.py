@@ -11,8 +11,8 @@ import puma
 
 ROOT = Path(puma.__file__).parent
 RANKS = [
-    {"errors"},
-    {"folders", "items", "row_files"},
+    {"errors", "picture_checks"},
+    {"folders", "items", "row_files", "thumbnails"},
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
     {
         "data.layout",
@@ -51,7 +51,7 @@ RANKS = [
         "mining",
         "reranking",
     },
-    {"costs", "step_work", "recipe_files", "recipes", "serve", "cluster", "mini"},
+    {"costs", "step_work", "recipe_files", "recipes", "serve", "integrations", "cluster", "mini"},
     {"commands"},
     {"cli", "__main__"},
 ]
@@ -64,6 +64,10 @@ LIGHT = (
     "puma.data.mbeir",
     "puma.evaluation.compare",
     "puma.mining",
+    "puma.thumbnails",
+    "puma.ingest",
+    "puma.search",
+    "puma.serve",
     "puma.cli",
 )
 
@@ -111,3 +115,12 @@ def test_public_names_are_there():
     assert puma.__all__
     for name in puma.__all__:
         assert getattr(puma, name) is not None
+
+
+def test_serving_loads_nothing_of_training():
+    code = (
+        "import sys, puma.serve; names = ('puma.losses', 'puma.training', 'puma.twostage', 'puma.data.pairs', "
+        "'datasets', 'sentence_transformers', 'peft', 'accelerate'); "
+        "sys.exit(any(name in sys.modules for name in names))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ Here: :func:`embed_readable` and its record of what was skipped. Not here: how a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
@@ -21,10 +21,25 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that was left out, and why. ``where`` names a file, a line or an id."""
+    """Something that was left out, and why.
+
+    Args:
+        where: names a file, a line or an id.
+        reason: why.
+        source: the file or folder that could not be read in full now, where what was read of it before is to be kept;
+            None where nothing is.
+        id, image: of the entry in that source that this is about, as far as they are known.
+    """
 
     where: str
     reason: str
+    source: str | None = field(default=None, compare=False)
+    id: str | None = field(default=None, compare=False)
+    image: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("where", "reason"):  # a file's name may hold what no terminal and no JSON can
+            object.__setattr__(self, name, getattr(self, name).encode("utf-8", "backslashreplace").decode())
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"

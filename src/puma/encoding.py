@@ -156,9 +156,7 @@ def encode_items(
     device = next(model.parameters()).device
     out: np.ndarray | None = None
     groups = length_sorted_groups(items, batch_size)
-    ready = prefetched(
-        groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision)
-    )
+    ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision))
     gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
     with (
         tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar,

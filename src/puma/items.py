@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Union
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from puma.errors import ImageError, InputError
+from puma.picture_checks import why_costly, why_too_many_scans
 
 TEXT, IMAGE, IMAGE_TEXT = "text", "image", "image,text"
 MODALITIES = (TEXT, IMAGE, IMAGE_TEXT)
@@ -28,6 +31,21 @@ MAX_BYTES = 100 * 2**20
 """Largest picture file that is read, in bytes."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """The only decoders tried. SVG is not among them: it is a program, not a picture."""
+MAX_SLOW_SAMPLES = 8_000_000
+"""Largest picture, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
+PPM): it takes a third of a microsecond each."""
+VALUES_AT_ONCE = 2**20
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation: the turn that puts the picture upright."""
 
 ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, np.ndarray]
 
@@ -115,34 +133,44 @@ class Encoder(Protocol):
         item; candidates take none."""
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+def open_image(
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    least_side: int | None = None,
+) -> Image.Image:
     """Decode a picture to RGB, upright, on white where it was transparent; of an animation, the first frame.
 
+    Nothing but a picture or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
+    bytes a pixel of the picture's claimed size, which is at most ``max_pixels``, and a few times the file's size.
+
     Args:
-        source: as :class:`Item`'s ``image``.
+        source: as :class:`Item`'s ``image``. A PIL image is copied, never returned itself.
         max_pixels: pictures of more pixels are refused before they are decoded.
         max_bytes: files of more bytes are refused before they are read.
+        least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
+            as both its sides keep this many pixels. None for the full size.
 
     Raises:
-        ImageError: the file is missing, too large, truncated, or of no format in :data:`FORMATS`.
+        ImageError: the file is missing, too large, truncated, of no format in :data:`FORMATS`, or made to be slow
+            (:mod:`puma.picture_checks`).
     """
     name = _name(source)
     try:
-        picture = _opened(source, name, max_bytes)
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise ImageError(
-                f"{name}: {width} x {height} pixels are over the limit of {max_pixels:,}; scale the picture down"
-            )
-        if width == 0 or height == 0:
-            raise ImageError(f"{name}: the picture has no pixels")
-        return _flattened(ImageOps.exif_transpose(picture))
+        with _QUIET:
+            picture = _opened(source, name, max_pixels, max_bytes)
+            if least_side is not None and picture.format in ("JPEG", "MPO") and picture is not source:
+                picture.draft("RGB", (least_side, least_side))
+            return _flattened(_upright(picture), picture is source)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; scale the picture down") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
+    except PermissionError:
+        raise ImageError(f"{name}: may not be read; look at the file's permissions") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
     except MemoryError:
@@ -151,16 +179,46 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
 
 
+class _Quiet:
+    """While any thread opens a picture, Pillow's warnings about odd ones go nowhere.
+
+    Counted, because ``warnings.catch_warnings`` alone is not made for threads: the first to leave would give the others
+    their warnings back, and the last could leave the filter behind for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 def _name(source: ImageSource) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return f"<{type(source).__name__}>"
 
 
-def _opened(source: ImageSource, name: str, max_bytes: int) -> Image.Image:
+def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> Image.Image:
+    """The picture with its header read, its size and cost checked, nothing decoded."""
     if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
+        picture = source
+    elif isinstance(source, np.ndarray):
         if (
             source.dtype != np.uint8
             or source.ndim not in (2, 3)
@@ -170,7 +228,30 @@ def _opened(source: ImageSource, name: str, max_bytes: int) -> Image.Image:
                 f"an image array must be uint8 [height, width] or [height, width, 3 or 4], "
                 f"got {source.dtype} {list(source.shape)}"
             )
+        _check_size(source.shape[1], source.shape[0], name, max_pixels)
         return Image.fromarray(source)
+    else:
+        data = _read(source, name, max_bytes)
+        reason = why_costly(data, max_pixels)
+        if reason:
+            raise ImageError(f"{name}: {reason}; no ordinary picture has that, save it anew")
+        # From memory: PIL keeps a file of its own open when a decoder fails half way.
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        reason = why_too_many_scans(data, picture.width * picture.height) if data.startswith(b"\xff\xd8") else None
+        if reason:
+            raise ImageError(f"{name}: {reason}; save it anew")
+    _check_size(*picture.size, name, max_pixels)
+    tiles = getattr(picture, "tile", ())
+    samples = picture.width * picture.height * len(picture.getbands())
+    if samples > MAX_SLOW_SAMPLES and any(tile[0] in Image.DECODERS for tile in tiles):
+        raise ImageError(
+            f"{name}: {samples:,} samples of a kind of {picture.format} that is slow to decode, over the limit of "
+            f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
+        )
+    return picture
+
+
+def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
     if isinstance(source, bytes):
         size = len(source)
     else:
@@ -182,22 +263,50 @@ def _opened(source: ImageSource, name: str, max_bytes: int) -> Image.Image:
         raise ImageError(f"{name}: {size:,} bytes are over the limit of {max_bytes:,}")
     if size == 0:
         raise ImageError(f"{name}: the file is empty")
-    # From memory: PIL keeps a file of its own open when a decoder fails half way.
-    stream = io.BytesIO(source if isinstance(source, bytes) else path.read_bytes())
-    return Image.open(stream, formats=FORMATS)
+    return source if isinstance(source, bytes) else path.read_bytes()
 
 
-def _flattened(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        picture.load()
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width} x {height} pixels are over the limit of {max_pixels:,}; scale it down")
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the picture has no pixels")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged notes on a sound picture
         return picture
-    if picture.mode in ("I", "I;16", "I;16B", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8)).convert("RGB")
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _flattened(picture: Image.Image, borrowed: bool) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture.copy() if borrowed else picture
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         paper = Image.new("RGB", picture.size, (255, 255, 255))
         paper.paste(picture, mask=picture.getchannel("A"))
         return paper
     return picture.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of more than eight bits, uint8 [height, width]: from 0 to 1 (fractions), 255 or 65535, whichever holds the
+    largest value. What is no number is black. In pieces: a copy in floating point would be larger than the picture."""
+    flat = values.reshape(-1)
+    pieces = [slice(start, start + VALUES_AT_ONCE) for start in range(0, len(flat), VALUES_AT_ONCE)]
+    largest = max(float(np.max(flat[piece], initial=0, where=np.isfinite(flat[piece]))) for piece in pieces)
+    top = 65535.0 if largest > 255 else 255.0
+    if values.dtype.kind == "f" and largest <= 1:
+        top = 1.0
+    grey = np.empty(len(flat), np.uint8)
+    for piece in pieces:
+        with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is widened
+            numbers = np.nan_to_num(flat[piece].astype(np.float64), posinf=top, neginf=0.0)
+        grey[piece] = np.clip(numbers / top, 0, 1) * 255
+    return grey.reshape(values.shape)

@@ -1,7 +1,7 @@
 """``puma.Searcher``: an encoder and an index joined, items in and ranked hits out.
 
-Here: filling an index from items or from paths (progress, resume, counted skips), and asking it. Not here: reading
-files (:mod:`puma.ingest`), storing (:mod:`puma.index`), models. Works with anything that has an
+Here: filling an index from items or from paths, and asking it. Not here: reading files and the batches of an ingest
+(:mod:`puma.ingest`), storing (:mod:`puma.index`), models. Works with anything that has an
 :class:`~puma.items.Encoder`'s methods.
 
 Usage::
@@ -16,20 +16,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from puma.embedding import BATCH, Skip, embed_readable
+from puma.embedding import BATCH, Skip
 from puma.errors import ImageError, InputError
 from puma.index import Hit, Index
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
-from puma.ingest import Ignored, Record, content_digest, read_items
+from puma.ingest import Record, content_digest, count_items
+from puma.ingest.filling import Added, fill
+from puma.ingest.reading import read_by_path
+from puma.ingest.syncing import Watch
 from puma.items import IMAGE, IMAGE_TEXT, TEXT, Encoder, Item, as_item
+
+__all__ = ["INSTRUCTIONS", "MINUS_WEIGHT", "Added", "Searcher", "without"]
 
 INSTRUCTIONS: dict[tuple[str, str | None], str] = {
     (TEXT, IMAGE): "Find a picture that shows this.",
@@ -48,32 +51,12 @@ INSTRUCTIONS: dict[tuple[str, str | None], str] = {
 """The instruction a query gets if none is given, by its modality and the one searched for (None: any) and the
 model brings none of its own (``Retriever.instructions``, those it was trained with)."""
 
+MINUS_WEIGHT = 0.75
+"""How much :func:`without` takes away, chosen by looking at what puma-mini finds: at 0.5 some of the unwanted is still
+among the first, above 1 results leave the query's own subject."""
 
-@dataclass
-class Added:
-    """What an ingest did.
-
-    Args:
-        embedded: items embedded and stored.
-        present: items the index had already, with the same content; not embedded again.
-        updated: of those present, the ones whose payload changed and was rewritten.
-        repeated: items that occurred before in the same ingest.
-        ignored: files in folders that are no pictures.
-        skips: everything that could not be used, with the reason.
-    """
-
-    embedded: int = 0
-    present: int = 0
-    updated: int = 0
-    repeated: int = 0
-    ignored: int = 0
-    skips: list[Skip] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        counts = {name: getattr(self, name) for name in ("embedded", "present", "updated", "repeated", "ignored")}
-        skips = [{"where": skip.where, "reason": skip.reason} for skip in self.skips]
-        return counts | {"skipped": len(skips), "skips": skips}
+Modalities = str | Sequence[str] | None
+"""What is searched for: one of the three modalities, several, or None for all."""
 
 
 class Searcher:
@@ -110,19 +93,50 @@ class Searcher:
         *,
         batch_size: int = BATCH,
         progress: bool = True,
+        sync: bool = False,
+        allow_empty: bool = False,
+        on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
         """Read, embed and store everything in these paths (see :func:`puma.ingest.read_items`). Each batch is safe on
         the disk before the next is embedded; after a kill, the same call goes on where it was.
 
+        Args:
+            batch_size: items embedded and stored at once.
+            progress: a bar with rate and time left on stderr.
+            sync: when all is read, remove the items that came from these paths and are not there any more. What could
+                not be read this time stays (:attr:`Added.kept`), and so does what came from elsewhere too.
+            allow_empty: with ``sync``, a path that has nothing in it any more, or is gone itself, is no mistake.
+            on_batch: called with the counts so far whenever a batch is on the disk.
+
         Raises:
-            InputError: a path does not exist or is of no known kind; nothing was done then.
+            InputError: a path does not exist or is of no known kind; nothing was done then. With ``sync``, a path has
+                nothing in it though the index holds items of it (a disk that is not mounted?); nothing was deleted.
         """
-        if isinstance(paths, (str, os.PathLike)):
-            paths = [paths]
-        # Listed first, so that the bar knows how much is left; pictures stay on the disk meanwhile.
-        found = read_items([Path(path).expanduser() for path in paths])
-        listing = tqdm(found, desc="reading", unit="item", disable=not progress)
-        return self._add(list(listing), batch_size, progress)
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        places = [Path(path).expanduser() for path in given]
+        watch = Watch(self.index, places)
+        if sync and not allow_empty:
+            watch.refuse_empty()
+        # With allow_empty, a path that is gone is one with nothing in it.
+        lost = watch.lost() if sync else []
+        numbers = [number for number, path in enumerate(places) if path not in lost]
+        there = [places[number] for number in numbers]
+        entries = read_by_path(there)
+        added = fill(
+            self.encoder,
+            self.index,
+            watch.seeing((numbers[number], entry) for number, entry in entries),
+            batch_size=batch_size,
+            known=watch.known,
+            total=count_items(there) if progress else None,
+            progress=progress,
+            on_batch=on_batch,
+        )
+        if sync:
+            added.deleted, added.kept = watch.settle(added.skips, allow_empty)
+        if added.embedded or added.updated or added.deleted:
+            self.index.optimize()
+        return added
 
     def add(
         self,
@@ -149,7 +163,7 @@ class Searcher:
         for name, given in (("ids", ids), ("payloads", payloads)):
             if given is not None and len(given) != len(rows):
                 raise InputError(f"{name} must be as many as the items: {len(rows)}, got {len(given)}")
-        found: list[Record | Skip | Ignored] = []
+        found: list[Record | Skip] = []
         for place, item in enumerate(rows):
             where = f"items[{place}]" if ids is None else f"items[{place}] ({ids[place]})"
             try:
@@ -161,120 +175,117 @@ class Searcher:
             # As JSON gives it back (lists for tuples), to be comparable with what is stored.
             payload = json.loads(encoded_payload(given_payload or _payload(item), where))
             found.append(Record(content if ids is None else ids[place], item, payload, content, where))
-        return self._add(found, batch_size, progress)
+        added = fill(
+            self.encoder, self.index, found, batch_size=batch_size, total=len(found) if progress else None,
+            progress=progress,
+        )  # fmt: skip
+        skipped = {skip.where for skip in added.skips}
+        added.ids = [entry.id if isinstance(entry, Record) and entry.where not in skipped else None for entry in found]
+        if added.embedded or added.updated:
+            self.index.optimize()
+        return added
 
     def search(
         self,
         query: Any,
         k: int = 10,
-        modality: str | None = None,
+        modality: Modalities = None,
         instruction: str | None = None,
         *,
+        where: Mapping[str, Any] | None = None,
+        minus: Sequence[Any] = (),
+        offset: int = 0,
         exact: bool = False,
     ) -> list[Hit]:
         """The k best matches of a query: a string (always text), a picture, a Path to one, a dict with ``text`` and
         ``image``, or an Item.
 
         Args:
-            modality: only matches of this modality.
+            modality: only matches of this modality, or of these.
             instruction: instead of the default; an empty string for none.
+            where: only matches whose payload says so, see :meth:`puma.Index.search`.
+            minus: what the matches should not be like: words, pictures, whatever a query may be.
+            offset: this many of the best are left out: the second page of ten is ``offset=10``.
+            exact: search without the approximate index.
 
         Raises:
             InputError: the query is none, k is below 1, or the modality is unknown.
             ImageError: its picture is unreadable.
         """
-        return self.search_many([query], k, modality, instruction, exact=exact)[0]
+        return self.search_many(
+            [query], k, modality, instruction, where=where, minus=minus, offset=offset, exact=exact
+        )[0]
 
     def search_many(
         self,
         queries: Sequence[Any],
         k: int = 10,
-        modality: str | None = None,
+        modality: Modalities = None,
         instruction: str | None = None,
         *,
+        where: Mapping[str, Any] | None = None,
+        minus: Sequence[Any] = (),
+        offset: int = 0,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """As :meth:`search`, for many queries: they are embedded together."""
+        """As :meth:`search`, for many queries: they are embedded together, and ``minus`` is taken from each."""
         k = checked_k(k)
-        checked_modality(modality)
-        if isinstance(queries, (str, bytes, os.PathLike, Mapping, Item)):
-            raise InputError("search_many takes a sequence of queries; for a single one use search")
+        if isinstance(offset, bool) or not isinstance(offset, (int, np.integer)) or offset < 0:
+            raise InputError(f"offset must be an integer of at least 0, got {offset!r}")
+        for name, given in (("search_many", queries), ("minus", minus)):
+            if isinstance(given, (str, bytes, os.PathLike, Mapping, Item)):
+                raise InputError(f"{name} takes a sequence; put a single one into a list")
         items = [as_item(query) for query in queries]
+        unwanted = [as_item(value) for value in minus]
+        vectors = self.vectors([*items, *unwanted], modality, instruction)
+        asked, others = vectors[: len(items)], vectors[len(items) :]
+        if len(others):
+            asked = np.stack([without(vector, others) for vector in asked]) if len(asked) else asked
+        found = self.index.search(asked, k + int(offset), modality, where=where, exact=exact)
+        return [hits[offset:] for hits in found]
+
+    def vectors(self, items: Sequence[Item], modality: Modalities = None, instruction: str | None = None) -> np.ndarray:
+        """Queries embedded, each with its instruction: float32 [n, dim].
+
+        Args:
+            modality, instruction: as in :meth:`search`.
+        """
         vectors = np.zeros((len(items), self.encoder.dim), dtype=np.float32)
         groups: dict[str | None, list[int]] = {}
         for place, item in enumerate(items):
-            text = self.instructions.get((item.modality, modality)) if instruction is None else instruction
+            text = self.instruction_for(item.modality, modality) if instruction is None else instruction
             groups.setdefault(text or None, []).append(place)
         for text, places in groups.items():
             vectors[places] = self.encoder.encode([items[place] for place in places], instruction=text)
-        return self.index.search(vectors, k, modality, exact=exact)
+        return vectors
 
-    def _add(self, found: Sequence[Record | Skip | Ignored], batch_size: int, progress: bool) -> Added:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-        added = Added()
-        records = list(_fresh(found, added))
-        with tqdm(total=len(records), desc="embedding", unit="item", disable=not progress, smoothing=0.1) as bar:
-            for start in range(0, len(records), batch_size):
-                batch = records[start : start + batch_size]
-                self._add_batch(batch, added)
-                bar.update(len(batch))
-        if added.embedded or added.updated:
-            self.index.optimize()
-        return added
+    def instruction_for(self, item_modality: str, modality: Modalities = None) -> str | None:
+        """The instruction that a query of one modality gets when these modalities are searched for; None for none.
 
-    def _add_batch(self, batch: Sequence[Record], added: Added) -> None:
-        stored = self.index.get([record.id for record in batch])
-        fresh, changed = [], []
-        for record in batch:
-            row = stored.get(record.id)
-            if row is None or row.content != record.content:
-                fresh.append(record)
-            else:
-                added.present += 1
-                if row.payload != record.payload:
-                    changed.append(record)
-        rows = [(record, stored[record.id].vector) for record in changed]
-        if fresh:
-            vectors, readable, faults = embed_readable(self.encoder, [record.item for record in fresh])
-            added.skips += [Skip(fresh[place].where, reason) for place, reason in faults]
-            rows += [(record, vectors[place]) for place, record in enumerate(fresh) if readable[place]]
-        if not rows:
-            return
-        self.index.add(
-            [record.id for record, _ in rows],
-            np.stack([vector for _, vector in rows]),
-            [record.item.modality for record, _ in rows],
-            [record.payload for record, _ in rows],
-            contents=[record.content for record, _ in rows],
-        )
-        added.updated += len(changed)
-        added.embedded += len(rows) - len(changed)
+        Raises:
+            InputError: a modality is unknown.
+        """
+        for given in (item_modality, *((modality,) if isinstance(modality, str) else modality or ())):
+            checked_modality(given)
+        wanted = {modality} if isinstance(modality, str) else set(modality or ())
+        return self.instructions.get((item_modality, wanted.pop() if len(wanted) == 1 else None)) or None
 
+    def stored_item(self, id: str) -> Item:  # noqa: A002 - the index's own word
+        """A stored item as a query ("search with this result"): its text, and its picture as the index shows it.
 
-def _fresh(found: Iterable[Record | Skip | Ignored], added: Added) -> Iterator[Record]:
-    """The records that are to be looked at, each id once; the others are counted."""
-    seen: dict[str, Record] = {}
-    for entry in found:
-        if isinstance(entry, Ignored):
-            added.ignored += 1
-        elif isinstance(entry, Skip):
-            added.skips.append(entry)
-        elif entry.id in seen:
-            if entry.content == seen[entry.id].content:
-                added.repeated += 1
-            else:
-                reason = f"id {entry.id!r} is also at {seen[entry.id].where}, with other content"
-                added.skips.append(Skip(entry.where, reason))
-        else:
-            try:
-                checked_ids([entry.id])
-                encoded_payload(entry.payload, entry.id)
-            except InputError as error:
-                added.skips.append(Skip(entry.where, str(error)))
-                continue
-            seen[entry.id] = entry
-            yield entry
+        Raises:
+            InputError: there is no such item, or nothing of it is kept that could be embedded.
+        """
+        row = self.index.get([id], vectors=False).get(id)
+        if row is None:
+            raise InputError(f"id {id!r}: no such item in the index")
+        text = row.payload.get("text") if row.modality != IMAGE else None
+        picture = self.index.thumbnail(id) if row.modality != TEXT else None
+        if not isinstance(text, str) or not text.strip():
+            text = None
+        if text is None and picture is None:
+            raise InputError(f"id {id!r}: the index holds its vector, but neither its text nor its picture")
+        return Item(text=text, image=picture)
 
 
 def _payload(item: Item) -> dict[str, Any]:
@@ -282,3 +293,36 @@ def _payload(item: Item) -> dict[str, Any]:
     if isinstance(item.image, (str, os.PathLike)):
         payload["image"] = str(Path(item.image).absolute())
     return payload
+
+
+def without(vector: Any, others: Any, weight: float = MINUS_WEIGHT) -> np.ndarray:
+    """A query's vector moved away from what is not wanted: ``vector - weight * (sum of others, each without the part
+    of it that the query has itself)``, of unit length.
+
+    The shared part stays because queries of one model are much alike ("vehicle" and "car" have a cosine of 0.96 with
+    puma-mini): were it taken away, little of the query would be left.
+
+    Args:
+        vector: float [dim], of unit length.
+        others: float [n, dim], of unit length; with none of them the vector stays as it is.
+        weight: at least 0.
+
+    Returns:
+        float32 [dim].
+
+    Raises:
+        InputError: shapes do not fit, or the weight is negative.
+
+    Examples:
+        >>> without([1.0, 0.0], [[0.6, 0.8]], weight=1.0).astype(float).round(3).tolist()
+        [0.781, -0.625]
+    """
+    start = np.asarray(vector, dtype=np.float64)
+    away = np.asarray(others, dtype=np.float64)
+    if start.ndim != 1 or (away.size and (away.ndim != 2 or away.shape[1] != len(start))):
+        raise InputError(f"vector must be [dim] and others [n, dim], got {list(start.shape)} and {list(away.shape)}")
+    if not (np.isfinite(weight) and weight >= 0):
+        raise InputError(f"weight must be a number of at least 0, got {weight!r}")
+    if away.size:
+        start = start - weight * (away - (away @ start)[:, None] * start).sum(axis=0)
+    return (start / np.linalg.norm(start)).astype(np.float32)

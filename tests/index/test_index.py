@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puma.errors import IndexMismatchError, InputError, StorageError
-from puma.index import Hit, Index, lance
+from puma.index import Hit, Index, reader
 from puma.index.exact import exact_search
 
 MODALITIES = ["text", "image", "image,text"]
@@ -70,7 +70,7 @@ def test_exact_search_does_not_depend_on_the_blocks(seed, rows, k, block):
 
 
 def test_large_indexes_find_what_exact_search_finds(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance, "FLAT_ROWS", 1000)
+    monkeypatch.setattr(reader, "FLAT_ROWS", 1000)
     random = np.random.default_rng(0)
     centres = random.normal(size=(60, 32))
     vectors = centres[random.integers(0, 60, 4000)] + 0.5 * random.normal(size=(4000, 32))
@@ -89,6 +89,11 @@ def test_large_indexes_find_what_exact_search_finds(tmp_path, monkeypatch):
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     # Three images among thousands of texts: all three come back, and never a text.
     assert {hit.id for hit in index.search(queries[0], 10, "image")[0]} == {str(n) for n in rare}
+    # The same where the index has visited no partition that holds them, without reading what does not fit.
+    with monkeypatch.context() as patch:
+        patch.setattr(reader.Reader, "_approximate", lambda self, vectors, k, condition: [[] for _ in vectors])
+        patch.setattr(reader.Reader, "_snapshot", None)
+        assert {hit.id for hit in index.search(queries[0], 10, "image")[0]} == {str(n) for n in rare}
     index.add(["new"], queries[:1], ["text"])  # not in the approximate index yet, found nevertheless
     assert "new" in {hit.id for hit in index.search(queries[0], 2)[0]}
 
@@ -97,12 +102,12 @@ def test_streamed_exact_search_equals_the_one_in_memory(tmp_path, monkeypatch):
     index, _, _ = filled(tmp_path / "i", count=200)
     queries = units(4, 8, seed=3)
     cached = index.search(queries, 9, "image", exact=True)
-    monkeypatch.setattr(lance, "CACHE_FLOATS", 0)
+    monkeypatch.setattr(reader, "CACHE_FLOATS", 0)
     assert index.search(queries, 9, "image", exact=True) == cached
 
 
 def test_dimensions_that_the_fast_index_cannot_take_stay_exact(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance, "FLAT_ROWS", 20)
+    monkeypatch.setattr(reader, "FLAT_ROWS", 20)
     index, ids, vectors = filled(tmp_path / "i", dim=10)
     index.optimize()
     assert index.stats()["search"] == "exact"

@@ -28,7 +28,9 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index's folder.")]
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, pictures, .txt, .jsonl, .csv.")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Folders, pictures, .txt, .jsonl, .csv, .parquet, .pdf.")
+]
 
 
 def load_retriever(model: Path | None) -> Any:

@@ -7,7 +7,7 @@ Here: opening, creating, comparing with the model, and checking every argument. 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from puma.errors import IndexMismatchError, InputError
 from puma.index import lance
+from puma.index.filters import checked_filter
 from puma.index.interface import (
     Engine,
     Hit,
@@ -91,6 +92,8 @@ class Index:
         payloads: Sequence[Mapping[str, Any] | None] | None = None,
         *,
         contents: Sequence[str] | None = None,
+        thumbnails: Sequence[bytes | None] | None = None,
+        sources: Sequence[str | None] | None = None,
     ) -> None:
         """Insert rows, or replace those whose ids exist. When this returns, the rows are on the disk; when it raises,
         none of them is.
@@ -101,6 +104,8 @@ class Index:
             modalities: n of ``text``, ``image``, ``image,text``.
             payloads: n dicts that JSON can hold (None for an empty one), returned with every hit.
             contents: n digests of what was embedded (the ids if None); see :meth:`get`.
+            thumbnails: n small pictures as bytes, kept by content; None where there is none or it is stored already.
+            sources: n paths (or other names) that the items came from; see :meth:`forget_sources`.
 
         Raises:
             InputError: an argument is not as described, or their lengths differ.
@@ -109,9 +114,12 @@ class Index:
         names = checked_ids(ids)
         array = checked_vectors(vectors, self.dim)
         payloads = [None] * len(names) if payloads is None else list(payloads)
-        contents = names if contents is None else list(contents)
+        contents = names if contents is None else checked_ids(contents, unique=False)
+        pictures = [None] * len(names) if thumbnails is None else list(thumbnails)
+        origins = [None] * len(names) if sources is None else list(sources)
         lengths = {"ids": len(names), "vectors": len(array), "modalities": len(modalities)}
         lengths |= {"payloads": len(payloads), "contents": len(contents)}
+        lengths |= {"thumbnails": len(pictures), "sources": len(origins)}
         if isinstance(modalities, str) or len(set(lengths.values())) != 1:
             raise InputError(f"the arguments of add must be equally long sequences, got {lengths}")
         for modality in modalities:
@@ -119,6 +127,12 @@ class Index:
                 raise InputError(f"modalities must be of {', '.join(map(repr, MODALITIES))}, got {modality!r}")
         for name, payload in zip(names, payloads, strict=True):
             encoded_payload(payload, name)
+        for place, picture in enumerate(pictures):
+            if picture is not None and (not isinstance(picture, bytes) or not picture):
+                raise InputError(f"thumbnails[{place}] must be bytes or None, got {picture!r:.80}")
+        pairs = _checked_pairs(
+            (source, name) for source, name in zip(origins, names, strict=True) if source is not None
+        )
         if not names:
             return
         rows = [
@@ -130,7 +144,8 @@ class Index:
         if self._engine is None:
             self._engine = self._opened() or self._made(array.shape[1])
             checked_vectors(array, self._engine.dim)  # another process may just have made it
-        self._engine.put(rows)
+        small = {content: picture for content, picture in zip(contents, pictures, strict=True) if picture is not None}
+        self._engine.put(rows, small, pairs)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows; ids that do not exist are no error. Returns how many were removed."""
@@ -138,26 +153,68 @@ class Index:
         engine = self._current()
         return 0 if engine is None else engine.delete(names)
 
-    def get(self, ids: Sequence[str]) -> dict[str, Row]:
-        """The stored rows of these ids, without those that do not exist."""
+    def get(self, ids: Sequence[str], *, vectors: bool = True) -> dict[str, Row]:
+        """The stored rows of these ids, without those that do not exist; faster without their vectors."""
         names = checked_ids(ids, unique=False)
         engine = self._current()
-        return {} if engine is None else engine.get(names)
+        return {} if engine is None else engine.get(names, vectors)
 
-    def first(self, limit: int, modality: str | None = None) -> list[Row]:
-        """The first rows by id (of one modality)."""
-        limit = checked_k(limit)
-        checked_modality(modality)
+    def first(self, limit: int, modality: str | Sequence[str] | None = None) -> list[Row]:
+        """The first rows by id (of one modality, or of several)."""
+        return self.page(limit, modality=modality)
+
+    def page(
+        self,
+        limit: int,
+        after: str | None = None,
+        modality: str | Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        vectors: bool = True,
+    ) -> list[Row]:
+        """Rows in the order of their ids.
+
+        Args:
+            limit: at most so many, at least 1.
+            after: only ids that come after this one: the last id of the page before.
+            modality: only rows of this modality, or of one of several.
+            where: only rows that fit this filter, see :mod:`puma.index.filters`.
+            vectors: False leaves the rows' vectors empty, which is faster.
+
+        Raises:
+            InputError: an argument is not as described.
+        """
+        limit = checked_k(limit, "limit")
+        if after is not None:
+            checked_ids([after])
+        kinds, fits = checked_modality(modality), checked_filter(where)
         engine = self._current()
-        return [] if engine is None else engine.first(limit, modality)
+        return [] if engine is None else engine.page(limit, after, kinds, fits, vectors)
 
-    def search(self, vectors: Any, k: int, modality: str | None = None, *, exact: bool = False) -> list[list[Hit]]:
+    def scan(self, batch: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
+        """All rows, ``batch`` at a time, as they were when the first batch was asked for. An index that is compacted
+        while it is read may raise StorageError; scan again then."""
+        batch = checked_k(batch, "batch")
+        engine = self._current()
+        return iter(()) if engine is None else engine.scan(batch, vectors)
+
+    def search(
+        self,
+        vectors: Any,
+        k: int,
+        modality: str | Sequence[str] | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
         """The k nearest rows of each vector by cosine similarity.
 
         Args:
             vectors: [n, dim] or [dim], rows of unit length.
             k: at least 1; if there are fewer rows, all come back.
-            modality: only rows of this modality; filtered before ranking, so k of them come back if there are k.
+            modality: only rows of this modality, or of one of several; filtered before ranking, so k of them come back
+                if there are k.
+            where: only rows that fit this filter, before ranking too; see :mod:`puma.index.filters`.
             exact: search without the approximate index. Up to 10,000 rows every search is exact.
 
         Returns:
@@ -165,25 +222,84 @@ class Index:
 
         Raises:
             InputError: an argument is not as described.
+
+        Examples:
+            >>> import tempfile, numpy as np
+            >>> index = Index(tempfile.mkdtemp(), dim=2)
+            >>> index.add(["cup", "jug"], np.eye(2), ["image", "image"], [{"price": 4}, {"price": 19}])
+            >>> cheap = {"type": "lt", "key": "price", "value": 10}
+            >>> [hit.id for hit in index.search(np.array([0.6, 0.8]), k=2, where=cheap)[0]]
+            ['cup']
         """
         k = checked_k(k)
-        checked_modality(modality)
+        kinds, fits = checked_modality(modality), checked_filter(where)
         engine = self._current()
         array = checked_vectors(vectors, self.dim, "query vectors")
         if engine is None or not len(array):
             return [[] for _ in array]
-        return engine.search(array, k, modality, exact)
+        return engine.search(array, k, kinds, fits, exact)
+
+    def count(self, modality: str | Sequence[str] | None = None, where: Mapping[str, Any] | None = None) -> int:
+        """How many rows are of this modality (or of these) and fit this filter."""
+        kinds, fits = checked_modality(modality), checked_filter(where)
+        engine = self._current()
+        return 0 if engine is None else engine.count(kinds, fits)
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """The small picture that was stored for an id; None if there is none."""
+        checked_ids([name])
+        engine = self._current()
+        return None if engine is None else engine.thumbnail(name)
+
+    def note_sources(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Remember ``(source, id)`` pairs: the source (a path) gave the item. One id may have several sources."""
+        known = _checked_pairs(pairs)
+        engine = self._current()
+        if engine is not None:
+            engine.note_sources(known)
+
+    def sources(self, under: Sequence[str]) -> set[tuple[str, str]]:
+        """The ``(source, id)`` pairs whose source is one of these paths or lies below one."""
+        if isinstance(under, str):
+            raise InputError(f"under must be a sequence of paths, got one string {under!r:.80}")
+        engine = self._current()
+        return set() if engine is None else engine.sources([_checked_source(path) for path in under])
+
+    def forget_sources(self, pairs: Iterable[tuple[str, str]]) -> int:
+        """Drop ``(source, id)`` pairs, and the rows that no source holds any more. Returns how many rows went."""
+        known = _checked_pairs(pairs)
+        engine = self._current()
+        return 0 if engine is None else engine.forget_sources(known)
+
+    def verify(self) -> list[str]:
+        """Read everything and say in plain words what is wrong with it; an empty list for a sound index."""
+        engine = self._current()
+        return [] if engine is None else engine.verify()
+
+    def compact(self) -> dict[str, int]:
+        """Make the index as small and fast as it gets, at once: joins files, builds the search index, drops old
+        versions and what belongs to no row.
+
+        Returns:
+            ``bytes_before``, ``bytes_after``, ``thumbnails_dropped``, ``sources_dropped``.
+        """
+        engine = self._current()
+        if engine is None:
+            return {"bytes_before": 0, "bytes_after": 0, "thumbnails_dropped": 0, "sources_dropped": 0}
+        return engine.compact()
 
     def optimize(self) -> None:
-        """Make search fast after many additions: fold new rows into the approximate index, drop old versions."""
+        """Make search fast after many additions: fold new rows into the approximate index, drop versions older than ten
+        minutes. Additions do it by themselves now and then; this does it now."""
         engine = self._current()
         if engine is not None:
             engine.optimize()
 
     def stats(self) -> dict[str, Any]:
-        """Rows, rows by modality, dim, fingerprint, engine, kind of search, bytes on disk."""
+        """Rows, rows by modality, dim, fingerprint, engine, kind of search, bytes on disk, rows in the search index,
+        files that the rows lie in, thumbnails, sources."""
         engine = self._current()
-        counts = {name: 0 if engine is None else engine.count(name) for name in MODALITIES}
+        counts = {name: 0 if engine is None else engine.count([name]) for name in MODALITIES}
         described = {"rows": len(self), "modalities": counts, "dim": self.dim, "fingerprint": self.fingerprint}
         return described | (engine.stats() if engine is not None else {})
 
@@ -221,3 +337,19 @@ class Index:
             raise IndexMismatchError(
                 f"{self.path} was made with model {engine.fingerprint}, this one is {self._fingerprint}. {remedy}"
             )
+
+
+def _checked_source(source: Any) -> str:
+    if not isinstance(source, str) or not source:
+        raise InputError(f"a source must be a string with something in it, got {source!r:.80}")
+    try:
+        source.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"source {source!r:.80}: is no valid text; rename the file") from None
+    return source
+
+
+def _checked_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    found = [(_checked_source(source), name) for source, name in pairs]
+    checked_ids([name for _, name in found], unique=False)
+    return found

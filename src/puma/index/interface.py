@@ -1,20 +1,21 @@
 """What every index engine promises, and the checks that run before any of them sees a value.
 
 Here: :class:`Hit`, :class:`Row`, the :class:`Engine` protocol, validation of ids, vectors, modalities and payloads.
-Not here: any storage. Nothing in this module loads torch.
+Not here: filters (:mod:`puma.index.filters`), any storage. Nothing in this module loads torch.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from puma.errors import InputError
+from puma.index.filters import Filter
 from puma.items import MODALITIES
 
 SCORE_DECIMALS = 6
@@ -35,48 +36,94 @@ class Hit:
         score: cosine similarity, [-1, 1], rounded to six decimals.
         modality: ``text``, ``image`` or ``image,text``.
         payload: what was stored beside the vector.
+        thumbnail: whether the index holds a small picture of it (``Index.thumbnail``).
     """
 
     id: str
     score: float
     modality: str
     payload: dict[str, Any] = field(default_factory=dict)
+    thumbnail: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stored item. ``content`` is a digest of what was embedded: the same content need not be embedded again."""
+    """One stored item.
+
+    Args:
+        id: the item's id.
+        vector: float32 [dim] of unit length; [0] where vectors were not asked for.
+        modality: ``text``, ``image`` or ``image,text``.
+        payload: what was stored beside the vector.
+        content: a digest of what was embedded: the same content need not be embedded again.
+        thumbnail: whether the index holds a small picture of it (``Index.thumbnail``).
+    """
 
     id: str
     vector: np.ndarray
     modality: str
     payload: dict[str, Any]
     content: str
+    thumbnail: bool = False
 
 
 class Engine(Protocol):
-    """A store of checked rows. An acknowledged ``put`` survives ``kill -9``; putting an id again replaces its row."""
+    """A store of checked rows. An acknowledged ``put`` survives ``kill -9``; putting an id again replaces its row.
+    ``modalities`` is None or some of the three, ``where`` None or a filter as ``checked_filter`` returns it."""
 
     dim: int
     fingerprint: str | None
 
-    def put(self, rows: Sequence[Row]) -> None:
-        """Insert or replace rows, by id, all or none."""
+    def put(
+        self, rows: Sequence[Row], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
+    ) -> None:
+        """Insert or replace rows, by id, all or none. ``thumbnails`` by content digest are stored before them,
+        ``(source, id)`` pairs after them."""
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove rows; how many there were."""
+        """Remove rows and their sources; how many rows there were."""
 
-    def get(self, ids: Sequence[str]) -> dict[str, Row]:
+    def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         """The rows of these ids, without those that do not exist."""
 
-    def first(self, limit: int, modality: str | None) -> list[Row]:
-        """The first rows by id."""
+    def page(
+        self,
+        limit: int,
+        after: str | None,
+        modalities: Sequence[str] | None,
+        where: Filter | None,
+        vectors: bool = True,
+    ) -> list[Row]:
+        """The first rows by id that come after ``after``."""
 
-    def search(self, vectors: np.ndarray, k: int, modality: str | None, exact: bool) -> list[list[Hit]]:
+    def scan(self, batch: int, vectors: bool) -> Iterator[list[Row]]:
+        """All rows of one moment, in the order they are stored."""
+
+    def search(
+        self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
+    ) -> list[list[Hit]]:
         """The k nearest rows of each of [n, dim] vectors, best first, ties by id."""
 
-    def count(self, modality: str | None = None) -> int:
-        """Rows stored (of one modality)."""
+    def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """Rows stored (of these modalities, that fit)."""
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """The small picture of an id; None if there is none."""
+
+    def note_sources(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Remember which source gave which id."""
+
+    def sources(self, under: Sequence[str]) -> set[tuple[str, str]]:
+        """The pairs whose source is one of these paths or lies below one."""
+
+    def forget_sources(self, pairs: Sequence[tuple[str, str]]) -> int:
+        """Drop pairs, and the rows that no source holds any more; how many rows."""
+
+    def verify(self) -> list[str]:
+        """Faults, in plain words."""
+
+    def compact(self) -> dict[str, int]:
+        """Everything small and fast at once; bytes before and after."""
 
     def optimize(self) -> None:
         """Build or refresh what makes search fast; drop old versions."""
@@ -137,16 +184,30 @@ def checked_ids(ids: Any, unique: bool = True) -> list[str]:
     return ids
 
 
-def checked_modality(modality: str | None) -> None:
-    """Raise InputError unless None or one of the three."""
-    if modality is not None and modality not in MODALITIES:
-        raise InputError(f"modality must be one of {', '.join(map(repr, MODALITIES))} or None, got {modality!r}")
+def checked_modality(modality: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """As a tuple without repetitions in the usual order; None for any modality, which all three together also are.
+
+    Raises:
+        InputError: one of them is unknown, or the sequence is empty.
+    """
+    if modality is None:
+        return None
+    given = (
+        [modality] if isinstance(modality, str) else list(modality) if isinstance(modality, Iterable) else [modality]
+    )
+    if not given or any(not isinstance(name, str) or name not in MODALITIES for name in given):
+        raise InputError(
+            f"modality must be one of {', '.join(map(repr, MODALITIES))}, several of them, or None, "
+            f"got {modality!r:.80}"
+        )
+    chosen = tuple(name for name in MODALITIES if name in given)
+    return None if len(chosen) == len(MODALITIES) else chosen
 
 
-def checked_k(k: int) -> int:
+def checked_k(k: int, what: str = "k") -> int:
     """Raise InputError unless ``k`` is an integer of at least 1."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InputError(f"k must be an integer of at least 1, got {k!r}")
+        raise InputError(f"{what} must be an integer of at least 1, got {k!r}")
     return int(k)
 
 

@@ -1,0 +1,122 @@
+"""Items that come in over HTTP, on their way into an index: checked, embedded with everyone's requests, stored.
+
+Here: :func:`add_items`, and the encoder that lets a Searcher's own ``add`` embed through the service's queue. Not here:
+what storing means (:mod:`puma.search`), routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from puma.embedding import Skip
+from puma.ingest import content_digest
+from puma.items import Item
+from puma.search import Added, Searcher
+from puma.serve.batching import BusyError
+from puma.serve.state import Service
+
+MAX_WAITING = 16
+"""Requests to add that may wait for their turn; each holds its items in memory meanwhile."""
+_PLACE = re.compile(r"items\[(\d+)\]")
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock, self.waiting = asyncio.Lock(), 0
+
+
+_TURNS: WeakKeyDictionary[Service, _Turn] = WeakKeyDictionary()
+
+
+class QueuedEncoder:
+    """An :class:`~puma.items.Encoder` for worker threads, whose work waits in the service's queue like all other."""
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+        self._service, self._loop = service, loop
+        self.dim, self.fingerprint = service.encoder.dim, service.encoder.fingerprint
+
+    def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
+        waiting = asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop)
+        return waiting.result()
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An item of a request, its id (None: the digest of its content) and its metadata; or why it cannot be used."""
+
+    item: Item | None
+    id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request's items: ``ids``, one each (None: left out), counts, and ``skips`` with reasons."""
+
+    ids: list[str | None]
+    added: Added
+    skips: list[Skip]
+
+
+async def add_items(service: Service, searcher: Searcher, incoming: Sequence[Incoming]) -> Outcome:
+    """Store items.
+
+    Raises:
+        BusyError, TimeoutError: from the queue; what was stored until then stays, and the same request goes on there.
+    """
+    encoder = QueuedEncoder(service, asyncio.get_running_loop())
+    # One writer: more would only wait for each other's commits.
+    turn = _TURNS.setdefault(service, _Turn())
+    if turn.waiting >= MAX_WAITING:
+        raise BusyError(f"{turn.waiting} requests to add items are waiting; try again later", retry_after=5)
+    turn.waiting += 1
+    try:
+        async with turn.lock:
+            # Not in the service's pool: this thread waits for the queue, which needs that pool.
+            return await asyncio.to_thread(_add, encoder, searcher, incoming, service.settings.max_batch)
+    finally:
+        turn.waiting -= 1
+
+
+def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming], batch_size: int) -> Outcome:
+    outcome = Outcome([None] * len(incoming), Added(), [])
+    fresh: dict[str, tuple[int, Item, dict[str, Any], str]] = {}
+    for place, given in enumerate(incoming):
+        where = f"items[{place}]"
+        if given.item is None:
+            outcome.skips.append(Skip(where, given.fault))
+            continue
+        content = content_digest(given.item)
+        name = given.id or content
+        if name in fresh and fresh[name][3] != content:
+            first = fresh[name][0]
+            outcome.skips.append(Skip(where, f"id {name!r} is also that of items[{first}], with other content"))
+            continue
+        outcome.ids[place] = name
+        payload = ({} if given.item.text is None else {"text": given.item.text}) | dict(given.metadata)
+        fresh.setdefault(name, (place, given.item, payload, content))
+    if not fresh:
+        return outcome
+    kept = list(fresh.values())
+    added = Searcher(encoder, searcher.index.path).add(
+        [item for _, item, _, _ in kept],
+        list(fresh),
+        [payload for _, _, payload, _ in kept],
+        batch_size=batch_size,
+    )
+    left_out = set()
+    for skip in added.skips:
+        place = kept[int(_PLACE.match(skip.where)[1])][0]  # type: ignore[index]
+        left_out.add(outcome.ids[place])
+        outcome.skips.append(Skip(f"items[{place}]", skip.reason))
+    added.repeated += sum(name is not None for name in outcome.ids) - len(fresh)
+    ids = [None if name in left_out else name for name in outcome.ids]
+    return Outcome(ids, added, outcome.skips)

@@ -1,0 +1,77 @@
+"""``create_app``: the service as an ASGI application.
+
+Here: wiring. Not here: routes (:mod:`puma.serve.routes`), the doors (:mod:`puma.serve.doors`), batching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import puma
+from puma.errors import InputError
+from puma.items import Encoder
+from puma.search import Searcher
+from puma.serve import routes
+from puma.serve.doors import Doors
+from puma.serve.faults import install
+from puma.serve.schemas import ERRORS
+from puma.serve.settings import ServeSettings
+from puma.serve.state import Service
+
+
+def create_app(
+    searchers: Searcher | Mapping[str, Searcher] | None = None,
+    *,
+    encoder: Encoder | None = None,
+    settings: ServeSettings | None = None,
+) -> FastAPI:
+    """The service as an ASGI application. Under a server it warms the encoder before the first request, and finishes
+    what it accepted before it ends.
+
+    Args:
+        searchers: one, or several by name, all of one encoder; None to serve embeddings only.
+        encoder: needed only without searchers.
+        settings: see :class:`ServeSettings`.
+
+    Raises:
+        InputError: neither is given, or the searchers have several encoders.
+    """
+    if isinstance(searchers, Searcher):
+        searchers = {searchers.index.path.stem: searchers}
+    searchers = dict(searchers or {})
+    if encoder is None:
+        if not searchers:
+            raise InputError("create_app needs a searcher or an encoder, got neither")
+        encoder = next(iter(searchers.values())).encoder
+    for name, searcher in searchers.items():
+        if searcher.encoder is not encoder:
+            raise InputError(f"searchers: {name!r} has another encoder than the others; a service has one")
+    running = Service(encoder, searchers, settings or ServeSettings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await running.warm()
+        yield
+        await asyncio.to_thread(running.close)
+
+    app = FastAPI(
+        title="PUMA",
+        version=puma.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses=ERRORS,
+    )
+    app.state.service = running
+    app.add_middleware(Doors, settings=running.settings, metrics=running.metrics)
+    install(app)
+    for module in sorted(found.name for found in pkgutil.iter_modules(routes.__path__) if found.name[0] != "_"):
+        app.include_router(importlib.import_module(f"puma.serve.routes.{module}").router)
+    return app

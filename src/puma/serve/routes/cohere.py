@@ -1,0 +1,75 @@
+"""``/v2/embed``: Cohere's shape. Here: the route. Not here: the forms of vectors (:mod:`puma.serve.embedded`)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from puma.errors import InputError
+from puma.items import Item
+from puma.serve.answers import json_answer
+from puma.serve.embedded import as_types, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.pictures import CheckedPicture, picture_from_text
+from puma.serve.schemas import ERRORS
+from puma.serve.schemas_clients import CohereAnswer, CohereRequest
+from puma.serve.settings import ServeSettings
+from puma.serve.state import service
+
+router = APIRouter(tags=["embeddings"], responses=ERRORS)
+
+_EXAMPLES: dict[str, Any] = {
+    "texts": {
+        "summary": "Texts as small numbers",
+        "value": {"texts": ["a red fox"], "input_type": "search_document", "embedding_types": ["float", "int8"]},
+    }
+}
+
+
+@router.post("/v2/embed", response_model=CohereAnswer, summary="Embed texts and pictures, in Cohere's shape")
+async def embed(request: Request, asked: Annotated[CohereRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+    own = service(request)
+    model_name(own, asked.model)
+    given = [name for name in ("texts", "images", "inputs") if getattr(asked, name) is not None]
+    if len(given) != 1:
+        raise InputError(f"one of texts, images and inputs is needed, got {', '.join(given) or 'none'}")
+    if asked.output_dimension is not None and asked.output_dimension > own.encoder.dim:
+        raise InputError(f"output_dimension: this model's vectors have {own.encoder.dim}")
+    if asked.texts is not None:
+        items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(asked.texts)]
+        pictures: list[CheckedPicture] = []
+    else:
+        items, pictures = await own.blocking(_with_pictures, asked, own.settings)
+    as_query = asked.input_type == "search_query"
+    instructions = [query_instruction(own, item) if as_query else None for item in items]
+    vectors = shortened(await own.embed(items, instructions), asked.output_dimension)
+    billed = {"images": len(pictures)} if asked.texts is None else {"input_tokens": 0}
+    answer: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "response_type": "embeddings_by_type",
+        "embeddings": as_types(vectors, asked.embedding_types),
+        "meta": {"api_version": {"version": "2"}, "billed_units": billed},
+    }
+    if asked.texts is not None:
+        answer["texts"] = asked.texts
+    if pictures:
+        answer["images"] = [
+            {"width": seen.width, "height": seen.height, "format": seen.format, "bit_depth": seen.bit_depth}
+            for seen in pictures
+        ]
+    return json_answer(answer)
+
+
+def _with_pictures(asked: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedPicture]]:
+    items, pictures = [], []
+    for place, image in enumerate(asked.images or ()):
+        picture = picture_from_text(image, limits, f"images[{place}]")
+        items.append(Item(image=picture.data))
+        pictures.append(picture)
+    for place, entry in enumerate(asked.inputs or ()):
+        item, seen = item_of_parts(entry.content, limits, f"inputs[{place}]")
+        items.append(item)
+        pictures += [seen] if seen else []
+    return items, pictures

@@ -1,0 +1,125 @@
+"""``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's pictures. Here: the route, which is short
+because it is the busiest one. Not here: batching, pictures, the forms of vectors (:mod:`puma.serve.embedded`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from puma.errors import InputError
+from puma.items import Item
+from puma.serve.answers import json_answer
+from puma.serve.embedded import as_base64, as_floats, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.pictures import picture_from_text
+from puma.serve.schemas import ERRORS
+from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Message, Part, TextOrPicture, TextPart
+from puma.serve.settings import ServeSettings
+from puma.serve.state import Service, service
+
+router = APIRouter(tags=["embeddings"], responses=ERRORS)
+
+_RED_SQUARE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mO8IyfHAANMDEgANwcAOHIBID2Vy4IA"
+    "AAAASUVORK5CYII="
+)
+_EXAMPLES: dict[str, Any] = {
+    "texts": {"summary": "Texts (OpenAI)", "value": {"input": ["a red fox in snow", "a quiet lake"]}},
+    "messages": {
+        "summary": "A picture with a text (vLLM)",
+        "value": {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": _RED_SQUARE}},
+                        {"type": "text", "text": "but blue"},
+                    ],
+                }
+            ]
+        },
+    },
+    "pictures": {
+        "summary": "A text and a picture, apart (Jina)",
+        "value": {"input": [{"text": "a red square"}, {"image": _RED_SQUARE}], "encoding_format": "base64"},
+    },
+}
+
+
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, summary="Embed texts and pictures")
+async def embeddings(
+    request: Request, asked: Annotated[EmbeddingsRequest, Body(openapi_examples=_EXAMPLES)]
+) -> Response:
+    own = service(request)
+    name = model_name(own, asked.model)
+    instruction = asked.instruction
+    if asked.messages is not None:
+        if asked.input is not None:
+            raise InputError("input and messages: give one of them")
+        item, said = await own.blocking(_conversation, asked.messages, own.settings)
+        items = [item]
+        instruction = said if instruction is None else instruction
+    else:
+        items = await _items(asked, own)
+    if instruction is not None:
+        instructions: list[str | None] = [instruction or None] * len(items)
+    elif asked.task == "retrieval.query":
+        instructions = [query_instruction(own, item) for item in items]
+    else:
+        instructions = [None] * len(items)
+    if asked.dimensions is not None and asked.dimensions > own.encoder.dim:
+        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {asked.dimensions}")
+    vectors = shortened(await own.embed(items, instructions), asked.dimensions)
+    rows: list[Any] = as_base64(vectors) if asked.encoding_format == "base64" else as_floats(vectors)
+    return json_answer(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)],
+            "model": name,
+            "usage": {"prompt_tokens": 0, "total_tokens": 0},
+        }
+    )
+
+
+async def _items(asked: EmbeddingsRequest, own: Service) -> list[Item]:
+    given = asked.input
+    if given is None:
+        raise InputError("input: give a text or a list of texts (or messages, in vLLM's shape)")
+    inputs = given if isinstance(given, list) else [given]
+    if len(inputs) > own.settings.max_inputs:
+        raise InputError(f"input: at most {own.settings.max_inputs} a request, got {len(inputs)}")
+    if all(isinstance(one, str) for one in inputs):
+        return [item_of(one, None, f"input[{place}]") for place, one in enumerate(inputs)]  # type: ignore[arg-type]
+    return await own.blocking(_mixed, inputs, own.settings)
+
+
+def _mixed(inputs: list[str | TextOrPicture], limits: ServeSettings) -> list[Item]:
+    items = []
+    for place, one in enumerate(inputs):
+        name = f"input[{place}]"
+        if isinstance(one, str):
+            items.append(item_of(one, None, name))
+            continue
+        picture = None if one.image is None else picture_from_text(one.image, limits, f"{name}.image")
+        items.append(item_of(one.text, picture, name))
+    return items
+
+
+def _conversation(messages: list[Message], limits: ServeSettings) -> tuple[Item, str | None]:
+    """What the user says and shows as one item, and what the system says as its instruction."""
+    said: list[str] = []
+    parts: list[Part] = []
+    for place, message in enumerate(messages):
+        content = message.content
+        own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
+        if message.role == "user":
+            parts += own
+            continue
+        if not all(isinstance(part, TextPart) for part in own):
+            raise InputError(f"messages[{place}]: a {message.role} message is an instruction and takes text only")
+        said += [part.text for part in own if isinstance(part, TextPart)]
+    if not parts:
+        raise InputError("messages: a user message is needed: its text and picture are what is embedded")
+    item, _ = item_of_parts(parts, limits, "messages")
+    return item, "\n".join(said) or None

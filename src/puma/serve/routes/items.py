@@ -1,0 +1,127 @@
+"""``/items``, ``/item``, ``/thumbnail``: what an index holds, one by one. Here: routes. Not here: storing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from puma.errors import InputError
+from puma.items import Item
+from puma.search import Searcher
+from puma.serve.adding import Incoming, add_items
+from puma.serve.answers import NotFoundError, json_answer, stored_item
+from puma.serve.asking import named, wanted
+from puma.serve.pictures import picture_from_text
+from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
+from puma.serve.schemas_search import AddAnswer, AddRequest, DeleteAnswer, ItemsAnswer, NewItem, Stored
+from puma.serve.settings import ServeSettings
+from puma.serve.state import Service, service
+from puma.thumbnails import MEDIA_TYPE
+
+router = APIRouter(tags=["items"], responses=ERRORS)
+
+_EXAMPLES: dict[str, Any] = {
+    "text": {
+        "summary": "A text with metadata",
+        "value": {"items": [{"id": "example", "text": "a red square", "metadata": {"brand": "acme", "price": 3.5}}]},
+    }
+}
+_NO_STORE = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+
+
+@router.get("/items", response_model=ItemsAnswer, summary="Items by id, a page at a time")
+async def items(
+    request: Request,
+    index: IndexName | None = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    after: ItemId | None = None,
+    modality: Annotated[Modalities | None, Query()] = None,
+) -> Response:
+    own = service(request)
+    searcher, name = named(own, index)
+    rows = await own.blocking(searcher.index.page, limit + 1, after, wanted(modality))
+    shown = [stored_item(row, name) for row in rows[:limit]]
+    more = len(rows) > limit
+    return json_answer({"index": name, "items": shown, "more": more, "after": shown[-1]["id"] if more else None})
+
+
+@router.get("/item", response_model=Stored, summary="One item")
+async def item(request: Request, id: ItemId, index: IndexName | None = None) -> Response:  # noqa: A002
+    own = service(request)
+    searcher, name = named(own, index)
+    found = await own.blocking(searcher.index.get, [id], vectors=False)
+    if id not in found:
+        raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
+    return json_answer(stored_item(found[id], name))
+
+
+@router.post("/items", response_model=AddAnswer, summary="Store items")
+async def add(request: Request, given: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+    own = service(request)
+    searcher, name = _writable(own, given.index)
+    if len(given.items) > own.settings.max_inputs:
+        raise InputError(f"items: at most {own.settings.max_inputs} a request, got {len(given.items)}; send several")
+    incoming = await own.blocking(_incoming, given.items, own.settings)
+    outcome = await add_items(own, searcher, incoming)
+    added = outcome.added
+    return json_answer(
+        {"index": name, "ids": outcome.ids}
+        | {count: getattr(added, count) for count in ("embedded", "present", "updated", "repeated")}
+        | {"skipped": [{"where": skip.where, "reason": skip.reason} for skip in outcome.skips]}
+    )
+
+
+@router.delete("/item", response_model=DeleteAnswer, summary="Remove an item")
+async def delete(request: Request, id: ItemId, index: IndexName | None = None) -> Response:  # noqa: A002
+    own = service(request)
+    searcher, name = _writable(own, index)
+    if not await own.blocking(searcher.index.delete, [id]):
+        raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
+    return json_answer({"index": name, "id": id, "deleted": True})
+
+
+@router.get(
+    "/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {MEDIA_TYPE: {}}}, 304: {"description": "The picture is as the client has it"}},
+    summary="A small picture of an item",
+)
+async def thumbnail(
+    request: Request,
+    id: ItemId,  # noqa: A002
+    index: IndexName | None = None,
+    if_none_match: Annotated[str | None, Header(max_length=1_000)] = None,
+) -> Response:
+    own = service(request)
+    searcher, name = named(own, index)
+    data = await own.blocking(searcher.index.thumbnail, id)
+    # What lies in the index may have come from anywhere: nothing but a JPEG is ever shown as one.
+    if data is None or data[:3] != b"\xff\xd8\xff":
+        raise NotFoundError(f"item {id!r}: index {name!r} holds no picture of it", "picture_not_found")
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = _NO_STORE | {"ETag": tag}
+    if if_none_match is not None and tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _writable(own: Service, index: str | None) -> tuple[Searcher, str]:
+    if not own.settings.writable:
+        raise HTTPException(403, "this service is read-only; start it without --read-only to add and delete items")
+    return named(own, index)
+
+
+def _incoming(given: list[NewItem], limits: ServeSettings) -> list[Incoming]:
+    """Items with their pictures checked; one that cannot be used is left out with its reason, never fatal."""
+    found = []
+    for place, new in enumerate(given):
+        try:
+            image = None if new.image is None else picture_from_text(new.image, limits, f"items[{place}].image").data
+            found.append(Incoming(Item(new.text, image), new.id, new.metadata))
+        except InputError as error:
+            found.append(Incoming(None, new.id, fault=str(error)))
+    return found

@@ -1,0 +1,39 @@
+"""``/v1/models``: the model under each of its names, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from puma.serve.answers import json_answer
+from puma.serve.embedded import model_name
+from puma.serve.schemas import ERRORS
+from puma.serve.schemas_clients import ModelEntry, ModelsAnswer
+from puma.serve.state import Service, service
+
+router = APIRouter(tags=["models"], responses=ERRORS)
+
+
+@router.get("/v1/models", response_model=ModelsAnswer, summary="The model's names")
+async def models(request: Request) -> Response:
+    own = service(request)
+    return json_answer({"object": "list", "data": [_entry(own, name) for name in own.settings.model_names]})
+
+
+@router.get("/v1/models/{model:path}", response_model=ModelEntry, summary="The model under one of its names")
+async def model(request: Request, model: str) -> Response:
+    own = service(request)
+    return json_answer(_entry(own, model_name(own, model)))
+
+
+def _entry(own: Service, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "puma",
+        "dimensions": own.encoder.dim,
+        "fingerprint": own.encoder.fingerprint,
+    }

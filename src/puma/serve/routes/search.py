@@ -1,0 +1,134 @@
+"""``/search``, ``/search/upload``, ``/indexes``: PUMA's own search. Not here: how a query becomes hits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, File, Form, Query, Request, UploadFile
+from starlette.responses import Response
+
+from puma.errors import InputError
+from puma.search import Searcher
+from puma.serve.answers import json_answer, stored_item
+from puma.serve.asking import Question, instruction_of, named, page_of_hits, question
+from puma.serve.pictures import picture_from_bytes
+from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
+from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
+from puma.serve.state import Service, service
+
+router = APIRouter(tags=["search"], responses=ERRORS)
+
+_RED_SQUARE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mO8IyfHAANMDEgANwcAOHIBID2Vy4IA"
+    "AAAASUVORK5CYII="
+)
+_EXAMPLES: dict[str, Any] = {
+    "text": {"summary": "Pictures of what a text says", "value": {"text": "a red square", "modality": "image", "k": 5}},
+    "picture": {"summary": "Something like a picture, changed", "value": {"image": _RED_SQUARE, "text": "but blue"}},
+    "filter": {
+        "summary": "With a condition",
+        "value": {"text": "a fox", "where": {"type": "eq", "key": "modality", "value": "image"}, "minus": ["snow"]},
+    },
+}
+
+PageSize = Annotated[int, Query(ge=1, le=MAX_K)]
+Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
+
+
+@router.post("/search", response_model=SearchAnswer, summary="Search by text, picture, both, or a stored item")
+async def search(request: Request, asked: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+    started = time.perf_counter()
+    own = service(request)
+    searcher, name = named(own, asked.index)
+    put = await question(
+        own,
+        searcher,
+        text=asked.text,
+        image=asked.image,
+        item=asked.item,
+        modality=asked.modality,
+        instruction=asked.instruction,
+        minus=asked.minus,
+    )
+    where = None if asked.where is None else asked.where.model_dump()
+    return await _answer(own, searcher, name, put, asked.k, asked.offset, where, started)
+
+
+@router.get("/search", response_model=SearchAnswer, summary="The same for links and curl")
+async def search_link(
+    request: Request,
+    text: Annotated[Text | None, Query(examples=["a red square"])] = None,
+    item: ItemId | None = None,
+    index: IndexName | None = None,
+    modality: Annotated[Modalities | None, Query()] = None,
+    minus: Annotated[list[Word], Query(max_length=16)] = [],  # noqa: B006
+    k: PageSize = 10,
+    offset: Offset = 0,
+    instruction: Instruction | None = None,
+) -> Response:
+    started = time.perf_counter()
+    own = service(request)
+    searcher, name = named(own, index)
+    put = await question(own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus)
+    return await _answer(own, searcher, name, put, k, offset, None, started)
+
+
+@router.post("/search/upload", response_model=SearchAnswer, summary="Search with a picture file")
+async def search_upload(
+    request: Request,
+    image: Annotated[UploadFile, File(description="A PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file.")],
+    text: Annotated[str | None, Form(max_length=100_000)] = None,
+    index: Annotated[IndexName | None, Form()] = None,
+    modality: Annotated[Modalities | None, Form()] = None,
+    minus: Annotated[list[Word], Form(max_length=16)] = [],  # noqa: B006
+    k: Annotated[int, Form(ge=1, le=MAX_K)] = 10,
+    offset: Annotated[int, Form(ge=0, le=MAX_OFFSET)] = 0,
+    instruction: Annotated[Instruction | None, Form()] = None,
+) -> Response:
+    started = time.perf_counter()
+    own = service(request)
+    searcher, name = named(own, index)
+    # One byte over the limit is enough to see that it is over.
+    data = await image.read(own.settings.max_image_bytes + 1)
+    picture = await own.blocking(picture_from_bytes, data, own.settings)
+    put = await question(
+        own, searcher, text=text, image=picture.data, modality=modality, instruction=instruction, minus=minus
+    )
+    return await _answer(own, searcher, name, put, k, offset, None, started)
+
+
+@router.get("/indexes", response_model=IndexesAnswer, summary="The indexes that are served")
+async def indexes(request: Request) -> Response:
+    own = service(request)
+    entries = []
+    for name, searcher in own.searchers.items():
+        stats = await own.blocking(searcher.index.stats)
+        entries.append({"name": name} | {key: stats[key] for key in ("rows", "modalities", "dim", "fingerprint")})
+    return json_answer({"indexes": entries, "model": own.settings.model_names[0], "writable": own.settings.writable})
+
+
+async def _answer(
+    own: Service,
+    searcher: Searcher,
+    name: str,
+    asked: Question,
+    k: int,
+    offset: int,
+    where: Mapping[str, Any] | None,
+    started: float,
+) -> Response:
+    if k > own.settings.max_k:
+        raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
+    hits, more = await page_of_hits(own, searcher, asked, k=k, offset=offset, where=where)
+    return json_answer(
+        {
+            "index": name,
+            "query": {"modality": asked.item.modality, "instruction": instruction_of(searcher, asked)},
+            "hits": [stored_item(hit, name) for hit in hits],
+            "offset": offset,
+            "more": more,
+            "took_ms": round((time.perf_counter() - started) * 1000, 1),
+        }
+    )

@@ -1,0 +1,143 @@
+"""``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search. A picture to search with rides in the
+clients' ``extra_body``. Not here: how a query becomes hits (:mod:`puma.serve.asking`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Query, Request
+from starlette.responses import Response
+
+from puma.index import Hit
+from puma.search import Searcher
+from puma.serve.answers import json_answer, stored_item
+from puma.serve.asking import named, page_of_hits, question, wanted
+from puma.serve.schemas import ERRORS, IndexName
+from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
+from puma.serve.state import service
+
+router = APIRouter(tags=["vector stores"], responses=ERRORS)
+
+StoreId = Annotated[IndexName, Path(description="Name of an index.")]
+_EXAMPLES: dict[str, Any] = {
+    "text": {
+        "summary": "Pictures of what a text says",
+        "value": {
+            "query": "a red square",
+            "filters": {"type": "eq", "key": "modality", "value": "image"},
+            "max_num_results": 5,
+        },
+    }
+}
+
+
+@router.get("/v1/vector_stores", response_model=StoresAnswer, summary="The indexes")
+async def stores(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: IndexName | None = None,
+) -> Response:
+    own = service(request)
+    names = sorted(name for name in own.searchers if after is None or name > after)
+    data = [await own.blocking(_entry, own.searchers[name], name) for name in names[:limit]]
+    return json_answer(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": len(names) > limit,
+        }
+    )
+
+
+@router.get("/v1/vector_stores/{store}", response_model=StoreEntry, summary="One index")
+async def store(request: Request, store: StoreId) -> Response:
+    own = service(request)
+    searcher, name = named(own, store)
+    return json_answer(await own.blocking(_entry, searcher, name))
+
+
+@router.post("/v1/vector_stores/{store}/search", response_model=StoreSearchAnswer, summary="Search an index")
+async def search(
+    request: Request, store: StoreId, asked: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
+) -> Response:
+    own = service(request)
+    searcher, name = named(own, store)
+    where = None if asked.filters is None else asked.filters.model_dump()
+    texts = asked.query if isinstance(asked.query, list) else [asked.query]
+    # The conditions are applied as they are; which modality they ask for matters besides, for the instruction.
+    modality = wanted(_modalities(where))
+    common: dict[str, Any] = {"image": asked.image, "modality": modality, "instruction": asked.instruction}
+    asks = [await question(own, searcher, text=text, **common) for text in texts]
+    pages = await asyncio.gather(
+        *(page_of_hits(own, searcher, put, k=asked.max_num_results, where=where) for put in asks)
+    )
+    best: dict[str, Hit] = {}
+    for hit in (hit for hits, _ in pages for hit in hits):
+        if hit.id not in best or hit.score > best[hit.id].score:
+            best[hit.id] = hit
+    least = -2.0
+    if asked.ranking_options is not None and asked.ranking_options.score_threshold is not None:
+        least = asked.ranking_options.score_threshold
+    ranked = sorted((hit for hit in best.values() if hit.score >= least), key=lambda hit: (-hit.score, hit.id))
+    return json_answer(
+        {
+            "object": "vector_store.search_results.page",
+            "search_query": [text for text in texts if text is not None],
+            "data": [_hit(hit, name) for hit in ranked[: asked.max_num_results]],
+            "has_more": len(ranked) > asked.max_num_results or any(more for _, more in pages),
+            "next_page": None,
+        }
+    )
+
+
+def _modalities(where: Mapping[str, Any] | None) -> list[str] | str | None:
+    """The modalities that a filter leaves; None where it says nothing about them that is easy to read."""
+    if where is None:
+        return None
+    if where["type"] == "and":
+        return next((found for one in where["filters"] if (found := _modalities(one)) is not None), None)
+    if where.get("key") != "modality" or where["type"] not in ("eq", "in"):
+        return None
+    values = where["value"] if isinstance(where["value"], list) else [where["value"]]
+    return values if set(values) <= {"text", "image", "image,text"} else None
+
+
+def _hit(hit: Hit, index: str) -> dict[str, Any]:
+    shown = stored_item(hit, index)
+    attributes = {key: _attribute(value) for key, value in shown["metadata"].items() if value is not None}
+    attributes["modality"] = hit.modality
+    if shown["thumbnail"] is not None:
+        attributes["thumbnail"] = shown["thumbnail"]
+    return {
+        "file_id": hit.id,
+        "filename": shown["file"] or hit.id,
+        "score": hit.score,
+        "attributes": attributes,
+        "content": [] if shown["text"] is None else [{"type": "text", "text": shown["text"]}],
+    }
+
+
+def _attribute(value: Any) -> str | float | bool:
+    """Attributes are flat: what is nested is written as JSON."""
+    return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+def _entry(searcher: Searcher, name: str) -> dict[str, Any]:
+    stats = searcher.index.stats()
+    counts = dict.fromkeys(("cancelled", "failed", "in_progress"), 0)
+    return {
+        "id": name,
+        "object": "vector_store",
+        "created_at": 0,
+        "name": name,
+        "status": "completed",
+        "usage_bytes": int(stats.get("bytes", 0)),
+        "file_counts": counts | {"completed": stats["rows"], "total": stats["rows"]},
+        "last_active_at": None,
+        "metadata": {"dim": str(stats["dim"]), "fingerprint": str(stats["fingerprint"])},
+    }
