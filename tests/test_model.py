@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from puma.encoding import Inputs, length_sorted_groups, stored_vision
+from puma.encoding import PROMPT_CHARACTERS, Inputs, length_sorted_groups, stored_vision
 from puma.errors import ImageError, InputError, ModelError
 from puma.items import Item
 from puma.model import PROMPT_FILE, Retriever
@@ -148,6 +150,23 @@ def test_groups_keep_every_row_once_and_kinds_apart():
     groups = length_sorted_groups(items, 2)
     assert sorted(i for group in groups for i in group) == list(range(5))
     assert all(len({items[i].image is None for i in group}) == 1 and len(group) <= 2 for group in groups)
+
+
+@given(lengths=st.lists(st.integers(1, 400), max_size=60), size=st.integers(1, 20), limit=st.integers(60, 3000))
+def test_groups_of_texts_stay_within_their_characters(lengths, size, limit):
+    items = [Item(text="a" * n) for n in lengths]
+    groups = length_sorted_groups(items, size, padded_characters=limit)
+    assert sorted(i for group in groups for i in group) == list(range(len(items)))
+    for group in groups:
+        longest = max(lengths[i] for i in group)
+        assert lengths[group[0]] == longest  # a shortage of memory shows at once
+        assert len(group) <= size
+        assert len(group) == 1 or len(group) * (longest + PROMPT_CHARACTERS) <= limit
+
+
+def test_instructions_lengthen_a_text():
+    items = [Item(text="aaaa"), Item(text="a"), Item(text="aa")]
+    assert length_sorted_groups(items, 1, [None, "find that", None]) == [[1], [0], [2]]
 
 
 def test_mistakes_are_named(retriever, base, tmp_path):

@@ -23,6 +23,12 @@ from puma.items import TEXT, Item
 from puma.pooling import last_token_state
 from puma.prompts import RET, PromptFormat
 
+CPU_CHARACTERS = 4096
+"""Of a batch of texts on a CPU, padding counted. There padding costs as much as text, and a batch of about a thousand
+tokens is as fast as any larger one (docs/log.md, 2026-11-23: texts of mixed lengths three times faster)."""
+PROMPT_CHARACTERS = 48
+"""About what the prompt adds to a text."""
+
 
 class VisionFeatures(Protocol):
     """A source of a frozen vision tower's outputs, by picture."""
@@ -155,7 +161,7 @@ def encode_items(
         raise InputError(f"instruction: {len(asked)} of them for {len(items)} items; give one for all, or one an item")
     device = next(model.parameters()).device
     out: np.ndarray | None = None
-    groups = length_sorted_groups(items, batch_size)
+    groups = length_sorted_groups(items, batch_size, asked, CPU_CHARACTERS if device.type == "cpu" else None)
     ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision))
     gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
     with (
@@ -177,16 +183,30 @@ def encode_items(
     return out
 
 
-def length_sorted_groups(items: Sequence[Item], batch_size: int) -> list[list[int]]:
+def length_sorted_groups(
+    items: Sequence[Item],
+    batch_size: int,
+    instructions: Sequence[str | None] | None = None,
+    padded_characters: int | None = None,
+) -> list[list[int]]:
     """Row numbers in batches of like kind and length: pictures apart from texts, longest first, so that padding is
-    small and a shortage of memory shows at once."""
-    order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, len(items[i].text or "")), reverse=True)
+    small and a shortage of memory shows at once.
+
+    Args:
+        instructions: one an item, which lengthen it.
+        padded_characters: a batch of texts also ends where its rows times its longest would be more.
+    """
+    lengths = [len(item.text or "") for item in items]
+    if instructions is not None:
+        lengths = [length + len(asked or "") for length, asked in zip(lengths, instructions, strict=True)]
+    order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, lengths[i]), reverse=True)
     groups: list[list[int]] = []
     for i in order:
-        same = (
-            groups and len(groups[-1]) < batch_size and (items[groups[-1][0]].image is None) == (items[i].image is None)
-        )
-        if same:
+        fits = bool(groups) and len(groups[-1]) < batch_size
+        fits = fits and (items[groups[-1][0]].image is None) == (items[i].image is None)
+        if fits and padded_characters is not None and items[i].image is None:
+            fits = (len(groups[-1]) + 1) * (lengths[groups[-1][0]] + PROMPT_CHARACTERS) <= padded_characters
+        if fits:
             groups[-1].append(i)
         else:
             groups.append([i])

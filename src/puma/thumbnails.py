@@ -52,4 +52,3 @@ def make_thumbnail(image_source: ImageSource, side: int = SIDE) -> bytes:
     # A fresh picture of the same pixels: what the original's file said beside them is not written.
     Image.frombytes("RGB", picture.size, picture.tobytes()).save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()
-
