@@ -124,6 +124,8 @@ def _run(folders: dict[str, Path], host: str, port: int, model: Path | None, set
         target=_import_service, args=[bool(folders)], daemon=True
     )  # while torch loads, which is longest
 
+    # torch's threads wait busily after each batch; the index's search, which comes then, needs the cores (2 of 35 ms).
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     bound = bound_socket(host, port)
     try:
         imports.start()

@@ -30,9 +30,10 @@ FLAT_ROWS = 10_000
 """Up to here search is exact and no vector index is built."""
 PROBES = 160
 """Partitions visited; one holds about 4,096 rows. All of 200,000 rows' cost half a millisecond more than 40 of them."""
-FILTERED_CANDIDATES = 400
-"""At least so many candidates are re-scored where only some rows fit: those can be far away, where the index sees
-little difference (2% of 200,000 rows fit, hit@10: 0.64 with 100 candidates, 0.91 with 400, 0.99 with 1,000)."""
+FILTERED_CANDIDATES = 1000
+"""Where only some rows fit, more candidates are re-scored, up to so many: the best can be far away, where the index
+sees little difference (2% of 200,000 rows fit, hit@10: 0.64 with 100 candidates, 0.91 with 400, 0.99 with 1,000)."""
+SHARES_KEPT = 1000
 SEARCH_BATCH = 32
 CACHE_FLOATS = 2**27
 """Vectors are kept in memory between exact searches up to this many floats (512 MiB); beyond, they are streamed."""
@@ -52,6 +53,7 @@ class Reader:
         self.dim = dim
         self._table = table
         self._known: tuple[int, dict[str, Any]] | None = None
+        self._shares: tuple[int, dict[str, float]] = -1, {}
         self._cached: tuple[int, Snapshot] | None = None
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
@@ -119,6 +121,16 @@ class Reader:
             self._known = version, state | {"fast": bool(fast)}
         return self._known[1]
 
+    def _share(self, condition: str) -> float:
+        """The share of rows that fit, above 0; counted once a version."""
+        version, rows = int(self._table.version), self._state()["rows"]
+        if self._shares[0] != version or len(self._shares[1]) >= SHARES_KEPT:
+            self._shares = version, {}
+        known = self._shares[1]
+        if condition not in known:
+            known[condition] = max(int(self._table.count_rows(condition)), 1) / max(rows, 1)
+        return known[condition]
+
     def _found(self, condition: str, limit: int, vectors: bool) -> list[Row]:
         def work() -> Any:
             query = self._table.search().where(condition).select(_columns(self._table, vectors))
@@ -159,7 +171,7 @@ class Reader:
         query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine")
         candidates = min(10 * k, 100 + 6 * k)  # of 200,000 rows: hit@10 1.000, hit@100 0.991
         if condition is not None:
-            candidates = max(candidates, FILTERED_CANDIDATES)
+            candidates = max(candidates, min(int(candidates / self._share(condition)), FILTERED_CANDIDATES))
         query = query.nprobes(PROBES).refine_factor(-(-candidates // k)).limit(k)
         if condition is not None:
             query = query.where(condition, prefilter=True)

@@ -313,6 +313,7 @@ def _tell(say: Say, folder: Path, results: Mapping[str, Any], answers: Sequence[
     say(f"report   {folder / 'report.html'}")
     say(f"model    {folder / 'model'}   (also: SentenceTransformer({str(folder / 'model')!r}))")
     say(f'search   puma search {folder / "index"} "a red fox" --modality image --model {folder / "model"}')
+    say(f"page     puma serve {folder / 'index'} --model {folder / 'model'}   then open http://127.0.0.1:8000/")
     say('your own puma index add my.index ~/Pictures  &&  puma search my.index "at the beach"   (with puma-mini)')
     say(
         "a real base: puma train --base Qwen/Qwen2-VL-2B-Instruct --data DIR --layers 12 --out my-retriever"
