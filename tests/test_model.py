@@ -1,6 +1,7 @@
 """The retriever folder: same vectors in sentence-transformers, safe texts, safe pictures, padding that does not
 matter."""
 
+import itertools
 import json
 
 import numpy as np
@@ -152,16 +153,26 @@ def test_groups_keep_every_row_once_and_kinds_apart():
     assert all(len({items[i].image is None for i in group}) == 1 and len(group) <= 2 for group in groups)
 
 
-@given(lengths=st.lists(st.integers(1, 400), max_size=60), size=st.integers(1, 20), limit=st.integers(60, 3000))
-def test_groups_of_texts_stay_within_their_characters(lengths, size, limit):
+@given(lengths=st.lists(st.integers(1, 400), max_size=9), size=st.integers(1, 9), fixed=st.integers(0, 900))
+def test_texts_are_divided_into_the_cheapest_batches(lengths, size, fixed):
     items = [Item(text="a" * n) for n in lengths]
-    groups = length_sorted_groups(items, size, padded_characters=limit)
+    groups = length_sorted_groups(items, size, pass_characters=fixed)
     assert sorted(i for group in groups for i in group) == list(range(len(items)))
-    for group in groups:
-        longest = max(lengths[i] for i in group)
-        assert lengths[group[0]] == longest  # a shortage of memory shows at once
-        assert len(group) <= size
-        assert len(group) == 1 or len(group) * (longest + PROMPT_CHARACTERS) <= limit
+    assert all(len(group) <= size for group in groups)
+    padded = [lengths[i] + PROMPT_CHARACTERS for group in groups for i in group]
+    assert padded == sorted(padded, reverse=True)  # a shortage of memory shows at once
+
+    def cost(ends):
+        return sum(fixed + (end - start) * padded[start] for start, end in itertools.pairwise([0, *ends]))
+
+    n = len(items)
+    every = [
+        [*inner, n]
+        for count in range(n)
+        for inner in itertools.combinations(range(1, n), count)
+        if all(end - start <= size for start, end in itertools.pairwise([0, *inner, n]))
+    ]
+    assert cost(list(itertools.accumulate(map(len, groups)))) == min(map(cost, every), default=0)
 
 
 def test_instructions_lengthen_a_text():

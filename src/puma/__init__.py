@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from puma.errors import PumaError
     from puma.index import Index
     from puma.items import Item
+    from puma.mini.default import default_model
     from puma.model import Retriever
     from puma.pruning import prune, prune_folder
     from puma.search import Searcher
@@ -27,6 +28,7 @@ _HOMES = {
     "Retriever": "puma.model",
     "Searcher": "puma.search",
     "TrainConfig": "puma.settings",
+    "default_model": "puma.mini.default",
     "prune": "puma.pruning",
     "prune_folder": "puma.pruning",
     "train": "puma.training",
@@ -38,6 +40,7 @@ __all__ = [
     "Retriever",
     "Searcher",
     "TrainConfig",
+    "default_model",
     "prune",
     "prune_folder",
     "train",

@@ -9,6 +9,7 @@ prompt says (prompts) and the model folder (model).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +24,9 @@ from puma.items import TEXT, Item
 from puma.pooling import last_token_state
 from puma.prompts import RET, PromptFormat
 
-CPU_CHARACTERS = 4096
-"""Of a batch of texts on a CPU, padding counted. There padding costs as much as text, and a batch of about a thousand
-tokens is as fast as any larger one (docs/log.md, 2026-11-23: texts of mixed lengths three times faster)."""
+CPU_PASS_CHARACTERS = 400
+"""What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so
+texts of unlike lengths are better divided (docs/log.md, 2026-11-23: three times as many a second)."""
 PROMPT_CHARACTERS = 48
 """About what the prompt adds to a text."""
 
@@ -161,7 +162,7 @@ def encode_items(
         raise InputError(f"instruction: {len(asked)} of them for {len(items)} items; give one for all, or one an item")
     device = next(model.parameters()).device
     out: np.ndarray | None = None
-    groups = length_sorted_groups(items, batch_size, asked, CPU_CHARACTERS if device.type == "cpu" else None)
+    groups = length_sorted_groups(items, batch_size, asked, CPU_PASS_CHARACTERS if device.type == "cpu" else None)
     ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision))
     gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
     with (
@@ -187,30 +188,46 @@ def length_sorted_groups(
     items: Sequence[Item],
     batch_size: int,
     instructions: Sequence[str | None] | None = None,
-    padded_characters: int | None = None,
+    pass_characters: int | None = None,
 ) -> list[list[int]]:
     """Row numbers in batches of like kind and length: pictures apart from texts, longest first, so that padding is
     small and a shortage of memory shows at once.
 
     Args:
         instructions: one an item, which lengthen it.
-        padded_characters: a batch of texts also ends where its rows times its longest would be more.
+        pass_characters: what a forward pass costs beside its texts, in characters of text. If given, texts are divided
+            into the batches that cost least, padding counted; else every batch but the last is full.
     """
     lengths = [len(item.text or "") for item in items]
     if instructions is not None:
         lengths = [length + len(asked or "") for length, asked in zip(lengths, instructions, strict=True)]
     order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, lengths[i]), reverse=True)
     groups: list[list[int]] = []
-    for i in order:
-        fits = bool(groups) and len(groups[-1]) < batch_size
-        fits = fits and (items[groups[-1][0]].image is None) == (items[i].image is None)
-        if fits and padded_characters is not None and items[i].image is None:
-            fits = (len(groups[-1]) + 1) * (lengths[groups[-1][0]] + PROMPT_CHARACTERS) <= padded_characters
-        if fits:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    for pictured in (True, False):
+        rows = [i for i in order if (items[i].image is not None) == pictured]
+        ends = list(range(batch_size, len(rows), batch_size)) + [len(rows)] * bool(rows)
+        if not pictured and pass_characters is not None:
+            ends = _cheapest_ends([lengths[i] + PROMPT_CHARACTERS for i in rows], batch_size, pass_characters)
+        groups += [rows[start:end] for start, end in itertools.pairwise([0, *ends])]
     return groups
+
+
+def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int) -> list[int]:
+    """Where to end the batches of rows sorted by falling length, so that the sum of ``fixed + rows * longest`` over the
+    batches, of at most ``most`` rows each, is smallest."""
+    best, before = [0.0], [0]
+    for end in range(1, len(lengths) + 1):
+        costs = [
+            (best[start] + fixed + (end - start) * lengths[start], start) for start in range(max(0, end - most), end)
+        ]
+        cost, start = min(costs)
+        best.append(cost)
+        before.append(start)
+    ends, end = [], len(lengths)
+    while end:
+        ends.append(end)
+        end = before[end]
+    return ends[::-1]
 
 
 def prefetched(groups: Sequence[list[int]], prepare: Any) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:

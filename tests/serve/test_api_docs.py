@@ -5,7 +5,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from puma.serve import create_app
+from puma.serve import ServeSettings, create_app
 from puma.serve.routes import docs
 from served import served, toy_searcher
 
@@ -114,3 +114,11 @@ def test_the_page_works_in_a_real_browser_under_its_policy(tmp_path):
         for button in (".opblock-summary-control", "button.try-out__btn", "button.execute"):
             block.locator(button).click()
         block.locator(".live-responses-table .response .response-col_status", has_text="200").wait_for()
+
+
+@pytest.mark.parametrize("token", [None, "open-sesame-and-more"])
+def test_the_document_tells_of_the_token_where_there_is_one(token, tmp_path):
+    app = create_app(toy_searcher(tmp_path / "toys.index"), settings=ServeSettings(token=token))
+    document = app.openapi()
+    assert ("securitySchemes" in document["components"]) == (token is not None)
+    assert ("security" in document["paths"]["/search"]["post"]) == (token is not None)

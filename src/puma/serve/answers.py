@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from puma.index import Hit, Row
-from puma.items import TEXT
 
 
 class NotFoundError(HTTPException):
@@ -43,7 +42,7 @@ def stored_item(row: Row | Hit, index: str) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": row.id}
     if isinstance(row, Hit):
         shown["score"] = row.score
-    picture = None if row.modality == TEXT else "/thumbnail?" + urlencode({"index": index, "id": row.id})
+    picture = "/thumbnail?" + urlencode({"index": index, "id": row.id}) if row.thumbnail else None
     return shown | {
         "modality": row.modality,
         "text": text,

@@ -11,7 +11,8 @@ import pkgutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 import puma
 from puma.errors import InputError
@@ -68,6 +69,8 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         responses=ERRORS,
+        # Only told, for the document and its "Authorize": the doors have looked at the token before.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if running.settings.token else [],
     )
     app.state.service = running
     app.add_middleware(Doors, settings=running.settings, metrics=running.metrics)

@@ -4,8 +4,8 @@ Here: the queue with its bound, the encoder's thread, and how results, faults an
 here: how a batch is shared out (:mod:`puma.serve.waiting`), HTTP, indexes (:mod:`puma.serve.state`).
 
 While the encoder works, requests gather; when it is done it takes as many as a batch holds, so no request waits for
-company except behind an idle encoder that has lately been busy. Waiting requests get equal shares of each batch: one
-with a thousand items cannot keep one with a single item waiting for more than a batch.
+company except where others have lately been about, and then for a moment only. Waiting requests get equal shares of
+each batch: one with a thousand items cannot keep one with a single item waiting for more than a batch.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from puma.serve.waiting import (
 )
 
 LONGEST_RETRY_S = 60
+PATIENCE = 0.05
+"""Of the last batch's time, at most, is spent on waiting for its clients to ask again."""
 DECODERS = min(4, os.cpu_count() or 1)
 
 
@@ -67,6 +69,7 @@ class Batcher:
         self._closing = False
         self._busy = False
         self._company = False
+        self._lasted = 0.0
         self._rate = 0.0
         self._thread: threading.Thread | None = None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="puma-decode")
@@ -176,20 +179,29 @@ class Batcher:
                     if self._closing:
                         return
                     self._changed.wait()
-                if idle and self._company and not self._closing:
-                    self._await_company()
+                if self._company and not self._closing:
+                    self._await_company(idle)
                 self._busy = True
                 entries = self._taken()
+            started = time.monotonic()
             try:
                 self._encode_all(entries)
             except BaseException as error:  # a defect here must not leave everyone waiting for a thread that is gone
                 for request in {request for request, _ in entries}:
                     if not request.dead:
                         self._fail(request, error)
+            self._lasted = time.monotonic() - started
 
-    def _await_company(self) -> None:
-        """A little patience after an idle moment, but only where the last batch shows that others are about."""
-        until = time.monotonic() + self.settings.max_wait_ms / 1000
+    def _await_company(self, idle: bool) -> None:
+        """A little patience, but only where the last batch shows that others are about.
+
+        After a batch most of its clients ask again within a moment. Without patience they and those who waited would
+        take turns in two half batches for ever; it may cost a small part of what a batch takes.
+        """
+        patience = self.settings.max_wait_ms / 1000
+        if not idle:
+            patience = min(patience, PATIENCE * self._lasted)
+        until = time.monotonic() + patience
         while self._waiting and self._weight < self.settings.max_batch and not self._closing:
             rest = until - time.monotonic()
             if rest <= 0:
