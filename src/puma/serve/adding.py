@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -27,20 +26,12 @@ MAX_WAITING = 16
 _PLACE = re.compile(r"items\[(\d+)\]")
 
 
-class _Turn:
-    def __init__(self) -> None:
-        self.lock, self.waiting = asyncio.Lock(), 0
-
-
-_TURNS: WeakKeyDictionary[Service, _Turn] = WeakKeyDictionary()
-
-
 class QueuedEncoder:
     """An :class:`~puma.items.Encoder` for worker threads, whose work waits in the service's queue like all other."""
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self._service, self._loop = service, loop
-        self.dim, self.fingerprint = service.encoder.dim, service.encoder.fingerprint
+        self.dim, self.fingerprint = service.encoder.dim, service.fingerprint
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
         waiting = asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop)
@@ -73,17 +64,15 @@ async def add_items(service: Service, searcher: Searcher, incoming: Sequence[Inc
         BusyError, TimeoutError: from the queue; what was stored until then stays, and the same request goes on there.
     """
     encoder = QueuedEncoder(service, asyncio.get_running_loop())
-    # One writer: more would only wait for each other's commits.
-    turn = _TURNS.setdefault(service, _Turn())
-    if turn.waiting >= MAX_WAITING:
-        raise BusyError(f"{turn.waiting} requests to add items are waiting; try again later", retry_after=5)
-    turn.waiting += 1
+    if service.writers >= MAX_WAITING:
+        raise BusyError(f"{service.writers} requests to add items are waiting; try again later", retry_after=5)
+    service.writers += 1
     try:
-        async with turn.lock:
+        async with service.writing:
             # Not in the service's pool: this thread waits for the queue, which needs that pool.
             return await asyncio.to_thread(_add, encoder, searcher, incoming, service.settings.max_batch)
     finally:
-        turn.waiting -= 1
+        service.writers -= 1
 
 
 def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming], batch_size: int) -> Outcome:

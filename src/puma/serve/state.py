@@ -45,6 +45,9 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)
+        self.fingerprint = encoder.fingerprint  # of every weight: asked for once, not with every item that is added
+        # One writer: more would only wait for each other's commits.
+        self.writing, self.writers = asyncio.Lock(), 0
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
         self._pending = 0
         self._warm = False
