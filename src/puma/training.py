@@ -9,6 +9,7 @@ Source: method.md "The two stages".
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -135,7 +136,8 @@ def train(
         _fits_sharding(config, shared)
     # FSDP2 cuts the model up where it stands; what is trained goes back into this copy of the whole.
     whole = copy.deepcopy(st).cpu() if trainer.is_fsdp_enabled else None
-    with stored_vision(retriever.model):
+    # Only where outputs are stored: not every family's tower takes the exchange of its class (LLaVA's does not).
+    with stored_vision(retriever.model) if vision is not None else contextlib.nullcontext():
         outcome = trainer.train(resume_from_checkpoint=latest_checkpoint(folder, clean=rank == 0))
     if whole is not None:
         whole.load_state_dict(trainer.whole_weights(), strict=False)
