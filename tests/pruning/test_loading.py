@@ -108,14 +108,18 @@ def test_weights_take_the_type_that_is_named(family_base):
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_weights_read_images(family_base, family, dtype):
+def test_half_precision_weights_read_images(family_base, family, dtype, tmp_path):
     from PIL import Image
+    from sentence_transformers import SentenceTransformer
 
     items = ["a red fox", {"image": Image.new("RGB", (40, 60), (200, 30, 30))}]
     base = family_base(family)
     whole = Retriever.from_base(base, layers=2, dtype="fp32", device="cpu").encode(items)
-    half = Retriever.from_base(base, layers=2, dtype=dtype, device="cpu").encode(items)
+    made = Retriever.from_base(base, layers=2, dtype=dtype, device="cpu")
+    half = made.encode(items)
     assert (whole * half).sum(1).min() > 0.99
+    theirs = SentenceTransformer(str(made.save_pretrained(tmp_path / "model")), device="cpu").encode(items)
+    assert (half * theirs).sum(1).min() > 0.99
 
 
 def test_attention_is_chosen_by_name(family_base):
