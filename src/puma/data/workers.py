@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from puma import errors
 from puma.data.pairs import Pair
 from puma.errors import InputError, PumaError
+from puma.retriever.cores import usable_cores
 
 MOST = 8
 """Workers by default at most: each takes about as much memory as the libraries, 0.5 GB, and its batches."""
@@ -43,15 +44,6 @@ SHARED = Path("/dev/shm")
 ALIGNMENT = 64
 _PRELOADED = ["puma.data.collating", "transformers.processing_utils", "transformers.image_processing_backends"]
 _LOG = logging.getLogger(__name__)
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: by its affinity, and by the quota of its container (cgroup)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]  # "max 100000" without a quota
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def default_workers(pairs: Sequence[Pair] | None = None, *, accelerator: bool | None = None) -> int:
