@@ -26,7 +26,7 @@ from puma.items import TEXT, Item
 from puma.pooling import last_token_state
 from puma.prompts import RET, PromptFormat, control_tokens
 from puma.retriever.cores import usable_cores
-from puma.retriever.decoding import decode_side
+from puma.retriever.decoding import decode_side, why_refused
 
 CPU_PASS_CHARACTERS = 400
 """What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so
@@ -141,14 +141,9 @@ class Inputs:
         """Raise an ImageError for the first image that the image processor refuses by itself."""
         for item, held in zip(items, images, strict=True):
             for image in held:
-                try:
-                    self.processor.image_processor(images=[image], return_tensors="pt")
-                except Exception as error:
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise ImageError(
-                        f"{item.image_name}: the model's image processor refuses it "
-                        f"({image.width} x {image.height} pixels: {reason})"
-                    ) from None
+                reason = why_refused(self.processor, image)
+                if reason is not None:
+                    raise ImageError(f"{item.image_name}: {reason}") from None
 
     def _check(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
         counts = (ids == self.ret_id).sum(1)

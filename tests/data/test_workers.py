@@ -140,7 +140,8 @@ time.sleep(60)
 def script(tmp_path, text):
     """A module of the collator beside a script without a guard."""
     (tmp_path / "collates.py").write_text(
-        "import os, torch\nclass Pid:\n    def __call__(self, rows):\n        return {'pid': torch.tensor([os.getpid()])}\n"
+        "import os, torch\n"
+        "class Pid:\n    def __call__(self, rows):\n        return {'pid': torch.tensor([os.getpid()])}\n"
     )
     path = tmp_path / "script.py"
     path.write_text("from collates import Pid\nCOLLATE = Pid()\n" + text)
@@ -207,9 +208,9 @@ def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do(tmp_path):
 
 
 def test_worker_errors_leaves_others_alone():
-    with pytest.raises(RuntimeError, match="^shapes$"), worker_errors(1):
+    with pytest.raises(RuntimeError, match=r"^shapes$"), worker_errors(1):
         raise RuntimeError("shapes")
-    with pytest.raises(InputError, match="workers=3.*fewer workers"), worker_errors(3):
+    with pytest.raises(InputError, match=r"workers=3.*fewer workers"), worker_errors(3):
         raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
     with pytest.raises(ModelError), worker_errors(1):
         raise ModelError("x")

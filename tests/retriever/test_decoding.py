@@ -58,8 +58,7 @@ def scene(width, height, seed=0):
         (qwen(300), (4031, 3024), None),  # half of 4031 is no whole number
         (qwen(300), (8000, 8), None),  # refused by the processor
         (smolvlm(2048, 512, False), (4032, 3024), 1512),
-        (smolvlm(1024, 512, True), (4096, 3072), 1536),
-        (smolvlm(2048, 512, True), (4032, 3024), None),
+        (smolvlm(1024, 512, True), (4096, 3072), None),  # cut into tiles
         (clip(size={"shortest_edge": 336}), (4032, 3024), 756),
         (clip(size={"height": 64, "width": 64}, do_center_crop=False), (1600, 1200), 150),
         (clip(size={"height": 64, "width": 64}, do_center_crop=False), (1600, 256), 128),
@@ -77,9 +76,7 @@ def test_the_side_that_suffices(processor, size, side):
         assert opened.size[0] * size[1] == opened.size[1] * size[0], "the very shape"
 
 
-@pytest.mark.parametrize(
-    "processor", [qwen(100), smolvlm(512, 128, False), smolvlm(256, 128, True), clip(size={"shortest_edge": 112})]
-)
+@pytest.mark.parametrize("processor", [qwen(100), smolvlm(512, 128, False), clip(size={"shortest_edge": 112})])
 def test_what_the_processor_makes_of_it_is_nearly_the_same(processor):
     """Measured: cosine 0.9997 and more, a mean difference of less than one of 255 levels."""
     data = scene(1600, 1200)

@@ -45,11 +45,10 @@ def test_an_error_comes_at_its_batch_and_nothing_goes_on():
             raise ImageError("4.png: no such file")
         return rows
 
-    seen = []
-    with pytest.raises(ImageError, match="4.png"):
-        for rows, _ in prefetched(GROUPS, prepare, 3):
-            seen.append(rows[0])
-    assert seen == [0, 1, 2, 3]
+    ready = prefetched(GROUPS, prepare, 3)
+    assert [next(ready)[0] for _ in range(4)] == GROUPS[:4]
+    with pytest.raises(ImageError, match=r"4\.png"):
+        next(ready)
     assert max(begun) <= 4 + 3
     with pytest.raises(InputError, match="threads=0"):
         next(prefetched(GROUPS, prepare, 0))

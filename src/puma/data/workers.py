@@ -136,8 +136,8 @@ def worker_errors(workers: int) -> Iterator[None]:
         if not _is_of_a_dead_worker(error):
             raise
         raise InputError(
-            f"workers={workers}: a process that prepares batches was ended from outside, most likely for want of memory "
-            "(see the system's log); give fewer workers, or 0 to prepare batches in the training process"
+            f"workers={workers}: a process that prepares batches was ended from outside, most likely for want of "
+            "memory (see the system's log); give fewer workers, or 0 to prepare batches in the training process"
         ) from error
 
 
@@ -218,7 +218,7 @@ def _block(size: int, most: int) -> torch.Tensor:
     if 0 < size <= most:
         with contextlib.suppress(RuntimeError):  # others took the room meanwhile
             block = torch.empty(0, dtype=torch.uint8)
-            block.set_(torch.UntypedStorage._new_shared(size))  # type: ignore[call-overload]
+            block.set_(torch.UntypedStorage._new_shared(size))
             return block
     return torch.empty(size, dtype=torch.uint8)
 
@@ -243,7 +243,7 @@ def _open_parcel(carried: Any, places: Mapping[str, Any], rest: Sequence[tuple[s
     return batch
 
 
-class _FromWorker(PumaError):
+class _FromWorker(PumaError):  # noqa: N818 - never seen by a user
     """Carries an error out of a worker. torch sends the class and a long text; of these the first error is made again,
     with its own class and message."""
 
@@ -262,9 +262,9 @@ class _Process(context.ForkServerProcess):
     """A worker whose start does not run the main script again, as it would for what is defined there."""
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
         with _without_main():
-            return context.ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return context.ForkServerProcess._Popen(process_obj)
 
 
 class _Context(context.ForkServerContext):
