@@ -8,7 +8,7 @@ objects of classes of its own.
 Memory: a worker sends a batch as one block of shared memory, in /dev/shm, which the training process maps without a
 copy. All batches on their way together take at most half of what is free there when the run begins; where a batch is
 too large for that (docker gives 64 MB) it is sent through a pipe instead, which costs two copies and needs none of it.
-So many batches are prepared ahead: two by each worker, one where there are more than four.
+One batch is prepared ahead by each worker, two where there is only one: a step of 150 images is 0.85 GB in fp32.
 
 Workers end with the process they work for, also where that is killed: each watches a pipe that closes then.
 """
@@ -98,7 +98,7 @@ def batch_loader(
             workers = 0
     if not workers:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin)
-    ahead = 2 if workers <= 4 else 1
+    ahead = 2 if workers == 1 else 1
     if shared is None:
         shared = _free(SHARED) // (2 * max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
     multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)

@@ -16,7 +16,6 @@ import torch
 from puma.data.collating import why_unusable
 from puma.encoding import length_sorted_groups, prefetched
 from puma.errors import ImageError
-from puma.items import Item
 from puma.model import Retriever
 from puma.probing.depths import depth_states
 from puma.probing.material import Asked
