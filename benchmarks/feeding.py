@@ -79,16 +79,16 @@ def main() -> None:
 
 
 def feeding(inputs: Inputs, pairs: list[Pair], workers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the result for one number of workers: through shared memory and, once, without any."""
+    """Rows of the result for one number of workers: through mapped memory and, once, through pipes."""
     collate = PairCollator(pairs, inputs)
     batches = [[(0, row) for row in range(len(pairs))] for _ in range(options.batches + 1)]
     rows = []
-    for shared in (None, 0) if workers == 2 else (None,):
-        row: dict[str, Any] = {"workers": workers, "through": "shared memory" if shared is None else "a pipe"}
+    for pipes in (False, True) if workers == 2 else (False,):
+        row: dict[str, Any] = {"workers": workers, "through": "pipes" if pipes else "mapped memory"}
         if not workers:
             row["through"] = "this process"
         begun = time.perf_counter()
-        ready = iter(batch_loader(Rows(len(pairs)), batches, collate, workers, shared=shared))
+        ready = iter(batch_loader(Rows(len(pairs)), batches, collate, workers, pipes=pipes))
         first = next(ready)
         row["first_batch_seconds"] = round(time.perf_counter() - begun, 2)
         row["batch_megabytes"] = round(sum(v.nbytes for v in first.values() if isinstance(v, torch.Tensor)) / 1e6)
@@ -98,7 +98,7 @@ def feeding(inputs: Inputs, pairs: list[Pair], workers: int, options: argparse.N
         row["seconds_a_batch"] = round(seconds / count, 3)
         row["items_a_second"] = round(2 * len(pairs) * count / seconds, 1)
         row["waiting"] = {
-            str(step): round(waited(pairs, batches, collate, workers, shared, step), 3) for step in options.step
+            str(step): round(waited(pairs, batches, collate, workers, pipes, step), 3) for step in options.step
         }
         rows.append(row)
         print(row, flush=True)
@@ -106,10 +106,10 @@ def feeding(inputs: Inputs, pairs: list[Pair], workers: int, options: argparse.N
 
 
 def waited(
-    pairs: list[Pair], batches: list[Any], collate: PairCollator, workers: int, shared: int | None, step: float
+    pairs: list[Pair], batches: list[Any], collate: PairCollator, workers: int, pipes: bool, step: float
 ) -> float:
     """The share of its time that a consumer waits which takes ``step`` seconds a batch, the first batch aside."""
-    ready = iter(batch_loader(Rows(len(pairs)), batches, collate, workers, shared=shared))
+    ready = iter(batch_loader(Rows(len(pairs)), batches, collate, workers, pipes=pipes))
     next(ready)
     waiting, begun = 0.0, time.perf_counter()
     for _ in batches[1:]:
