@@ -402,8 +402,7 @@ def write(family: str, folder: Path, shards: int = 3) -> Path:
     from transformers import AutoConfig, AutoModel
 
     layout = LAYOUTS[family]
-    folder.mkdir(parents=True)
-    _json(folder / "config.json", cut_config(family))
+    write_small_files(family, folder, cut_config(family))
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in AutoModel.from_config(config).named_parameters()}
@@ -423,11 +422,18 @@ def write(family: str, folder: Path, shards: int = 3) -> Path:
             total += part[name].numel() * 2
         save_file(part, folder / file, metadata={"format": "pt"})
     _json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+    return folder
+
+
+def write_small_files(family: str, folder: Path, config: dict[str, Any]) -> None:
+    """Write everything but the weights."""
+    layout = LAYOUTS[family]
+    folder.mkdir(parents=True)
+    _json(folder / "config.json", config)
     _json(folder / "preprocessor_config.json", layout.preprocessor)
     for name, values in layout.other_files.items():
         _json(folder / name, values)
     write_tokenizer(layout, folder)
-    return folder
 
 
 def content(name: str, shape: torch.Size) -> torch.Tensor:

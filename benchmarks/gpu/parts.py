@@ -19,8 +19,8 @@ from puma.errors import DataError, InputError
 from puma.folders import write_json, written_folder
 
 MANIFEST = "manifest.json"
-BLOCK = 1024
-"""What a member of a tar archive costs at most beside its content and its padding, in bytes."""
+END = 2 * tarfile.RECORDSIZE
+"""More than what closes a tar archive, in bytes."""
 COMPRESSED = "texts"
 """The group whose parts are compressed."""
 
@@ -30,7 +30,7 @@ class _Part:
     name: str
     members: list[tuple[str, Path, int, int]] = field(default_factory=list)
     """(name inside, file, from byte, how many)."""
-    size: int = 2 * 10240
+    size: int = END
 
 
 def write_parts(groups: Mapping[str, Mapping[str, Path]], out: Path, limit: int) -> dict[str, object]:
@@ -47,8 +47,8 @@ def write_parts(groups: Mapping[str, Mapping[str, Path]], out: Path, limit: int)
     Raises:
         InputError: ``limit`` is too small, or ``out`` is not empty.
     """
-    if limit < 64 * BLOCK:
-        raise InputError(f"limit={limit}: give at least {64 * BLOCK} bytes")
+    if limit < 4 * END:
+        raise InputError(f"limit={limit}: give at least {4 * END} bytes")
     files: dict[str, dict[str, object]] = {}
     parts: list[dict[str, object]] = []
     with written_folder(out) as work:
@@ -71,22 +71,28 @@ def write_parts(groups: Mapping[str, Mapping[str, Path]], out: Path, limit: int)
 def _planned(group: str, members: Mapping[str, Path], limit: int) -> Iterator[_Part]:
     part = _Part(group)
     for name, path in sorted(members.items()):
-        size = path.stat().st_size
-        start, cut = 0, size > limit - part.size - BLOCK and size > limit // 2
-        while start < size or (start == 0 and size == 0):
-            room = limit - part.size - BLOCK
-            if part.members and (room < BLOCK or (not cut and size > room)):
+        size, start = path.stat().st_size, 0
+        cut = size > limit // 2 and size > limit - part.size - _cost(name)
+        while True:
+            piece = f"{name}#{start}" if cut else name
+            room = (limit - part.size - _cost(piece)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            if part.members and (room < size - start if not cut else room <= 0):
                 yield part
                 part = _Part(group)
                 continue
             count = min(size - start, room)
-            part.members.append((f"{name}#{start}" if cut else name, path, start, count))
-            part.size += count + BLOCK
+            part.members.append((piece, path, start, count))
+            part.size += _cost(piece) + -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             start += count
-            if size == 0:
+            if start == size:
                 break
     if part.members:
         yield part
+
+
+def _cost(name: str) -> int:
+    """Bytes of a member beside its content."""
+    return len(tarfile.TarInfo(name).tobuf())
 
 
 def _write(part: _Part, path: Path) -> None:
