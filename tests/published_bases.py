@@ -32,7 +32,12 @@ VISION_LAYERS = {"qwen2_vl": 2, "qwen2_vl_untied": 2, "qwen3_vl": 4, "smolvlm": 
 """Of 32, 24 (three of which feed DeepStack) and 12."""
 FAMILIES = tuple(VISION_LAYERS)
 
-_ATTENTION = ["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight"]
+_ATTENTION = [
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+]
 _LAYER = [
     "input_layernorm.weight",
     "mlp.down_proj.weight",
@@ -162,7 +167,10 @@ _QWEN2_VL = Published(
     layer=[*_LAYER, *(f"self_attn.{x}_proj.bias" for x in "qkv")],
     vision_layer="visual.blocks.{}.",
     vision_block=_pairs("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", "norm1", "norm2"),
-    vision_rest=[*_pairs("visual.merger.ln_q", "visual.merger.mlp.0", "visual.merger.mlp.2"), "visual.patch_embed.proj.weight"],
+    vision_rest=[
+        *_pairs("visual.merger.ln_q", "visual.merger.mlp.0", "visual.merger.mlp.2"),
+        "visual.patch_embed.proj.weight",
+    ],
     tokenizer=_QWEN_TOKENIZER,
     template_in=("tokenizer_config.json", "chat_template.json"),
 )
@@ -236,7 +244,11 @@ _QWEN3_VL = Published(
     vision_rest=[
         *_pairs("model.visual.merger.norm", "model.visual.merger.linear_fc1", "model.visual.merger.linear_fc2"),
         *_pairs(
-            *(f"model.visual.deepstack_merger_list.{i}.{x}" for i in range(3) for x in ("norm", "linear_fc1", "linear_fc2"))
+            *(
+                f"model.visual.deepstack_merger_list.{i}.{x}"
+                for i in range(3)
+                for x in ("norm", "linear_fc1", "linear_fc2")
+            )
         ),
         *_pairs("model.visual.patch_embed.proj"),
         "model.visual.pos_embed.weight",
@@ -330,7 +342,11 @@ _SMOLVLM = Published(
     layer=_LAYER,
     vision_layer="model.vision_model.encoder.layers.{}.",
     vision_block=_pairs(
-        "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", *(f"self_attn.{x}" for x in ("q_proj", "k_proj", "v_proj", "out_proj"))
+        "layer_norm1",
+        "layer_norm2",
+        "mlp.fc1",
+        "mlp.fc2",
+        *(f"self_attn.{x}" for x in ("q_proj", "k_proj", "v_proj", "out_proj")),
     ),
     vision_rest=[
         *_pairs("model.vision_model.embeddings.patch_embedding", "model.vision_model.post_layernorm"),
@@ -368,7 +384,9 @@ def published_names(family: str) -> list[str]:
     text = {"qwen3_vl": "model.language_model.", "smolvlm": "model.text_model."}.get(family, "model.")
     names = [f"{text}embed_tokens.weight", f"{text}norm.weight", *layout.vision_rest]
     names += [f"{text}layers.{i}.{name}" for i in range(DECODER_LAYERS) for name in layout.layer]
-    names += [layout.vision_layer.format(i) + name for i in range(VISION_LAYERS[family]) for name in layout.vision_block]
+    names += [
+        layout.vision_layer.format(i) + name for i in range(VISION_LAYERS[family]) for name in layout.vision_block
+    ]
     return sorted([*names, "lm_head.weight"] if layout.lm_head else names)
 
 
@@ -440,7 +458,9 @@ def content(name: str, shape: torch.Size) -> torch.Tensor:
     """A tensor's values, in bf16: no two tensors have the same."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator).mul_(0.02)
-    return (values.add_(1) if "norm" in name and name.endswith("weight") and len(shape) == 1 else values).to(torch.bfloat16)
+    return (values.add_(1) if "norm" in name and name.endswith("weight") and len(shape) == 1 else values).to(
+        torch.bfloat16
+    )
 
 
 def write_tokenizer(layout: Published, folder: Path) -> None:

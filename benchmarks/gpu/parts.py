@@ -125,7 +125,9 @@ def read_parts(folder: Path, out: Path) -> Path:
         if not file.is_file():
             faults.append(f"{part['part']} is missing")
         elif (found := digest(file)) != part["sha256"]:
-            faults.append(f"{part['part']} ({file.stat().st_size:,} bytes) has SHA-256 {found[:12]}, not {part['sha256'][:12]}")
+            faults.append(
+                f"{part['part']} ({file.stat().st_size:,} bytes) has SHA-256 {found[:12]}, not {part['sha256'][:12]}"
+            )
     if faults:
         raise DataError(f"parts {str(folder)!r}: " + "; ".join(faults) + ". Bring them again")
     with written_folder(out, replace=True) as work:
@@ -168,7 +170,9 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def files_under(folder: Path, prefix: str, *, suffixes: Iterable[str] | None = None, but: Iterable[str] = ()) -> dict[str, Path]:
+def files_under(
+    folder: Path, prefix: str, *, suffixes: Iterable[str] | None = None, but: Iterable[str] = ()
+) -> dict[str, Path]:
     """A folder's files by ``prefix`` and their path inside it; ``suffixes`` chooses some, ``but`` leaves others out."""
     chosen = None if suffixes is None else tuple(suffixes)
     found = {}

@@ -153,7 +153,13 @@ def take(run: Run, step: Step, path: Path, seconds: float) -> None:
 
     part = run.work / f"{step.name}.part.json"
     part.unlink(missing_ok=True)
-    row: dict[str, Any] = {"step": step.name, "status": "failed", "seed": 0, "budget_s": round(seconds), **described(run)}
+    row: dict[str, Any] = {
+        "step": step.name,
+        "status": "failed",
+        "seed": 0,
+        "budget_s": round(seconds),
+        **described(run),
+    }
     start = time.monotonic()
     try:
         if seconds < LEAST_S:
@@ -295,7 +301,9 @@ def headline(name: str, results: Any) -> str:
         return f"{sum('seconds_per_step' in row for row in rows)} of {len(rows)} steps timed"
     if name == "encode":
         rows = results["rates"]
-        return "; ".join(f"{row['kind']} {row['puma']:.0f} / {row['sentence_transformers']:.0f} a second" for row in rows)
+        return "; ".join(
+            f"{row['kind']} {row['puma']:.0f} / {row['sentence_transformers']:.0f} a second" for row in rows
+        )
     if name.startswith("train"):
         row = results[-1]
         return f"k={row['layers']}, {row['steps']} steps, mean hit@10 on val {100 * row['mean_hit_rate@10']:.1f} %"
