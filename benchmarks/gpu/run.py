@@ -207,7 +207,7 @@ def prepared(options: argparse.Namespace) -> Run:
     out: Path = options.out or (work / "rehearsal" if options.cpu_small else ROOT / "benchmarks" / "results" / "gpu")
     for folder in (work, out):
         folder.mkdir(parents=True, exist_ok=True)
-    roads = [ROOT / "src", ROOT / "benchmarks", ROOT / "benchmarks" / "gpu"]
+    roads = [ROOT / "src", ROOT / "benchmarks", ROOT / "benchmarks" / "gpu", ROOT / "tests"]
     sys.path[:0] = map(str, roads)  # the one script that is started without them
     from parts import read_parts
 
