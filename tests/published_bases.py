@@ -1,18 +1,20 @@
 """Checkpoints laid out as their publishers uploaded them, at their true width and cut in depth.
 
-Old key names in config.json, hub names of the tensors, bf16, shards with an index, ``preprocessor_config.json``, the chat
-template where it was published. Weights are random (seeded by the tensor's name), the tokenizer is a stand-in of the
-true size whose special tokens have the true ids. What is stated here and where it is from:
+Old key names in config.json, hub names of the tensors, bf16, shards with an index, ``preprocessor_config.json``, the
+chat template where it was published. Weights are random (seeded by the tensor's name), the tokenizer is a stand-in of
+the true size whose special tokens have the true ids. What is stated here and where it is from:
 
 - Qwen2-VL-2B: names and shards from its published ``model.safetensors.index.json`` (a copy stored in a public
-  repository): ``model.layers.*``, ``model.embed_tokens``, ``model.norm``, ``visual.*``; no ``lm_head`` (tied; total_size
-  4,417,971,200 bytes = 2 x 2,208,985,600 parameters). config.json is flat, with ``rope_scaling`` of ``type: mrope``.
-  transformers 5.23 maps the prefix (conversion_mapping.py, "Qwen2VLModel"). The 7B is untied, with ``lm_head.weight``:
-  ``qwen2_vl_untied`` stands for that at the 2B's width.
+  repository): ``model.layers.*``, ``model.embed_tokens``, ``model.norm``, ``visual.*``; no ``lm_head`` (tied: its
+  total_size of 4,417,971,200 bytes is 2 x 2,208,985,600 parameters). config.json is flat, ``rope_scaling`` of ``type:
+  mrope``. transformers 5.23 maps the prefix (conversion_mapping.py, "Qwen2VLModel"). The 7B is untied, with
+  ``lm_head.weight``: ``qwen2_vl_untied`` stands for that at the 2B's width.
 - Qwen3-VL-2B: names ``model.language_model.*`` and ``model.visual.*``, no ``lm_head`` (tied); config nested, the rope
-  under ``rope_scaling`` and ``rope_theta`` beside it.
-- SmolVLM-256M: ``model_type: idefics3``, names ``model.text_model.*``, ``model.vision_model.*``, ``model.connector.*`` and
-  an untied ``lm_head.weight`` of 49,280 rows (as listed of the 500M inside a published SmolVLA checkpoint).
+  under ``rope_scaling`` and ``rope_theta`` beside it (read in several public loaders of these checkpoints).
+- SmolVLM-256M: ``model_type: idefics3``, names ``model.text_model.*``, ``model.vision_model.*``, ``model.connector.*``
+  and an untied ``lm_head.weight`` of 49,280 rows (as listed of the 500M inside a published SmolVLA checkpoint).
+
+That the shapes are right is checked elsewhere by the published numbers of parameters (test_costs).
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published_bases
 import torch
 from PIL import Image
 
+import published_bases
 from puma.architectures import config_of
 from puma.folders import write_json
 from puma.interchange import sentence_transformer

@@ -26,9 +26,10 @@ WHEELS = {
     "dill": "0.4.1",
     "multiprocess": "0.70.19",
     "gguf": "0.19.0",
+    "num2words": "0.5.14",
 }
-"""What the kit needs and an image with torch, transformers, sentence-transformers, accelerate, peft, pyarrow, pandas and
-pytest may lack, by distribution. They are used only where the module cannot be imported."""
+"""What the kit needs and an image with torch, transformers, sentence-transformers, accelerate, peft, pyarrow, pandas
+and pytest may lack, by distribution. They are used only where the module cannot be imported."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PYTHON = "3.12"
 LIMIT_MB = 40
@@ -41,10 +42,11 @@ def main() -> None:
         if options.small:
             from small import small_home
 
-            home, wheels = small_home(Path(scratch) / "home"), {}
+            home = small_home(Path(scratch) / "home")
         else:
             home = full_home()
-            wheels = fetched_wheels(Path(scratch) / "wheels", options.python)
+        wanted = options.with_wheels or not options.small
+        wheels = fetched_wheels(Path(scratch) / "wheels", options.python) if wanted else {}
         manifest = write_parts(grouped(home, wheels), options.out, round(options.limit * 1e6))
     for part in manifest["parts"]:  # type: ignore[attr-defined]
         print(f"{part['bytes'] / 1e6:8.1f} MB  {part['sha256'][:16]}  {options.out / part['part']}")
@@ -100,6 +102,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=LIMIT_MB, help="most megabytes of a part, 60 at most")
     parser.add_argument("--python", default=PYTHON, help="the version on the machine with the GPU")
     parser.add_argument("--small", action="store_true", help="a stand-in of a few hundred kilobytes, for rehearsals")
+    parser.add_argument("--with-wheels", action="store_true", help="with --small, the wheels all the same")
     options = parser.parse_args(words)
     if not 0.1 <= options.limit <= 60:
         parser.error(f"--limit {options.limit}: give 0.1 to 60")

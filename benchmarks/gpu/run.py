@@ -1,12 +1,12 @@
 """Everything that only a GPU can show, in one go: most telling first, each result on disk before the next starts.
 
-    python benchmarks/gpu/run.py --minutes 10 --parts parts/      on a machine with a GPU; results in benchmarks/results/gpu
-    python benchmarks/gpu/run.py --minutes 5 --cpu-small          the same steps at small scale on a CPU: a rehearsal
+    python benchmarks/gpu/run.py --minutes 10 --parts parts/     on a machine with a GPU; into benchmarks/results/gpu
+    python benchmarks/gpu/run.py --minutes 5 --cpu-small         the same steps at small scale on a CPU: a rehearsal
 
-Needs the repository, torch and its companions, and no installation of PUMA: it is imported from ``src``. Wheels among the
-parts are used for what this machine lacks. Every step is a process of its own with a time budget; what one leaves unused
-is the next ones'. A step that fails or runs out of time leaves its error and what it had, and the next goes on. Called
-again, what is done is left alone: a run that was killed goes on. docs/gpu-kit.md tells more.
+Needs the repository, torch and its companions, and no installation of PUMA: it is imported from ``src``. Wheels among
+the parts are used for what this machine lacks. Every step is a process of its own with a time budget; what one leaves
+unused is the next ones'. A step that fails or runs out of time leaves its error and what it had, and the next goes on.
+Called again, what is done is left alone: a run that was killed goes on. docs/gpu-kit.md tells more.
 """
 
 from __future__ import annotations

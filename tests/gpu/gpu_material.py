@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import transformers
 from PIL import Image
 
 from puma.data.pairs import Pair
@@ -37,3 +39,10 @@ def make_pairs(count: int = 16) -> list[Pair]:
             did = f"{kind}{i}"
             pairs.append(Pair(query, candidate, "Find it.", task, f"q{did}", did, frozenset([did])))
     return pairs
+
+
+def known_faults(family: str) -> None:
+    """Leave out what an older library cannot do."""
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    if family == "smolvlm" and (major, minor) < (5, 23):
+        pytest.xfail("transformers 5.17: SmolVLM puts bf16 image states into fp32 embeddings under autocast")
