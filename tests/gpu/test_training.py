@@ -74,7 +74,8 @@ def test_a_step_of_each_stage(name, bases, device, tmp_path, record_property):
     pairs = [p for p in make_pairs() if config.stage == "retrieve" or p.task == 1]
     retriever, before, result = stage(bases("qwen2_vl"), config, device, tmp_path / "run", pairs)
     after = weights(retriever)
-    moved = [key for key in after if not torch.equal(after[key], before[key])]
+    # a base frozen under adapters may have been held in bf16
+    moved = [key for key in after if not torch.equal(after[key].bfloat16(), before[key].bfloat16())]
     record_property("loss", [round(row["loss"], 4) for row in result.log])
     assert moved
     assert all("layers." in key or key.endswith("language_model.norm.weight") for key in moved)

@@ -97,8 +97,8 @@ def load_processor(path: str | os.PathLike[str], *, backend: str | None = None) 
 
 
 def backend_options(backend: str) -> dict[str, str]:
-    """What AutoProcessor is told to get a backend: nothing for ``torchvision`` in older transformers (5.17), whose video
-    processors refuse to be told even their own. There it is the default for most."""
+    """What AutoProcessor is told to get a backend: nothing for ``torchvision`` in older transformers (5.17), whose
+    video processors refuse to be told even their own. There it is the default for most."""
     from transformers.models.auto import video_processing_auto
 
     told = hasattr(video_processing_auto, "_load_backend_class")  # since then the choice is taken out on the way
