@@ -1,6 +1,5 @@
 """The GPU kit, rehearsed on the CPU: parts travel whole or are refused, a killed run goes on, every step works."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,17 +16,12 @@ from puma.errors import DataError, InputError
 KIT = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
 
-def loaded(name):
-    """A module of the kit, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"gpu_kit_{name}", KIT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+sys.path.append(str(KIT))  # it is no package: its scripts import each other by their plain names
 
+import parts
+import run
+import steps
 
-parts = loaded("parts")
-run = loaded("run")
 LIMIT = 100_000
 
 
@@ -85,7 +79,7 @@ def test_a_manifest_cannot_write_outside(packed, tmp_path):
 
 
 def step(code, name="one", **options):
-    return run.Step(name, 1.0, lambda *_: ["-c", code.replace("OUT", repr(str(_[1])))], **options)
+    return steps.Step(name, 1.0, lambda *_: ["-c", code.replace("OUT", repr(str(_[1])))], **options)
 
 
 @pytest.fixture
@@ -94,7 +88,7 @@ def here(tmp_path):
     for name in ("out", "work"):
         (tmp_path / name).mkdir()
     options = SimpleNamespace(cpu_small=True, only=None)
-    return run.Run(options, tmp_path / "out", tmp_path / "work", time.monotonic() + 100, dict(os.environ))
+    return steps.Run(options, tmp_path / "out", tmp_path / "work", time.monotonic() + 100, dict(os.environ))
 
 
 def taken(here, one, seconds=60.0):
@@ -139,7 +133,7 @@ def test_a_step_that_hangs_is_stopped_with_its_children(tmp_path):
 
 def test_cut_off_lines_are_read_as_far_as_they_go(tmp_path):
     (tmp_path / "rows").write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert run.lines_of(tmp_path / "rows") == [{"a": 1}, {"a": 2}]
+    assert steps.lines_of(tmp_path / "rows") == [{"a": 1}, {"a": 2}]
 
 
 def test_the_gpus_tests_are_there_and_skip_without_one():
@@ -186,7 +180,7 @@ def test_the_whole_rehearsal_goes_on_after_a_kill(tmp_path):
     assert "[tests] done before" in done.stdout
     assert (tmp_path / "out" / "shape.json").read_bytes() == shape
     steps = json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]
-    assert list(steps) == [one.name for one in run.STEPS]
+    assert list(steps) == [one.name for one in steps.STEPS]
     assert {row["status"] for name, row in steps.items() if name != "feeding"} == {"done"}
     tests = json.loads((tmp_path / "out" / "tests.json").read_text())["results"]
     assert len(tests) > 35
