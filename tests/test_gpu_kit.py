@@ -11,17 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from puma.errors import DataError, InputError
-
-KIT = Path(__file__).parents[1] / "benchmarks" / "gpu"
-
-
-sys.path.append(str(KIT))  # it is no package: its scripts import each other by their plain names
+# It is no package: its scripts import each other by their plain names.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "gpu"))
 
 import parts
 import run
 import steps
 
+from puma.errors import DataError, InputError
+
+KIT = Path(run.__file__).parent
 LIMIT = 100_000
 
 
