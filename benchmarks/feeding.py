@@ -79,12 +79,14 @@ def main() -> None:
 
 
 def feeding(inputs: Inputs, pairs: list[Pair], workers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the result for one number of workers: through mapped memory and, once, through pipes."""
-    collate = PairCollator(pairs, inputs)
+    """Rows of the result for one number of workers: with image tensors in fp32 and bf16 and, once, through pipes."""
     batches = [[(0, row) for row in range(len(pairs))] for _ in range(options.batches + 1)]
     rows = []
-    for pipes in (False, True) if workers == 2 else (False,):
+    ways = [(False, None)] + [(False, torch.bfloat16)] * bool(workers) + [(True, torch.bfloat16)] * (workers == 2)
+    for pipes, kind in ways:
+        collate = PairCollator(pairs, inputs, pixel_type=kind)
         row: dict[str, Any] = {"workers": workers, "through": "pipes" if pipes else "mapped memory"}
+        row["pixels"] = "bf16" if kind else "fp32"
         if not workers:
             row["through"] = "this process"
         begun = time.perf_counter()
