@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from puma.data.collating import PairCollator
+from puma.data.collating import PairCollator, id_key
 from puma.data.pairs import Pair
 from puma.data.unreadable import FEWEST, Unreadable
 from puma.errors import DataError, ImageError, InputError
+from puma.interchange import sentence_transformer
 from puma.items import Item
+from puma.losses.objective import RetrievalObjective
 from puma.model import Retriever
 
 
@@ -58,8 +60,6 @@ def test_a_pair_gives_way_to_another_of_its_task(pairs, retriever):
     collator = PairCollator(pairs, retriever.inputs, chunks=2)
     batch = collator(rows([0, 1, 2, 3]))
     assert batch["chunk0_puma_replaced"].tolist() == [[1, 1]]
-    from puma.data.collating import id_key
-
     keys = batch["chunk0_puma_candidate_key"].tolist()
     expected = [id_key(pair.candidate_id) for pair in pairs]
     assert [keys[0], keys[2], keys[3]] == [expected[0], expected[2], expected[3]]
@@ -91,9 +91,16 @@ def test_a_stand_in_that_is_broken_itself_is_reported_too(pairs, retriever, tmp_
     met = batch["chunk0_puma_replaced"].tolist()
     assert met[0] == [1, 1]
     assert {row for row, _ in met} <= {1, 3, 5, 7, 9}
-    (tmp_path / "11.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"(?s)query q1, task 1: .*1\.png.*none can take its place"):
-        PairCollator(pairs, retriever.inputs, chunks=1)(rows([0, 1, 2]))
+    (tmp_path / "11.png").write_bytes(b"nothing")  # none of its task is left: one of another's
+    keys = PairCollator(pairs, retriever.inputs, chunks=1)(rows([0, 1, 2]))["chunk0_puma_candidate_key"].tolist()
+    assert keys[1] in [id_key(f"1:{n}") for n in (4, 8, 10)]
+    batch = PairCollator(pairs, retriever.inputs, chunks=1)(rows([0, 1, 2, 4, 8, 10]))  # nor is one of any: a twin
+    keys = batch["chunk0_puma_candidate_key"].tolist()
+    assert keys[1] in [*keys[:1], *keys[2:]]
+    loss = RetrievalObjective(sentence_transformer(retriever), temperature=0.1)
+    assert torch.isfinite(loss([{k.removeprefix("chunk0_"): v for k, v in batch.items()}])["contrastive"])
+    with pytest.raises(DataError, match=r"query q1, task 1: .*1\.png.*no other pair was found that can be used"):
+        PairCollator(pairs[1:2] * 3, retriever.inputs, chunks=1)(rows([0, 1]))
 
 
 def test_an_unreadable_hard_negative_is_left_out(pairs, retriever, tmp_path):

@@ -5,8 +5,8 @@ it is sorted by length and cut into *chunks*, each padded by itself, so that a s
 of an image with a text. What the loss must know beside the tensors rides in the first chunk under keys that start with
 ``puma_``: modalities, keys by which false negatives are found (also across processes, hence numbers), teacher's states.
 
-An image that cannot be used does not end a training: its pair gives way to another of the same task, drawn by row and
-epoch alone, so that every resume and every number of workers makes the same batch.
+An image that cannot be used does not end a training: its pair gives way to another of the same task (of any, where that
+has none left), drawn by row and epoch alone, so that every resume and every number of workers makes the same batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PREFIX = "puma_"
 QUERY_IMAGE, CANDIDATE_IMAGE, HARD_NEGATIVE = range(3)
 """What of a pair could not be used: the second column of ``puma_replaced``."""
 DRAWS = 64
-"""Pairs of a task that are tried in the place of one that cannot be used."""
+"""Pairs of its task, and then of all, that are tried in the place of one that cannot be used."""
 
 Targets = Callable[[Item, "str | None"], "np.ndarray | None"]
 """The distillation target of an item with its instruction, or None: see :mod:`puma.teacher`."""
@@ -66,7 +66,7 @@ class PairCollator:
 
     Raises:
         InputError: ``hard_negatives`` is below 0.
-        DataError: on a call, no pair can be found in the place of one that cannot be used.
+        DataError: on a call, no pair of the batch can be used, and none was found in their place.
     """
 
     pairs: Sequence[Pair]
@@ -152,8 +152,8 @@ class PairCollator:
         replaced: list[tuple[int, int]] = []
         rows = [row for _, row in drawn]
         found = [faults(pair, row) for pair, row in zip(kept, rows, strict=True)]
-        good = [pair for pair, wrong in zip(kept, found, strict=True) if not wrong]
-        queries, candidates = {pair.query_id for pair in good}, {pair.candidate_id for pair in good}
+        good = [place for place, wrong in enumerate(found) if not wrong]
+        queries, candidates = {kept[place].query_id for place in good}, {kept[place].candidate_id for place in good}
         for place, wrong in enumerate(found):
             if not wrong:
                 continue
@@ -169,13 +169,17 @@ class PairCollator:
                     queries.add(pair.query_id)
                     candidates.add(pair.candidate_id)
                     break
-            else:
-                pair = chosen[place]
-                reasons = "; ".join(filter(None, map(why, (pair.query, pair.candidate))))
-                raise DataError(
-                    f"query {pair.query_id}, task {pair.task}: {reasons}; and of {DRAWS} other pairs of the task none "
-                    "can take its place in the batch: look for the cause (puma doctor --mbeir DIR --images all)"
-                )
+            else:  # a small data set: one of the batch again, which the loss takes for the repetition that it is
+                if not good:
+                    pair = chosen[place]
+                    reasons = "; ".join(filter(None, map(why, (pair.query, pair.candidate))))
+                    raise DataError(
+                        f"query {pair.query_id}, task {pair.task}: {reasons}; and no other pair was found that can be "
+                        "used: look for the cause (puma doctor --mbeir DIR --images all)"
+                    )
+                twin = good[rows[place] % len(good)]
+                kept[place], rows[place] = kept[twin], rows[twin]
+            good.append(place)
         for place, row in enumerate(rows):
             wanted = _first_negatives(kept[place], self.hard_negatives)
             unusable = {did for did, item in wanted if why(item)}
@@ -189,14 +193,15 @@ class PairCollator:
         return why_unusable(self.inputs, item)
 
     def _others(self, epoch: int, row: int) -> Iterator[int]:
-        """Rows of the same task in an order that epoch and row alone decide."""
+        """Rows of the same task, then of all, in an order that epoch and row alone decide."""
         if not self._rows_of:
             for number, pair in enumerate(self.pairs):
                 self._rows_of.setdefault(pair.task, []).append(number)
-        rows = self._rows_of[self.pairs[row].task]
         generator = np.random.default_rng([epoch, row])
-        picked = generator.permutation(len(rows)) if len(rows) <= DRAWS else generator.integers(len(rows), size=DRAWS)
-        yield from (rows[int(place)] for place in picked)
+        for rows in (self._rows_of[self.pairs[row].task], range(len(self.pairs))):
+            few = len(rows) <= DRAWS
+            picked = generator.permutation(len(rows)) if few else generator.integers(len(rows), size=DRAWS)
+            yield from (rows[int(place)] for place in picked)
 
     def _parts(self, items: Sequence[Item], asked: Sequence[str | None]) -> list[list[int]]:
         def length(i: int) -> int:

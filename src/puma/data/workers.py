@@ -38,7 +38,7 @@ from puma.errors import InputError, PumaError
 from puma.retriever.cores import usable_cores
 
 MOST = 8
-"""Workers by default at most: each takes about as much memory as the libraries, 0.5 GB, and its batches."""
+"""Workers by default at most: each takes 0.7 GB and the memory of two batches."""
 ALIGNMENT = 64
 _PRELOADED = ["puma.data.collating", "transformers.processing_utils", "transformers.image_processing_backends"]
 _LOG = logging.getLogger(__name__)
