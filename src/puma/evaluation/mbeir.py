@@ -101,8 +101,9 @@ def evaluate(
             source = InMemory(encoder, batch_size, progress, instruction, memory, scratch)
             return count(data, source, pools, ks, scratch=scratch, **options)
     with contextlib.ExitStack() as stack:
-        vectors = work
-        if not isinstance(vectors, VectorStore):
+        if isinstance(work, VectorStore):
+            vectors = work
+        else:
             asked = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
             vectors = stack.enter_context(opened_store(work, "evaluate", asked))
         kept = Kept(Resumable(encoder, vectors, batch_size=batch_size, progress=progress), instruction)

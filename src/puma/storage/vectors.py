@@ -37,6 +37,10 @@ NOTE = "made-with.json"
 FLOAT_BYTES = 4
 
 
+class NoRoomError(StorageError):
+    """The vectors will not fit where they are to be kept; found before any is made."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished part.
@@ -124,7 +128,7 @@ class VectorStore:
         """The matrix [size, dim] of this name, with what is finished of it. Always the same object for one name.
 
         Raises:
-            StorageError: what is missing of it does not fit on the disk.
+            NoRoomError: what is missing of it does not fit on the disk.
         """
         if name not in self.groups:
             self.groups[name] = Group(self.folder / name, size, dim, self.process)
@@ -173,7 +177,7 @@ class Group:
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise StorageError(
+            raise NoRoomError(
                 f"{self.folder}: {needed:,} bytes of vectors do not fit into the {free:,} that are free; "
                 "name a folder on another disk (--work)"
             )
