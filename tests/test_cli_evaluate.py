@@ -191,7 +191,10 @@ def test_pictures_left_out_are_told(toy, whole, tmp_path, capsys):
         (["--root", "good", "--instruction", "second"], "instruction must be one of first, none, all"),
         (["--root", "good", "--st", "a/b", "--run", "x"], "got --st and --run"),
         (["--root", "good", "--st-prompt", "query"], "--st-prompt goes with --st"),
-        (["--root", "good", "--st", "a/b", "--st-prompt", "query", "--instruction", "none"], "leave --instruction none"),
+        (
+            ["--root", "good", "--st", "a/b", "--st-prompt", "query", "--instruction", "none"],
+            "leave --instruction none",
+        ),
         (["--root", "good", "--dtype", "int8"], "--dtype int8: give one of auto, fp32, bf16, fp16"),
         (["--root", "good", "--attn", "flash"], "--attn flash: give one of sdpa, eager, flash_attention_2"),
         (["--root", "good", "--pools", "wide"], "pools must be local, global or both"),

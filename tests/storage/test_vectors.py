@@ -88,9 +88,8 @@ def test_two_processes_write_into_one_matrix(tmp_path):
 
 
 def test_what_is_another_runs_is_refused(tmp_path):
-    with VectorStore(tmp_path, WITH):
-        with pytest.raises(InputError, match="another run is at work"), VectorStore(tmp_path, WITH):
-            pass
+    with VectorStore(tmp_path, WITH), pytest.raises(InputError, match="another run is at work"):
+        VectorStore(tmp_path, WITH).open()
     with pytest.raises(InputError, match=r"another run \(dtype, model differ\)"):
         VectorStore(tmp_path, {"model": "b", "dtype": "x"}).open()
     with VectorStore(tmp_path, WITH):  # the refused one has let go of the lock

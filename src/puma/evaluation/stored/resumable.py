@@ -81,10 +81,12 @@ class Resumable:
     def share(self, every: Sequence[Wanted]) -> None:
         """Embed this process's share of all lists, and wait for the others."""
         rank, world = processes()
-        open_parts = {wanted.name: self._open_parts(wanted, wanted.items()) for wanted in every}
+        open_parts = [self._open_parts(wanted, wanted.items()) for wanted in every]
         wait()  # nobody writes before everybody has seen what is there: the shares are cut from one list
-        for wanted in every:
-            self._embed(wanted, wanted.items(), open_parts[wanted.name][rank::world])
+        before = 0
+        for wanted, parts in zip(every, open_parts, strict=True):
+            self._embed(wanted, wanted.items(), parts[(rank - before) % world :: world])
+            before += len(parts)
         wait()
 
     def embedded(self, wanted: Wanted) -> Found:
