@@ -32,6 +32,7 @@ RANKS = [
         "encoding",
         "retriever",
         "model",
+        "retriever",
         "teacher",
         "dual_depth",
         "feature_shards",
