@@ -159,7 +159,7 @@ def load_foreign(
         ModelError: it is there and cannot be loaded. DependencyError: it needs a package that is not installed.
     """
     place = str(Path(name).expanduser())
-    local = os.path.exists(place)
+    local = bool(name) and os.path.exists(place)
     if local and not any(os.path.isfile(os.path.join(place, file)) for file in ("modules.json", "config.json")):
         raise InputError(f"--st {name}: no model folder (neither modules.json nor config.json in it)")
     if not local and (not _HUB_NAME.fullmatch(name) or os.path.isdir(name.split("/", 1)[0])):

@@ -3,7 +3,7 @@ the model with the adapter merged into it.
 
 peft does the merging. What is added here is the finding of the modules: one adapter is written under
 ``model.language_model.layers`` by a trainer of the whole multimodal class, under ``language_model.layers`` by one of
-the bare model, under ``0.auto_model...`` around a SentenceTransformer, and under ``model.layers`` by older transformers.
+the bare model, under ``0.auto_model...`` around a SentenceTransformer, and under ``model.layers`` by older releases.
 """
 
 from __future__ import annotations
