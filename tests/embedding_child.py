@@ -32,10 +32,10 @@ class Batched(ToyEncoder):
 def main(left: int, batch: int, log: str, commands: list[list[str]]) -> int:
     """Run commands one after the other; a line a command with this process's number and the items it embedded goes
     into ``log``."""
-    import puma.embedding
+    import puma.evaluation.stored.resumable
     import puma.model
 
-    puma.embedding.BATCH = batch
+    puma.evaluation.stored.resumable.BATCH = batch
     for arguments in commands:
         encoder = Batched(left)
         puma.model.Retriever.from_pretrained = lambda *_, encoder=encoder, **__: encoder

@@ -279,7 +279,7 @@ def test_mmeb_gets_its_folder_and_its_means_are_shown(toy, capsys, monkeypatch, 
     table = {"hit@1": 0.25, "chance@1": 0.125, "queries": 8, "skipped": 1, "skipped_items": ["row 3: no such file"]}
     groups = {"retrieval": {"hit@1": 0.25, "subsets": 1, "of": 12}, "vqa": {"hit@1": None, "subsets": 0, "of": 10}}
 
-    def score(encoder, root, subsets, *, work):
+    def score(encoder, root, subsets, *, batch_size, work):
         assert (root, subsets) == (tmp_path, ["CIRR"])
         return {"subsets": {"CIRR": table}, "groups": groups}
 

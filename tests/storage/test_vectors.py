@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from puma.errors import InputError, StorageError
-from puma.storage.vectors import NoRoomError, VectorStore
+from puma.storage.vectors import NoRoomError, VectorStore, remove_abandoned
 
 WITH = {"model": "a"}
 
@@ -96,6 +96,24 @@ def test_what_is_another_runs_is_refused(tmp_path):
         pass
     assert VectorStore.below(tmp_path, "e", WITH).folder == VectorStore.below(tmp_path, "e", dict(WITH)).folder
     assert VectorStore.below(tmp_path, "e", WITH).folder != VectorStore.below(tmp_path, "e", {"model": "b"}).folder
+
+
+def test_what_was_abandoned_is_removed_and_nothing_else(tmp_path):
+    stores = {name: VectorStore(tmp_path / name, WITH) for name in ("old", "held", "new")}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    for store in stores.values():
+        with store:
+            store.group("g", 3, 4).write(0, 0, rows(0), "zero")
+    for name in ("old", "held", "other"):
+        for path in (tmp_path / name).rglob("*"):
+            os.utime(path, (0, 0))
+    with stores["held"]:
+        for path in (tmp_path / "held").rglob("*"):
+            os.utime(path, (0, 0))
+        assert remove_abandoned(tmp_path) == [tmp_path / "old"]
+    assert {path.name for path in tmp_path.iterdir()} == {"held", "new", "other"}
+    assert remove_abandoned(tmp_path / "gone") == []
 
 
 def test_without_room_nothing_is_begun(tmp_path):

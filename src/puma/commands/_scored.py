@@ -58,19 +58,22 @@ class Source:
     ) -> dict[str, dict[str, Any]]:
         """The evaluation's tables; a model's vectors are kept until :meth:`written`."""
         from puma.evaluation import mbeir
-        from puma.evaluation.processes import processes
-        from puma.evaluation.stored.resumable import Work, opened_store
+        from puma.evaluation.processes import is_first, processes
+        from puma.evaluation.stored.resumable import Work, opened_store, part_size
         from puma.mini.packages import cache_home
-        from puma.storage.vectors import NoRoomError
+        from puma.storage.vectors import NoRoomError, remove_abandoned
 
         chosen = dict(options)
         if self.model_needed:
             encoder = self.chosen.load()
             self.fingerprint = encoder.fingerprint
             names = ("dataset", "split", "tasks", "pools", "instruction")
-            values = mbeir.work_settings(encoder, root, **{name: chosen[name] for name in names})
+            chosen["batch_size"] = part_size(encoder)
+            values = mbeir.work_settings(encoder, root, **{name: chosen[name] for name in (*names, "batch_size")})
             where = Work(self.work, self.resume, note)
             store = opened_store(cache_home() / "evaluations", root.resolve().name, values, where)
+            if is_first():
+                remove_abandoned(cache_home() / "evaluations")
             self.store = stack.enter_context(store)
             try:
                 return mbeir.evaluate(encoder, root, run_dir=run_dir, work=self.store, **chosen)

@@ -52,10 +52,10 @@ def embed(
     """
     import numpy as np
 
-    from puma.embedding import BATCH, Skip
+    from puma.embedding import Skip
     from puma.errors import InputError
     from puma.evaluation.processes import is_first
-    from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store
+    from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store, part_size
     from puma.folders import write_whole
     from puma.ingest import Record, read_items
 
@@ -70,9 +70,10 @@ def embed(
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"
-    values = made_with(encoder, BATCH, out=os.path.abspath(out), instruction=instruction)
+    size = part_size(encoder)
+    values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)
     with opened_store(beside, "embed", values, Work(work, not no_resume, note)) as store:
-        embedding = Resumable(encoder, store)
+        embedding = Resumable(encoder, store, batch_size=size)
         wanted = Wanted("items", lambda: items, len(items), instruction)
         embedding.share([wanted])
         if not is_first():

@@ -261,10 +261,9 @@ def _mteb(chosen: Chosen, root: Path | None, options: Mapping[str, Any]) -> dict
 
 
 def _mmeb(chosen: Chosen, root: Path | None, options: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    from puma.embedding import BATCH
     from puma.evaluation import mmeb
     from puma.evaluation.processes import is_first
-    from puma.evaluation.stored.resumable import made_with, opened_store
+    from puma.evaluation.stored.resumable import made_with, opened_store, part_size
     from puma.mini.packages import cache_home
 
     if root is None:
@@ -272,9 +271,10 @@ def _mmeb(chosen: Chosen, root: Path | None, options: Mapping[str, Any], work: W
     if not root.is_dir():
         raise InputError(f"--root {root}: no such folder")
     encoder = chosen.load()
-    values = made_with(encoder, BATCH, root=os.path.realpath(root), subsets=options["tasks"])
+    size = part_size(encoder)
+    values = made_with(encoder, size, root=os.path.realpath(root), subsets=options["tasks"])
     with opened_store(cache_home() / "evaluations", root.resolve().name, values, work) as store:
-        outcome = mmeb.evaluate(encoder, root, options["tasks"], work=store)
+        outcome = mmeb.evaluate(encoder, root, options["tasks"], batch_size=size, work=store)
         if is_first():
             store.remove()
     return outcome

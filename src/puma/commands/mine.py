@@ -64,17 +64,18 @@ def mine(
     """
     from puma.errors import InputError
     from puma.evaluation.processes import is_first
-    from puma.evaluation.stored.resumable import Work
+    from puma.evaluation.stored.resumable import Work, part_size
     from puma.mining import Rules
     from puma.mining import mine as write
 
     rules = Rules(negatives, skip_top, margin)
     if st is not None and run_dir is not None:
         raise InputError("give one of --st and --run-dir, got both")
+    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn) if run_dir is None else None
     result = write(
         root,
         out,
-        encoder=load_encoder(model, st, st_prompt, dtype=dtype, attn=attn) if run_dir is None else None,
+        encoder=encoder,
         run_dir=run_dir,
         dataset=dataset,
         split=split,
@@ -82,6 +83,7 @@ def mine(
         pool=pool,
         rules=rules,
         copy=copy,
+        batch_size=part_size(encoder),
         work=Work(work, not no_resume, note),
     )
     if not is_first():

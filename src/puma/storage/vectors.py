@@ -17,10 +17,12 @@ Loads no torch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +229,19 @@ class Group:
         if self.size * self.dim == 0:
             return np.zeros((self.size, self.dim), np.float32)
         return np.memmap(self.folder / "rows", np.float32, "r", shape=(self.size, self.dim))
+
+
+def remove_abandoned(base: Path, days: float = 30) -> list[Path]:
+    """Remove the stores in a folder that no run holds and none has written to for so many days; returns them."""
+    gone = []
+    for folder in sorted(base.iterdir()) if base.is_dir() else ():
+        files = [path for path in folder.rglob("*") if path.is_file()] if (folder / NOTE).is_file() else []
+        if not files or time.time() - max(path.stat().st_mtime for path in files) < days * 86400:
+            continue
+        with contextlib.suppress(Timeout), FileLock(folder / "lock", timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            gone.append(folder)
+    return gone
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

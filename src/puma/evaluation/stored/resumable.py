@@ -26,6 +26,8 @@ from puma.storage.vectors import Group, VectorStore
 FORMAT = 1
 """Raised whenever the same items would get other vectors than before."""
 
+GPU_PART = 1024
+
 Found = tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]
 """Vectors [n, dim], which items could be embedded [n], and (position, reason) of the others."""
 
@@ -137,6 +139,11 @@ class Resumable:
                 )
                 group.write(part, start, vectors, digest, [(start + place, reason) for place, reason in faults])
                 bar.update(len(own))
+
+
+def part_size(encoder: Any) -> int:
+    """Items of a part: more where a model is on a GPU, which each end of a part keeps waiting for its next images."""
+    return GPU_PART if encoder_settings(encoder).get("device") == "cuda" else BATCH
 
 
 def made_with(encoder: Encoder, batch_size: int, **more: Any) -> dict[str, Any]:
