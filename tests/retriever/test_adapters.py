@@ -39,7 +39,7 @@ def bare(model):
     return model.model if hasattr(model, "lm_head") else model
 
 
-@pytest.fixture(params=["qwen2_vl", "smolvlm", "gemma3", "fast_vlm"])
+@pytest.fixture(params=tiny.FAMILIES)
 def family(request):
     return request.param
 

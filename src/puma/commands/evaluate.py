@@ -10,10 +10,11 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from puma.commands import _benchmarks
 from puma.commands._scored import Chosen, Source
 from puma.commands._shared import (
     Attention,
@@ -29,9 +30,6 @@ from puma.commands._shared import (
     print_json,
 )
 from puma.errors import InputError
-
-if TYPE_CHECKING:
-    from puma.evaluation.stored.resumable import Work
 
 BENCHMARKS = ("mbeir", "mteb", "mmeb")
 INSTRUCTIONS = ("first", "none", "all")
@@ -130,7 +128,7 @@ def evaluate(
 
             options["memory"] = parse_memory(memory)
         source = Source(chosen, embeddings, run, work, not no_resume)
-        _mbeir(source, _root(root), options, run_dir, json_out, report, as_json)
+        _mbeir(source, _benchmarks.mbeir_root(root), options, run_dir, json_out, report, as_json)
         return
     unused = {"embeddings": embeddings, "run": run, "memory": memory, "run-dir": run_dir, "report": report}
     for name, value in unused.items():
@@ -139,9 +137,9 @@ def evaluate(
     if benchmark == "mteb":
         if processes()[1] > 1:
             raise InputError("--benchmark mteb runs in one process: mteb does the embedding")
-        outcome = _mteb(chosen, root, options)
+        outcome = _benchmarks.mteb(chosen, root, options)
     else:
-        outcome = _mmeb(chosen, root, options, Work(work, not no_resume, note))
+        outcome = _benchmarks.mmeb(chosen, root, options, Work(work, not no_resume, note))
     if not is_first():
         return
     if json_out is not None:
@@ -151,9 +149,9 @@ def evaluate(
     if as_json:
         print_json(outcome)
     elif benchmark == "mteb":
-        _tell_mteb(outcome)
+        _benchmarks.show_mteb(outcome)
     else:
-        _tell_mmeb(outcome)
+        _benchmarks.show_mmeb(outcome)
 
 
 def _mbeir(
@@ -248,62 +246,6 @@ def _without_queries(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mteb(chosen: Chosen, root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    from puma.evaluation import mteb_tasks
-
-    names = options["tasks"]
-    # mteb's own tasks bring their own data; a task id or name of ours needs a folder, and by default that is OpenPics.
-    ours = names is None or any(name.isdigit() or name.startswith("OpenPics") for name in names)
-    folder = _root(root) if root is not None or ours else None
-    encoder = chosen.load()
-    about = {name: options[name] for name in ("dataset", "split", "pools", "instruction")}
-    return mteb_tasks.run(encoder, names, root=folder, **about)
-
-
-def _mmeb(chosen: Chosen, root: Path | None, options: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    from puma.evaluation import mmeb
-    from puma.evaluation.processes import is_first
-    from puma.evaluation.stored.resumable import made_with, opened_store, part_size
-    from puma.mini.packages import cache_home
-
-    if root is None:
-        raise InputError("--benchmark mmeb needs the folder of its subsets: --root DIR")
-    if not root.is_dir():
-        raise InputError(f"--root {root}: no such folder")
-    encoder = chosen.load()
-    size = part_size(encoder)
-    values = made_with(encoder, size, root=os.path.realpath(root), subsets=options["tasks"])
-    with opened_store(cache_home() / "evaluations", root.resolve().name, values, work) as store:
-        outcome = mmeb.evaluate(encoder, root, options["tasks"], batch_size=size, work=store)
-        if is_first():
-            store.remove()
-    return outcome
-
-
-def _tell_mteb(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    typer.echo(f"{'task':<40} {'pool':>9} {'queries':>8} {'hit@1':>7} {'hit@5':>7} {'hit@10':>7}  (percent, by mteb)")
-    for name, table in tables.items():
-        for own in (table, *(value for key, value in table.items() if key == "global" and isinstance(value, dict))):
-            if "queries" in own:
-                cells = " ".join(f"{_percent(own.get(f'hit_rate@{k}')):>7}" for k in (1, 5, 10))
-                title = own.get("name", name)
-                typer.echo(f"{title:<40} {own.get('pool', '-'):>9} {own['queries']:>8} {cells}")
-
-
-def _tell_mmeb(outcome: Mapping[str, Any]) -> None:
-    typer.echo(f"{'subset':<28} {'queries':>8} {'hit@1':>7} {'chance':>7}  (percent)")
-    for name, table in outcome["subsets"].items():
-        typer.echo(f"{name:<28} {table['queries']:>8} {_percent(table['hit@1']):>7} {_percent(table['chance@1']):>7}")
-        if table.get("skipped"):
-            typer.echo(f"{name}: {table['skipped']} unreadable, as {table['skipped_items'][0]}", err=True)
-    for name, group in outcome["groups"].items():
-        typer.echo(f"mean of {name} ({group['subsets']} of {group['of']} subsets): {_percent(group['hit@1'])}")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _pools(given: str | None, benchmark: str) -> list[str]:
     if given is None:
         return ["local"] if benchmark == "mteb" else list(POOLS)
@@ -311,13 +253,3 @@ def _pools(given: str | None, benchmark: str) -> list[str]:
     if set(chosen) - set(POOLS):
         raise InputError(f"pools must be local, global or both with a comma, got {given!r}")
     return chosen
-
-
-def _root(root: Path | None) -> Path:
-    if root is not None:
-        if not root.is_dir():
-            raise InputError(f"--root {root}: no such folder")
-        return root
-    from puma.mini.pictures import build
-
-    return Path(build())
