@@ -32,7 +32,6 @@ RANKS = [
         "encoding",
         "retriever",
         "model",
-        "retriever",
         "teacher",
         "dual_depth",
         "feature_shards",
