@@ -18,7 +18,7 @@ from embedding_child import Batched
 from encoders import ToyEncoder
 from puma import cli
 from puma.embedding import embed_readable
-from puma.errors import InputError
+from puma.errors import ImageError, InputError
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store
 from puma.items import Item
@@ -65,6 +65,28 @@ def test_the_vectors_are_those_of_one_pass_in_memory(items, tmp_path):
     assert again[2] == first[2]  # with the reason, though nothing was opened
     assert (first[3], len(again[3])) == ([], 1)
     assert again[3][0].startswith("17 vectors were there already")
+
+
+class Refusing(ToyEncoder):
+    """Refuses an image that can be opened, as a processor with limits does."""
+
+    def encode(self, items, *, instruction=None):
+        for item in items:
+            if item.image is not None and Path(item.image).name == "red.jpg":
+                raise ImageError(f"{item.image}: the model's image processor refuses it (too narrow)")
+        return super().encode(items, instruction=instruction)
+
+
+def test_an_image_that_the_model_refuses_is_left_out_listed_and_remembered(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: Refusing())
+    plain = evaluate(Refusing(), root, tasks=["nights"], progress=False)
+    assert plain["nights_task4"]["skipped"] == 2  # as a query and as a candidate
+    assert all("too narrow" in line for line in plain["nights_task4"]["skipped_items"])
+    assert evaluate(Refusing(), root, tasks=["nights"], work=tmp_path / "work", progress=False) == plain
+    for command in commands(root, root / "mbeir_images", tmp_path / "out"):
+        assert cli.main([str(part) for part in [*command, "--model", "toy"]]) == 0
+        assert "too narrow" in capsys.readouterr().err
 
 
 def test_changed_items_are_embedded_again_and_only_their_parts(items, tmp_path):
