@@ -117,5 +117,5 @@ if __name__ == "__main__":
     from puma import cli
     from puma.commands import serve
 
-    serve.load_retriever = lambda model: FileGatedEncoder()
+    serve.load_retriever = lambda model, **_: FileGatedEncoder()
     cli.run()

@@ -21,9 +21,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> ToyEncoder:
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToyEncoder:
     encoder = ToyEncoder()
     monkeypatch.setenv("PUMA_MODEL", "toy")
+    monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: encoder)
     return encoder
 
@@ -182,12 +183,20 @@ def test_pictures_left_out_are_told(toy, whole, tmp_path, capsys):
     [
         (["--benchmark", "beir"], "benchmark must be one of mbeir, mteb, mmeb"),
         (["--root", "gone"], "--root gone: no such folder"),
-        (["--root", "good", "--model", "m", "--run", "r"], "one of --model, --embeddings and --run"),
+        (["--root", "good", "--model", "m", "--run", "r"], "one of --model, --st, --embeddings and --run"),
         (["--root", "good", "--run", "gone.run"], "--run gone.run: no such file or folder"),
         (["--root", "good", "--embeddings", "gone"], "--embeddings gone: no such file or folder"),
         (["--root", "good", "--run", "good", "--run-dir", "x"], "--run brings its own"),
         (["--root", "good", "--run", "good", "--instruction", "none"], "--instruction needs a model"),
         (["--root", "good", "--instruction", "second"], "instruction must be one of first, none, all"),
+        (["--root", "good", "--st", "a/b", "--run", "x"], "got --st and --run"),
+        (["--root", "good", "--st-prompt", "query"], "--st-prompt goes with --st"),
+        (
+            ["--root", "good", "--st", "a/b", "--st-prompt", "query", "--instruction", "none"],
+            "leave --instruction none",
+        ),
+        (["--root", "good", "--dtype", "int8"], "--dtype int8: give one of auto, fp32, bf16, fp16"),
+        (["--root", "good", "--attn", "flash"], "--attn flash: give one of sdpa, eager, flash_attention_2"),
         (["--root", "good", "--pools", "wide"], "pools must be local, global or both"),
         (["--root", "good", "--memory", "lots"], "memory must be a size"),
         (["--root", "good", "--tasks", "5"], "tasks must be some of"),
@@ -270,7 +279,7 @@ def test_mmeb_gets_its_folder_and_its_means_are_shown(toy, capsys, monkeypatch, 
     table = {"hit@1": 0.25, "chance@1": 0.125, "queries": 8, "skipped": 1, "skipped_items": ["row 3: no such file"]}
     groups = {"retrieval": {"hit@1": 0.25, "subsets": 1, "of": 12}, "vqa": {"hit@1": None, "subsets": 0, "of": 10}}
 
-    def score(encoder, root, subsets):
+    def score(encoder, root, subsets, *, batch_size, work):
         assert (root, subsets) == (tmp_path, ["CIRR"])
         return {"subsets": {"CIRR": table}, "groups": groups}
 

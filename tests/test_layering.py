@@ -12,7 +12,7 @@ import puma
 ROOT = Path(puma.__file__).parent
 RANKS = [
     {"errors", "picture_checks", "data.skips"},
-    {"folders", "items", "row_files", "thumbnails"},
+    {"folders", "items", "row_files", "storage", "thumbnails"},
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
     {
         "data.layout",

@@ -13,6 +13,7 @@ from PIL import Image
 from encoders import ToyEncoder
 from puma.errors import DataError, InputError
 from puma.evaluation.mmeb import evaluate
+from puma.evaluation.stored.resumable import made_with, opened_store
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -85,6 +86,31 @@ def test_rates_groups_and_counts(root):
     # The mean over subsets, not over queries.
     assert groups["all"] == {"hit@1": pytest.approx((0.5 + 1 + 2 / 3) / 3), "subsets": 3, "of": 36}
     json.dumps(result)
+
+
+def test_kept_vectors_give_the_same_and_are_not_made_again(root, tmp_path):
+    (root / "eval_images/pics/blue.png").write_bytes(b"nothing")
+    expected = evaluate(ToyEncoder(), root, progress=False)
+
+    class Interrupted(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            if len(self.heard) == 3:
+                raise KeyboardInterrupt
+            return super().encode(items, instruction=instruction)
+
+    calls = []
+    for encoder in (Interrupted(), ToyEncoder(), ToyEncoder()):
+        with opened_store(tmp_path / "work", "mmeb", made_with(encoder, 256)) as store:
+            if calls:
+                assert evaluate(encoder, root, work=store, progress=False) == expected
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    evaluate(encoder, root, work=store, progress=False)
+        calls.append(encoder.calls)
+    whole = ToyEncoder()
+    evaluate(whole, root, progress=False)
+    assert calls[0] > 0
+    assert calls[1:] == [whole.calls - calls[0], 0]
 
 
 def test_chosen_subsets_and_everything_once(root):

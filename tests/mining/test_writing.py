@@ -31,8 +31,8 @@ from puma.data.mbeir import (
 from puma.data.pairs import read_pairs
 from puma.errors import DataError, InputError
 from puma.evaluation.runs import write_run
+from puma.evaluation.stored.resumable import Work
 from puma.mining import Rules, mine
-from puma.mining import scoring as module
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 200, 0), (0, 200, 200), (90, 0, 0)]
 NAMES = ["red", "green", "blue", "red green", "green blue", "red dark"]
@@ -159,6 +159,8 @@ def test_unreadable_pictures_are_never_negatives(root, tmp_path):
     assert not any("9:1" in dids for dids in negatives(tmp_path / "out", 0).values())
     assert result["tasks"]["0"]["unreadable"] == 1
     assert negatives(tmp_path / "out", 3)["9:21"] == ()
+    assert result["skipped"] == 2
+    assert {line.split(": ")[0] for line in result["skipped_items"]} == {"9:1", "9:21"}
     assert result["tasks"]["3"]["unreadable"] == 1
 
 
@@ -166,8 +168,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from encoders import ToyEncoder
-from puma.mining import Rules, mine, scoring
-scoring.PART = 3
+from puma.mining import Rules, mine
 left = {left}
 class Dying(ToyEncoder):
     def encode(self, items, *, instruction=None):
@@ -176,13 +177,13 @@ class Dying(ToyEncoder):
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
         return super().encode(items, instruction=instruction)
-mine({root!r}, {out!r}, encoder=Dying(), rules=Rules(2, 0, None), progress=False)
+mine({root!r}, {out!r}, encoder=Dying(), rules=Rules(2, 0, None), batch_size=3, progress=False)
 """
 
 
-def test_killed_anywhere_it_goes_on_and_ends_the_same(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PART", 3)
-    mine(root, tmp_path / "whole", encoder=ToyEncoder(), rules=Rules(2, 0, None), progress=False)
+def test_killed_anywhere_it_goes_on_and_ends_the_same(root, tmp_path):
+    options = {"rules": Rules(2, 0, None), "batch_size": 3, "progress": False}
+    mine(root, tmp_path / "whole", encoder=ToyEncoder(), **options)
     paths = [str(Path(__file__).parents[1]), *[path for path in sys.path if path]]
     for left in (0, 3, 6):  # at once, among the candidates, after the first task
         out = tmp_path / f"killed{left}"
@@ -190,9 +191,13 @@ def test_killed_anywhere_it_goes_on_and_ends_the_same(root, tmp_path, monkeypatc
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
         assert not out.exists()
         encoder = ToyEncoder()
-        mine(root, out, encoder=encoder, rules=Rules(2, 0, None), progress=False)
+        said = []
+        mine(root, out, encoder=encoder, work=Work(say=said.append), **options)
         assert tree(out) == tree(tmp_path / "whole")
-        assert encoder.calls == 22 - {0: 0, 3: 9, 6: 18 - 2}[left]  # 13 candidates, 5 + 4 queries, in threes
+        kept = {0: 0, 3: 9, 6: 18 - 2}[left]  # of 13 candidates, 5 + 4 queries, in threes
+        assert encoder.calls == 22 - kept
+        assert [line.split()[0] for line in said] == ([str(kept)] if kept else [])
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_the_same_command_again_is_answered_and_another_refused(root, tmp_path):
@@ -213,6 +218,8 @@ def test_the_work_of_another_run_is_not_gone_on_with(root, tmp_path):
         mine(root, tmp_path / "out", encoder=Broken(), progress=False)
     with pytest.raises(InputError, match=r"another run \(scores differ\)"):
         mine(root, tmp_path / "out", encoder=ToyEncoder(fingerprint="toy-2"), progress=False)
+    anew = Work(resume=False)
+    assert mine(root, tmp_path / "out", encoder=ToyEncoder(fingerprint="toy-2"), work=anew, progress=False)["tasks"]
 
 
 def test_bad_arguments(root, tmp_path):

@@ -261,7 +261,7 @@ def test_the_token_from_the_environment_and_from_a_file(tmp_path):
     ],
 )
 def test_what_is_wrong_is_told_before_a_model_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
-    def never(model):
+    def never(model, **_):
         raise AssertionError("the model was loaded")
 
     monkeypatch.chdir(tmp_path)
@@ -278,7 +278,7 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(arguments, message, tmp_
 
 
 def test_an_index_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("puma.commands.serve.load_retriever", lambda model: ToyEncoder())
+    monkeypatch.setattr("puma.commands.serve.load_retriever", lambda model, **_: ToyEncoder())
     Index(tmp_path / "my.index", dim=4, fingerprint="x")
     assert cli.main(["serve", str(tmp_path / "my.index"), "--port", "0"]) == 2
     assert "my.index" in capsys.readouterr().err
@@ -289,7 +289,7 @@ def test_a_model_that_fails_ends_the_start(tmp_path, monkeypatch, capsys):
         def encode(self, items, *, instruction=None):
             raise RuntimeError("no kernel")
 
-    monkeypatch.setattr("puma.commands.serve.load_retriever", lambda model: Broken())
+    monkeypatch.setattr("puma.commands.serve.load_retriever", lambda model, **_: Broken())
     assert cli.main(["serve", "--port", "0"]) == 1
     told = capsys.readouterr()
     assert told.err == "error: the model failed (RuntimeError: no kernel)\n"

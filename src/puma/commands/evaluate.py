@@ -5,6 +5,7 @@ Here: the command line, what it prints and where it writes. Not here: the evalua
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,21 @@ from typing import Annotated, Any
 
 import typer
 
-from puma.commands._shared import DEFAULT_MODEL, Json, Model, load_retriever, print_json
+from puma.commands import _benchmarks
+from puma.commands._scored import Chosen, Source
+from puma.commands._shared import (
+    Attention,
+    Dtype,
+    ForeignModel,
+    ForeignPrompt,
+    Json,
+    Model,
+    NoResume,
+    WorkFolder,
+    check_foreign,
+    note,
+    print_json,
+)
 from puma.errors import InputError
 
 BENCHMARKS = ("mbeir", "mteb", "mmeb")
@@ -27,6 +42,8 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: Model = None,
+    st: ForeignModel = None,
+    st_prompt: ForeignPrompt = None,
     benchmark: Annotated[
         str,
         typer.Option(help="mbeir: a folder in M-BEIR's layout. mteb: through mteb's own code. mmeb: MMEB's layout."),
@@ -68,10 +85,16 @@ def evaluate(
         Path | None, typer.Option(help="Write everything here, each query's rank included: what puma compare reads.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
+    work: WorkFolder = None,
+    no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
     """Score a model on every task of a benchmark. On M-BEIR the published figures stand above ours; elsewhere chance
     stands beside them. Ties count against the model.
+
+    Interrupted, the same command goes on where it was; under torchrun several processes share the embedding.
 
     Example: puma evaluate --root M-BEIR --model runs/quickstart/model --memory 4GB --report report.html
     """
@@ -79,11 +102,19 @@ def evaluate(
         raise InputError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
     if instruction not in INSTRUCTIONS:
         raise InputError(f"instruction must be one of {', '.join(INSTRUCTIONS)}, got {instruction!r}")
-    given = [name for name, value in (("model", model), ("embeddings", embeddings), ("run", run)) if value is not None]
+    sources = {"model": model, "st": st, "embeddings": embeddings, "run": run}
+    given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
         raise InputError(
-            f"give one of --model, --embeddings and --run, got {' and '.join('--' + name for name in given)}"
+            f"give one of --model, --st, --embeddings and --run, got {' and '.join('--' + name for name in given)}"
         )
+    check_foreign(model, st, st_prompt)
+    if st_prompt is not None and instruction != "first":
+        raise InputError(f"--st-prompt takes the instruction's place: leave --instruction {instruction} out")
+    chosen = Chosen(model, st, st_prompt, dtype, attn)
+    from puma.evaluation.processes import is_first, processes
+    from puma.evaluation.stored.resumable import Work
+
     options: dict[str, Any] = {
         "dataset": dataset,
         "split": split,
@@ -96,14 +127,21 @@ def evaluate(
             from puma.index.memory import parse_memory
 
             options["memory"] = parse_memory(memory)
-        source = _Source(model, embeddings, run)
-        _mbeir(source, _root(root), options, run_dir, json_out, report, as_json)
+        source = Source(chosen, embeddings, run, work, not no_resume)
+        _mbeir(source, _benchmarks.mbeir_root(root), options, run_dir, json_out, report, as_json)
         return
     unused = {"embeddings": embeddings, "run": run, "memory": memory, "run-dir": run_dir, "report": report}
     for name, value in unused.items():
         if value is not None:
             raise InputError(f"--{name} goes with --benchmark mbeir only, got --benchmark {benchmark}")
-    outcome = _mteb(model, root, options) if benchmark == "mteb" else _mmeb(model, root, options)
+    if benchmark == "mteb":
+        if processes()[1] > 1:
+            raise InputError("--benchmark mteb runs in one process: mteb does the embedding")
+        outcome = _benchmarks.mteb(chosen, root, options)
+    else:
+        outcome = _benchmarks.mmeb(chosen, root, options, Work(work, not no_resume, note))
+    if not is_first():
+        return
     if json_out is not None:
         from puma.folders import write_json
 
@@ -111,53 +149,13 @@ def evaluate(
     if as_json:
         print_json(outcome)
     elif benchmark == "mteb":
-        _tell_mteb(outcome)
+        _benchmarks.show_mteb(outcome)
     else:
-        _tell_mmeb(outcome)
-
-
-class _Source:
-    """What is scored: a model, stored vectors or a run."""
-
-    def __init__(self, model: Path | None, embeddings: Path | None, run: Path | None) -> None:
-        self.model, self.embeddings, self.run = model, embeddings, run
-        for name, path in (("embeddings", embeddings), ("run", run)):
-            if path is not None and not path.exists():
-                raise InputError(f"--{name} {path}: no such file or folder")
-        self.fingerprint = ""
-
-    @property
-    def name(self) -> str:
-        """The model's name for people: its folder's."""
-        chosen = self.embeddings or self.run or self.model or Path(os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
-        return chosen.stem if chosen == self.run and chosen.is_file() else Path(os.path.abspath(chosen)).name
-
-    def tables(self, root: Path, options: Mapping[str, Any], run_dir: Path | None) -> dict[str, dict[str, Any]]:
-        """The evaluation's tables."""
-        from puma.evaluation import mbeir
-
-        chosen = dict(options)
-        if self.model_needed:
-            encoder = load_retriever(self.model)
-            self.fingerprint = encoder.fingerprint
-            return mbeir.evaluate(encoder, root, run_dir=run_dir, **chosen)
-        chosen.pop("instruction")
-        if self.run is not None:
-            chosen.pop("memory", None)
-            return mbeir.evaluate_runs(self.run, root, **chosen)
-        from puma.evaluation.embeddings import read_embeddings
-
-        stored = read_embeddings(str(self.embeddings), chosen["split"])
-        self.fingerprint = stored.fingerprint
-        return mbeir.evaluate_embeddings(stored, root, run_dir=run_dir, **chosen)
-
-    @property
-    def model_needed(self) -> bool:
-        return self.embeddings is None and self.run is None
+        _benchmarks.show_mmeb(outcome)
 
 
 def _mbeir(
-    source: _Source,
+    source: Source,
     root: Path,
     options: dict[str, Any],
     run_dir: Path | None,
@@ -166,6 +164,7 @@ def _mbeir(
     as_json: bool,
 ) -> None:
     from puma.evaluation import layout, mbeir
+    from puma.evaluation.processes import is_first
 
     if not source.model_needed and options["instruction"] != "first":
         raise InputError("--instruction needs a model: stored vectors and runs were made with one already")
@@ -174,15 +173,19 @@ def _mbeir(
     options["details"] = json_out is not None or report is not None
     plain = {name: options[name] for name in ("dataset", "split", "tasks", "pools")}
     # Reads everything once: faults are told before a model is loaded. Runs say themselves which tasks they are of.
-    random = mbeir.chance(root, **plain) if source.run is None else {}
-    with tempfile.TemporaryDirectory(prefix="puma-runs-") as spare:
+    random = mbeir.chance(root, **plain) if source.run is None and is_first() else {}
+    with contextlib.ExitStack() as stack:
+        spare = stack.enter_context(tempfile.TemporaryDirectory(prefix="puma-runs-"))
         runs = run_dir if report is None or source.run is not None or run_dir is not None else Path(spare)
-        tables = source.tables(root, options, runs)
+        tables = source.tables(root, options, runs, stack)
+        if not is_first():
+            return
         pools = [pool for pool in options["pools"] if any(layout.of_pool(table, pool) for table in tables.values())]
         if source.run is not None:
             random = mbeir.chance(root, **plain | {"tasks": list(tables), "pools": pools})
         if options["details"]:
             _write(source, root, options, tables, random, json_out, report, source.run or runs)
+        source.written()
     by_label = layout.relabelled(tables, options["dataset"])
     if as_json:
         shown: dict[str, Any] = {"model": _without_queries(tables), "chance": random}
@@ -207,7 +210,7 @@ def _mbeir(
 
 
 def _write(
-    source: _Source,
+    source: Source,
     root: Path,
     options: Mapping[str, Any],
     tables: dict[str, dict[str, Any]],
@@ -243,52 +246,6 @@ def _without_queries(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mteb(model: Path | None, root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    from puma.evaluation import mteb_tasks
-
-    names = options["tasks"]
-    # mteb's own tasks bring their own data; a task id or name of ours needs a folder, and by default that is OpenPics.
-    ours = names is None or any(name.isdigit() or name.startswith("OpenPics") for name in names)
-    folder = _root(root) if root is not None or ours else None
-    encoder = load_retriever(model)
-    chosen = {name: options[name] for name in ("dataset", "split", "pools", "instruction")}
-    return mteb_tasks.run(encoder, names, root=folder, **chosen)
-
-
-def _mmeb(model: Path | None, root: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    from puma.evaluation import mmeb
-
-    if root is None:
-        raise InputError("--benchmark mmeb needs the folder of its subsets: --root DIR")
-    if not root.is_dir():
-        raise InputError(f"--root {root}: no such folder")
-    return mmeb.evaluate(load_retriever(model), root, options["tasks"])
-
-
-def _tell_mteb(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    typer.echo(f"{'task':<40} {'pool':>9} {'queries':>8} {'hit@1':>7} {'hit@5':>7} {'hit@10':>7}  (percent, by mteb)")
-    for name, table in tables.items():
-        for own in (table, *(value for key, value in table.items() if key == "global" and isinstance(value, dict))):
-            if "queries" in own:
-                cells = " ".join(f"{_percent(own.get(f'hit_rate@{k}')):>7}" for k in (1, 5, 10))
-                title = own.get("name", name)
-                typer.echo(f"{title:<40} {own.get('pool', '-'):>9} {own['queries']:>8} {cells}")
-
-
-def _tell_mmeb(outcome: Mapping[str, Any]) -> None:
-    typer.echo(f"{'subset':<28} {'queries':>8} {'hit@1':>7} {'chance':>7}  (percent)")
-    for name, table in outcome["subsets"].items():
-        typer.echo(f"{name:<28} {table['queries']:>8} {_percent(table['hit@1']):>7} {_percent(table['chance@1']):>7}")
-        if table.get("skipped"):
-            typer.echo(f"{name}: {table['skipped']} unreadable, as {table['skipped_items'][0]}", err=True)
-    for name, group in outcome["groups"].items():
-        typer.echo(f"mean of {name} ({group['subsets']} of {group['of']} subsets): {_percent(group['hit@1'])}")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _pools(given: str | None, benchmark: str) -> list[str]:
     if given is None:
         return ["local"] if benchmark == "mteb" else list(POOLS)
@@ -296,13 +253,3 @@ def _pools(given: str | None, benchmark: str) -> list[str]:
     if set(chosen) - set(POOLS):
         raise InputError(f"pools must be local, global or both with a comma, got {given!r}")
     return chosen
-
-
-def _root(root: Path | None) -> Path:
-    if root is not None:
-        if not root.is_dir():
-            raise InputError(f"--root {root}: no such folder")
-        return root
-    from puma.mini.pictures import build
-
-    return Path(build())

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from puma.commands._shared import IndexFolder, Json, Model, Paths, print_json, print_skips, searcher_of
+from puma.commands._shared import (
+    Attention,
+    Dtype,
+    IndexFolder,
+    Json,
+    Model,
+    Paths,
+    print_json,
+    print_skips,
+    searcher_of,
+)
 
 if TYPE_CHECKING:
     from puma.ingest.filling import Added
@@ -28,6 +38,8 @@ def add(
     index: IndexFolder,
     paths: Paths,
     model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
     sync: Annotated[
         bool, typer.Option("--sync", help="Also remove what came from these paths and is not there any more.")
@@ -63,7 +75,7 @@ def add(
         lost = watch.lost()
     read_items([path for path in paths if path not in lost])
     Index(index)
-    searcher = searcher_of(index, model)
+    searcher = searcher_of(index, model, dtype=dtype, attn=attn)
     kept: list[Added] = []
     try:
         added = searcher.add_paths(

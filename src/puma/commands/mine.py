@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from puma.commands._shared import Json, Model, load_retriever, print_json
+from puma.commands._shared import (
+    SKIPS_SHOWN,
+    Attention,
+    Dtype,
+    ForeignModel,
+    ForeignPrompt,
+    Json,
+    Model,
+    NoResume,
+    WorkFolder,
+    load_encoder,
+    note,
+    print_json,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +31,10 @@ def mine(
     root: Annotated[Path, typer.Option(help="The benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The new benchmark's folder.")],
     model: Model = None,
+    st: ForeignModel = None,
+    st_prompt: ForeignPrompt = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Take scores from the run files in this folder; no model is loaded.")
     ] = None,
@@ -34,23 +51,31 @@ def mine(
         ),
     ] = 0.0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy pools and pictures instead of linking them.")] = False,
+    work: WorkFolder = None,
+    no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
     """Mine hard negatives and write them, as M-BEIR's neg_cand_list, into a new benchmark folder to train on.
 
     Known positives, what has their content, and what beats them clearly are left out. Interrupted, it goes on where it
-    was.
+    was; under torchrun several processes share the embedding.
 
     Example: puma mine --model runs/quickstart/model --root openpics --out openpics-hard --negatives 8 --margin 0
     """
+    from puma.errors import InputError
+    from puma.evaluation.processes import is_first
+    from puma.evaluation.stored.resumable import Work, part_size
     from puma.mining import Rules
     from puma.mining import mine as write
 
     rules = Rules(negatives, skip_top, margin)
+    if st is not None and run_dir is not None:
+        raise InputError("give one of --st and --run-dir, got both")
+    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn) if run_dir is None else None
     result = write(
         root,
         out,
-        encoder=load_retriever(model) if run_dir is None else None,
+        encoder=encoder,
         run_dir=run_dir,
         dataset=dataset,
         split=split,
@@ -58,7 +83,11 @@ def mine(
         pool=pool,
         rules=rules,
         copy=copy,
+        batch_size=part_size(encoder),
+        work=Work(work, not no_resume, note),
     )
+    if not is_first():
+        return
     if as_json:
         print_json({"out": str(out), **result})
         return
@@ -68,4 +97,8 @@ def mine(
             f"{name:>4} {table['queries']:>9,} {table['negatives']:>10,} {table['full']:>12,} {table['none']:>7,} "
             f"{table['beyond_margin']:>16,}"
         )
+    for line in result["skipped_items"][:SKIPS_SHOWN]:
+        typer.echo(f"skipped {line}", err=True)
+    if result["skipped"] > SKIPS_SHOWN:
+        typer.echo(f"... {result['skipped']:,} skipped in all (--json lists more)", err=True)
     typer.echo(f"{out}: train on it with hard_negatives set")

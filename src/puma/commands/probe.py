@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from puma.commands._shared import Json, print_json
+from puma.commands._shared import Attention, Dtype, Json, loading_options, print_json
 
 MINI = "mini"
 
@@ -41,6 +41,8 @@ def probe(
     speed: Annotated[float | None, typer.Option(help="Suggest the best depth this many times faster.")] = None,
     first_only: Annotated[bool, typer.Option("--first-only", help="Leave the k-1 + last variant out.")] = False,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    dtype: Dtype = "auto",
+    attn: Attention = None,
     batch_size: Annotated[int, typer.Option(help="Items a forward pass.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the draw of queries and pairs.")] = 0,
     as_json: Json = False,
@@ -71,7 +73,7 @@ def probe(
     from puma.probing.run import probe as run
 
     result = run(
-        Retriever.from_base(folder, prompt=prompt, dtype=_dtype()),
+        Retriever.from_base(folder, prompt=prompt, **{"dtype": _dtype(), **loading_options(dtype, attn)}),
         root,
         out,
         name=base if base == MINI else Path(base).name,
@@ -120,7 +122,7 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
 
 
 def _dtype() -> Any:
-    """fp32 weights on a CPU; on a GPU as they were saved."""
+    """By default fp32 weights on a CPU; on a GPU as they were saved."""
     import torch
 
     return "auto" if torch.cuda.is_available() else torch.float32

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from puma.commands._shared import IndexFolder, Json, Model, print_json, query_item, searcher_of
+from puma.commands._shared import (
+    Attention,
+    Dtype,
+    IndexFolder,
+    Json,
+    Model,
+    print_json,
+    query_item,
+    searcher_of,
+)
 from puma.commands.index import ModalityList, describe
 
 
@@ -36,6 +45,8 @@ def search(
     offset: Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the best: the next page.")] = 0,
     instruction: Annotated[str | None, typer.Option(help="Instead of the default one; '' for none.")] = None,
     model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
     as_json: Json = False,
 ) -> None:
     """Find the items most like a query.
@@ -57,7 +68,7 @@ def search(
     condition = parsed_where(where)
     checked_filter(condition)
     Index(index, create=False)
-    hits = searcher_of(index, model).search(
+    hits = searcher_of(index, model, dtype=dtype, attn=attn).search(
         query, k, modality or None, instruction, where=condition, minus=minus or (), offset=offset
     )
     if as_json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.commands._shared import DEFAULT_MODEL, Model, load_retriever
+from puma.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, load_retriever
 from puma.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File that holds the token clients must send. Or set PUMA_TOKEN.")
     ] = None,
@@ -95,7 +97,7 @@ def serve(
         timeout_s=timeout,
         access_log=access_log,
     )
-    raise typer.Exit(_run(folders, host, port, model, settings))
+    raise typer.Exit(_run(folders, host, port, model, {"dtype": dtype, "attn": attn}, settings))
 
 
 def named_folders(folders: list[Path], *, writable: bool) -> dict[str, Path]:
@@ -117,7 +119,14 @@ def named_folders(folders: list[Path], *, writable: bool) -> dict[str, Path]:
     return named
 
 
-def _run(folders: dict[str, Path], host: str, port: int, model: Path | None, settings: ServeSettings) -> int:
+def _run(
+    folders: dict[str, Path],
+    host: str,
+    port: int,
+    model: Path | None,
+    options: dict[str, Any],
+    settings: ServeSettings,
+) -> int:
     from puma.serve.binding import address_of, bound_socket
 
     imports = threading.Thread(
@@ -129,7 +138,7 @@ def _run(folders: dict[str, Path], host: str, port: int, model: Path | None, set
     bound = bound_socket(host, port)
     try:
         imports.start()
-        retriever = load_retriever(model)
+        retriever = load_retriever(model, **options)
         imports.join()
         from puma.search import Searcher
         from puma.serve import create_app

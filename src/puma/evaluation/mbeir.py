@@ -13,24 +13,27 @@ cannot be read is a miss. Where the pool holds the query's own picture, as in so
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from puma.data.mbeir import TaskName
-from puma.embedding import BATCH, embed_readable
+from puma.embedding import BATCH
 from puma.errors import InputError
 from puma.evaluation.counting import INSTRUCTIONS, KS, RANKED_K, Tables, check_ks, count, headline, store
 from puma.evaluation.embeddings import evaluate_embeddings
+from puma.evaluation.encoded import InMemory, Kept, check_modalities
 from puma.evaluation.judged import POOLS, Judged
-from puma.evaluation.matrices import check_memory, matrix, release, scratch_folder
+from puma.evaluation.matrices import check_memory, scratch_folder
 from puma.evaluation.metrics import chance_hit_rate, chance_mrr, chance_ndcg, chance_recall
+from puma.evaluation.processes import is_first
 from puma.evaluation.scored_runs import evaluate_runs
+from puma.evaluation.stored.resumable import Resumable, made_with, opened_store
 from puma.items import MODALITIES, Encoder
+from puma.storage.vectors import VectorStore
 
 __all__ = ["KS", "POOLS", "Tables", "chance", "evaluate", "evaluate_embeddings", "evaluate_runs"]
 
@@ -50,7 +53,7 @@ def evaluate(
     instruction: str = "first",
     details: bool = False,
     memory: int | None = None,
-    work: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | VectorStore | None = None,
 ) -> Tables:
     """Embed the queries and candidates of a benchmark and score them.
 
@@ -69,13 +72,17 @@ def evaluate(
             one's figures, and how they spread over all of the task's instructions.
         details: whether every query's best rank is kept, under ``per_query``.
         memory: bytes for the candidates' vectors and the scores, beside what the process holds already (256 MiB at
-            least go to the scores). Vectors that need more than half of it go to a file under ``work`` while the
+            least go to the scores). Vectors that need more than half of it go to a temporary file while the
             evaluation runs, and are scored block by block, with the same figures. None: all vectors in memory.
-        work: a folder with room for that file; the system's temporary folder if None.
+        work: a folder that keeps the vectors while the evaluation runs, at four bytes a number: after a kill the same
+            call goes on from there, losing at most a batch, to the same figures; and the processes of a ``torchrun``
+            embed their shares into it. It is removed when all is scored. An open store is used and left as it is. None:
+            nothing is kept.
 
     Returns:
         See :data:`puma.evaluation.counting.Tables`; rates in [0, 1], ``wrong_modality@1`` is the share of queries whose
-        best candidate is not of the modality asked for.
+        best candidate is not of the modality asked for. Of several processes the first has the tables, the
+        others none.
 
     Raises:
         InputError: an unknown task, pool or instruction, or a k or memory below 1.
@@ -86,20 +93,52 @@ def evaluate(
     check_ks(ks)
     check_memory(memory)
     data = Judged.read(root, dataset, split, tasks, pools)
-    with scratch_folder(memory, work) as scratch:
-        source = _Encoded(encoder, batch_size, progress, instruction, memory, scratch)
-        return count(
-            data,
-            source,
-            pools,
-            ks,
-            run_dir=run_dir,
-            details=details,
-            spread=instruction == "all",
-            memory=memory,
-            scratch=scratch,
-            progress=progress,
-        )
+    check_modalities(encoder, data, pools)
+    options: dict[str, Any] = {"run_dir": run_dir, "details": details, "spread": instruction == "all"}
+    options |= {"memory": memory, "progress": progress}
+    if work is None:
+        with scratch_folder(memory, None) as scratch:
+            source = InMemory(encoder, batch_size, progress, instruction, memory, scratch)
+            return count(data, source, pools, ks, scratch=scratch, **options)
+    with contextlib.ExitStack() as stack:
+        if isinstance(work, VectorStore):
+            vectors = work
+        else:
+            asked = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
+            vectors = stack.enter_context(opened_store(work, "evaluate", asked))
+        kept = Kept(Resumable(encoder, vectors, batch_size=batch_size, progress=progress), instruction)
+        kept.share(data)
+        if not is_first():
+            return {}
+        with scratch_folder(memory, vectors.folder) as scratch:
+            tables = count(data, kept, pools, ks, scratch=scratch, **options)
+        if vectors is not work:
+            vectors.remove()
+    return tables
+
+
+def work_settings(
+    encoder: Encoder,
+    root: str | os.PathLike[str],
+    dataset: str | None,
+    split: str,
+    tasks: Sequence[TaskName] | None,
+    pools: Sequence[str],
+    instruction: str,
+    batch_size: int = BATCH,
+) -> dict[str, Any]:
+    """What an evaluation's kept vectors are made with: two evaluations of equal settings go on with each other's."""
+    place = os.path.realpath(root)
+    return made_with(
+        encoder,
+        batch_size,
+        root=place,
+        dataset=dataset,
+        split=split,
+        tasks=None if tasks is None else [str(task) for task in tasks],
+        pools=list(pools),
+        instruction=instruction,
+    )
 
 
 def chance(
@@ -135,54 +174,3 @@ def chance(
                 table["wrong_modality@1"] = float((view.codes != view.wanted).mean())
             store(tables, task, pool, table | headline(data.benchmark.split_name(task)[0], ks))
     return tables
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """Vectors that an encoder makes: a :class:`puma.evaluation.counting.Source`."""
-
-    encoder: Encoder
-    batch_size: int
-    progress: bool
-    instruction: str
-    memory: int | None
-    scratch: Path | None
-
-    def candidates(self, data: Judged) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        size = len(data.candidates)
-        vectors, rows = matrix(size, self.encoder.dim, self.memory, self.scratch)
-        readable = np.ones(size, dtype=bool)
-        faulty: dict[str, str] = {}
-        for start in range(0, size, rows):
-            part = data.candidates[start : start + rows]
-            name = "candidates" if rows >= size else f"candidates from {start:,} of {size:,}"
-            own, readable[start : start + rows], faults = embed_readable(
-                self.encoder,
-                [candidate.item(data.benchmark.root) for candidate in part],
-                batch_size=self.batch_size,
-                progress=name if self.progress else None,
-            )
-            vectors[start : start + rows] = own
-            release(vectors)
-            faulty |= {part[place].did: reason for place, reason in faults}
-        return vectors, readable, faulty
-
-    def queries(self, data: Judged, task: TaskName) -> list[tuple[np.ndarray, np.ndarray, dict[str, str]]]:
-        queries = data.queries[task]
-        items = [query.item(data.benchmark.root) for query in queries]
-        prompts: dict[str, Sequence[str | None]] = {"none": [None]}
-        if self.instruction != "none":
-            all_prompts = data.benchmark.instructions(task)
-            prompts = {"first": all_prompts[:1], "all": all_prompts}
-        found = []
-        for number, prompt in enumerate(prompts[self.instruction]):
-            name = f"queries, task {task}" + (f", instruction {number + 1}" if number else "")
-            vectors, heard, faults = embed_readable(
-                self.encoder,
-                items,
-                instruction=prompt,
-                batch_size=self.batch_size,
-                progress=name if self.progress else None,
-            )
-            found.append((vectors, heard, {queries[place].qid: reason for place, reason in faults}))
-        return found

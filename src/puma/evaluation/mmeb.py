@@ -16,7 +16,7 @@ candidate's text, as VLM2Vec has it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ from puma.data.mmeb import META_TASKS, OUT_OF_DISTRIBUTION, SUBSETS, Row, Side, 
 from puma.embedding import BATCH, embed_readable
 from puma.errors import InputError
 from puma.evaluation.metrics import ranks_of_positives
+from puma.evaluation.processes import is_first
+from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
 from puma.index.exact import rounded
-from puma.items import Encoder
+from puma.items import Encoder, Item
+from puma.storage.vectors import VectorStore
 
 SKIPS_LISTED = 50
 METRIC = "hit@1"
@@ -41,6 +44,7 @@ def evaluate(
     images: str | os.PathLike[str] | None = None,
     batch_size: int = BATCH,
     progress: bool = True,
+    work: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Score an encoder on MMEB's image tasks.
 
@@ -51,6 +55,8 @@ def evaluate(
         images: the folder that image paths are relative to; found under the root if None.
         batch_size: items handed to the encoder at once.
         progress: whether bars go to stderr.
+        work: an open store that keeps the vectors, so that a killed run goes on, and several processes, as
+            ``torchrun`` starts them, share the embedding; the first then scores, the others return {}.
 
     Returns:
         ``subsets``: by name ``hit@1`` in [0, 1], ``chance@1`` (a random ranking's expectation), ``queries``,
@@ -68,7 +74,20 @@ def evaluate(
     folder = image_folder(root) if images is None else Path(images)
     if not folder.is_dir():
         raise InputError(f"images: {folder} is no folder")
-    tables = {name: _score(encoder, name, rows[name], folder, batch_size, progress) for name in names}
+    embedding = None if work is None else Resumable(encoder, work, batch_size=batch_size, progress=progress)
+    if embedding is not None:
+        sides = {name: _sides(rows[name]) for name in names}
+        lists = {what: chosen for name, pair in sides.items() for what, chosen in zip(_labels(name), pair, strict=True)}
+        embedding.share([wanted for what, own in lists.items() for _, wanted in _wanted(what, own, folder)])
+        if not is_first():
+            return {}
+
+    def embed(what: str, chosen: Sequence[Side]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        if embedding is not None:
+            return _embedded(embedding, what, chosen, folder)
+        return _embed(encoder, chosen, folder, batch_size, what if progress else None)
+
+    tables = {name: _score(name, rows[name], embed) for name in names}
     groups = {
         **META_TASKS,
         "in_distribution": [name for name in SUBSETS if name not in OUT_OF_DISTRIBUTION],
@@ -87,14 +106,24 @@ def _names(subsets: Iterable[str]) -> list[str]:
     return names
 
 
-def _score(
-    encoder: Encoder, name: str, rows: Sequence[Row], images: Path, batch_size: int, progress: bool
-) -> dict[str, Any]:
-    label = f"{name}, %s" if progress else None
+def _sides(rows: Sequence[Row]) -> tuple[list[Side], list[Side]]:
+    """The distinct queries and the distinct candidates of a subset."""
     queries = list(dict.fromkeys(row.query for row in rows))
-    candidates = list(dict.fromkeys(side for row in rows for side in row.candidates))
-    asked, heard, unheard = _embed(encoder, queries, images, batch_size, label and label % "queries")
-    found, readable, lost = _embed(encoder, candidates, images, batch_size, label and label % "candidates")
+    return queries, list(dict.fromkeys(side for row in rows for side in row.candidates))
+
+
+def _labels(name: str) -> tuple[str, str]:
+    return f"{name}, queries", f"{name}, candidates"
+
+
+def _score(
+    name: str,
+    rows: Sequence[Row],
+    embed: Callable[[str, Sequence[Side]], tuple[np.ndarray, np.ndarray, list[str]]],
+) -> dict[str, Any]:
+    queries, candidates = _sides(rows)
+    asked, heard, unheard = embed(_labels(name)[0], queries)
+    found, readable, lost = embed(_labels(name)[1], candidates)
     query_place = {side: place for place, side in enumerate(queries)}
     candidate_place = {side: place for place, side in enumerate(candidates)}
     hits = 0
@@ -133,6 +162,33 @@ def _embed(
         vectors[places], readable[places], bad = embed_readable(
             encoder, items, instruction=instruction, batch_size=batch_size, progress=label
         )
+        faults += [f"{sides[places[place]].image_path}: {reason}" for place, reason in bad]
+    return vectors, readable, faults
+
+
+def _wanted(what: str, sides: Sequence[Side], images: Path) -> list[tuple[np.ndarray, Wanted]]:
+    """The lists of one instruction each that the sides fall into, with their places."""
+    found = []
+    for number, instruction in enumerate(dict.fromkeys(side.instruction for side in sides)):
+        places = np.array([place for place, side in enumerate(sides) if side.instruction == instruction])
+
+        def items(own: np.ndarray = places) -> list[Item]:
+            return [sides[place].item(images) for place in own]
+
+        name = safe_name(f"{what}-{number}".replace(", ", "-"))
+        found.append((places, Wanted(name, items, len(places), instruction, what)))
+    return found
+
+
+def _embedded(
+    embedding: Resumable, what: str, sides: Sequence[Side], images: Path
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """As :func:`_embed`, from a store."""
+    vectors = np.zeros((len(sides), embedding.encoder.dim), dtype=np.float32)
+    readable = np.ones(len(sides), dtype=bool)
+    faults: list[str] = []
+    for places, wanted in _wanted(what, sides, images):
+        vectors[places], readable[places], bad = embedding.embedded(wanted)
         faults += [f"{sides[places[place]].image_path}: {reason}" for place, reason in bad]
     return vectors, readable, faults
 

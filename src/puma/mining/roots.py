@@ -86,7 +86,12 @@ def input_digest(benchmark: Benchmark, split: str, more: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def work_folder(work: Path, note: dict[str, Any]) -> Iterator[None]:
+def work_folder(work: Path, note: dict[str, Any], resume: bool = True) -> Iterator[None]:
+    """The folder of one run's unfinished work, locked; what another run left is thrown away unless ``resume``.
+
+    Raises:
+        InputError: another run is at work there, or left work of other settings.
+    """
     with storage_errors(work):
         work.mkdir(parents=True, exist_ok=True)
         lock = FileLock(work / "lock")
@@ -95,6 +100,9 @@ def work_folder(work: Path, note: dict[str, Any]) -> Iterator[None]:
         except Timeout:
             raise InputError(f"{work}: another mining run is at work there; give another --out") from None
         try:
+            for entry in work.iterdir() if not resume else ():
+                if entry.name != "lock":
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             path = work / "settings.json"
             if path.is_file():
                 found = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +110,7 @@ def work_folder(work: Path, note: dict[str, Any]) -> Iterator[None]:
                 if other:
                     raise InputError(
                         f"{work}: holds the unfinished work of another run ({', '.join(other)} differ); "
-                        "give another --out, or remove this folder"
+                        "give another --out, or start anew with --no-resume"
                     )
             write_json(path, note)
             yield

@@ -1,29 +1,25 @@
 """Scores of queries and candidates, and what is known to be right, as mining needs them.
 
-Here: a split's candidates with their contents (:class:`Pools`), vectors made a part at a time (:class:`Parts`), score
-rows from an encoder or a run. Not here: what is chosen (:mod:`puma.mining.choosing`) and written
+Here: a split's candidates with their contents (:class:`Pools`), their vectors (:class:`Vectors`), score rows from an
+encoder or a run. Not here: what is chosen (:mod:`puma.mining.choosing`) and written
 (:mod:`puma.mining.writing`). Nothing in this module loads torch.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 
 from puma.data.mbeir import Benchmark, Candidate, Query, TaskName
-from puma.embedding import embed_readable
 from puma.errors import DataError, ImageError
-from puma.folders import write_whole
+from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
 from puma.index.exact import rounded
 from puma.ingest import content_digest
-from puma.items import Encoder, Item
+from puma.items import Item
 from puma.mining.choosing import UNKNOWN
 
-PART = 2048
-"""Vectors embedded before they are kept on disk."""
 BLOCK_FLOATS = 2**24
 
 
@@ -51,7 +47,11 @@ class Pools:
         )
         self.root = benchmark.root
         self._codes: dict[str, int] = {}
-        self.contents = np.array([self._code(candidate.item(self.root)) for candidate in self.candidates])
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """int [n]: equal numbers for candidates of equal content. Reads every image once."""
+        return np.array([self._code(candidate.item(self.root)) for candidate in self.candidates])
 
     def columns(self, task: TaskName) -> np.ndarray:
         return self._columns[task]
@@ -60,6 +60,7 @@ class Pools:
         return [candidate.item(self.root) for candidate in self.candidates]
 
     def code_of(self, content: str) -> int:
+        """The number of a content among the candidates'."""
         return self._codes.get(content, UNKNOWN) if content else UNKNOWN
 
     def _code(self, item: Item) -> int:
@@ -76,37 +77,47 @@ def _content(item: Item) -> str:
         return ""
 
 
-class Parts:
-    """Vectors, embedded a part at a time and kept, so that a killed run loses one part."""
+class Vectors:
+    """A split's vectors in a store: of the candidates, and of each task's queries."""
 
-    def __init__(self, folder: Path, encoder: Encoder | None, batch_size: int, progress: bool) -> None:
-        self.folder, self.encoder, self.batch_size, self.progress = folder, encoder, batch_size, progress
-        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+    def __init__(self, embedding: Resumable, benchmark: Benchmark, split: str, pools: Pools) -> None:
+        self.embedding, self.benchmark, self.split, self.pools = embedding, benchmark, split, pools
+        self._candidates: tuple[np.ndarray, np.ndarray] | None = None
+        self.faults: dict[str, str] = {}
+        """Why candidates and queries could not be embedded, by id."""
 
-    def candidates(self, pools: Pools) -> tuple[np.ndarray, np.ndarray]:
-        if self._kept is None:
-            self._kept = self.embedded("candidates", pools.items(), None)
-        return self._kept
+    def share(self, tasks: Sequence[TaskName]) -> None:
+        """Embed this process's share of all that these tasks need."""
+        if tasks:
+            self.embedding.share([self._pool(), *(self._asked(task) for task in tasks)])
 
-    def embedded(self, name: str, items: Sequence[Item], instruction: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors [n, dim] and which items could be read [n]."""
-        assert self.encoder is not None
-        vectors = np.zeros((len(items), self.encoder.dim), dtype=np.float32)
-        readable = np.zeros(len(items), dtype=bool)
-        for start in range(0, len(items), PART):
-            rows = slice(start, min(start + PART, len(items)))
-            path = self.folder / f"{name}-{start}.npz"
-            if not path.is_file():
-                label = f"{name}, {rows.stop:,} of {len(items):,}" if self.progress else None
-                made, good, _ = embed_readable(
-                    self.encoder, items[rows], instruction=instruction, batch_size=self.batch_size, progress=label
-                )
-                buffer = io.BytesIO()
-                np.savez(buffer, vectors=made, readable=good)
-                write_whole(path, buffer.getvalue())
-            with np.load(path) as stored:
-                vectors[rows], readable[rows] = stored["vectors"], stored["readable"]
+    def candidates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [n, dim] and which could be embedded [n]."""
+        if self._candidates is None:
+            vectors, readable, faults = self.embedding.embedded(self._pool())
+            self.faults |= {self.pools.dids[place]: reason for place, reason in faults}
+            self._candidates = vectors, readable
+        return self._candidates
+
+    def queries(self, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a task's queries, under its instruction."""
+        vectors, readable, faults = self.embedding.embedded(self._asked(task))
+        queries = self.benchmark.queries(task, self.split) if faults else []
+        self.faults |= {queries[place].qid: reason for place, reason in faults}
         return vectors, readable
+
+    def _pool(self) -> Wanted:
+        return Wanted("candidates", self.pools.items, len(self.pools.dids), label="candidates")
+
+    def _asked(self, task: TaskName) -> Wanted:
+        queries, root = self.benchmark.queries(task, self.split), self.benchmark.root
+        return Wanted(
+            safe_name(f"queries-{self.benchmark.label(task)}"),
+            lambda: [query.item(root) for query in queries],
+            len(queries),
+            self.benchmark.instruction(task),
+            f"queries, task {task}",
+        )
 
 
 def right_answers(
@@ -122,15 +133,13 @@ def right_answers(
     return {query.qid: shared[contents[query.qid] or query.qid] for query in queries}, contents
 
 
-def from_encoder(
-    parts: Parts, pools: Pools, columns: np.ndarray, queries: Sequence[Query], benchmark: Benchmark, task: TaskName
-) -> Iterator[np.ndarray]:
-    vectors, readable = parts.candidates(pools)
-    items = [query.item(benchmark.root) for query in queries]
-    asked, heard = parts.embedded(f"queries-{benchmark.label(task)}", items, benchmark.instruction(task))
-    pool, lost = vectors[columns].astype(np.float64), ~readable[columns]
+def from_encoder(vectors: Vectors, columns: np.ndarray, task: TaskName) -> Iterator[np.ndarray]:
+    """A row of scores a query, over these columns; NaN where one of the two could not be embedded."""
+    candidates, readable = vectors.candidates()
+    asked, heard = vectors.queries(task)
+    pool, lost = candidates[columns].astype(np.float64), ~readable[columns]
     step = max(1, BLOCK_FLOATS // max(1, len(columns)))
-    for start in range(0, len(queries), step):
+    for start in range(0, len(asked), step):
         scores = rounded(asked[start : start + step].astype(np.float64) @ pool.T)
         scores[:, lost] = np.nan
         scores[~heard[start : start + step]] = np.nan

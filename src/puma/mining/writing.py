@@ -1,7 +1,6 @@
 """A benchmark written anew with mined hard negatives in M-BEIR's ``neg_cand_list``.
 
-Here: :func:`mine`, its work folder (vectors in parts, finished tasks), and the new root. Not here: which candidates
-are chosen (:mod:`puma.mining.choosing`), training with them (``puma.data.pairs``). Nothing in this module loads torch.
+Which candidates are chosen is :mod:`puma.mining.choosing`'s; this module loads no torch.
 
 Work is kept beside the new root, in ``.<name>.mining``, and the root appears whole when all is done: after a kill at
 any point the same command goes on, and what it writes is the same.
@@ -9,23 +8,29 @@ any point the same command goes on, and what it writes is the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from puma.data.mbeir import Benchmark, Query, TaskName, open_benchmark, write_queries
 from puma.embedding import BATCH
 from puma.errors import InputError
+from puma.evaluation.counting import SKIPS_LISTED
+from puma.evaluation.processes import first_does, is_first
 from puma.evaluation.runs import read_run
+from puma.evaluation.stored.resumable import Resumable, Work, made_with, opened_store
 from puma.folders import storage_errors, write_json
 from puma.items import Encoder
 from puma.mining.choosing import UNKNOWN, Chosen, Rules, choose
 from puma.mining.roots import NOTE, input_digest, link_the_rest, mined_path, work_folder, write_mined
-from puma.mining.scoring import Parts, Pools, from_encoder, from_run, right_answers
+from puma.mining.scoring import Pools, Vectors, from_encoder, from_run, right_answers
 
 POOLS = ("local", "global")
 
@@ -44,6 +49,7 @@ def mine(
     copy: bool = False,
     batch_size: int = BATCH,
     progress: bool = True,
+    work: Work | None = None,
 ) -> dict[str, Any]:
     """Write a benchmark anew, its queries of one split with hard negatives from an encoder or from run files.
 
@@ -63,11 +69,15 @@ def mine(
             (training looks its negatives up there).
         rules: how many, and the margin.
         copy: copy everything instead of linking.
+        work: another place for the vectors than beside ``out``, and whether an interrupted run's work is gone on with.
+
+    Of several processes, as ``torchrun`` starts them, each embeds its share; the first writes, the others return {}.
 
     Returns:
         What :data:`NOTE` holds: ``made_with`` and ``tasks``, by id ``queries``, ``full`` (with all the negatives asked
         for), ``none``, ``negatives``, ``alike`` and ``beyond_margin`` (candidates left out), ``unjudged`` (queries
-        without a scored positive), ``unreadable``.
+        without a scored positive), ``unreadable``; ``skipped``, how many queries and candidates could not be embedded,
+        and ``skipped_items``, the first of them with the reason.
 
     Raises:
         InputError: neither or both of ``encoder`` and ``run_dir``, an unknown pool or task, an ``out`` that is in use,
@@ -89,7 +99,7 @@ def mine(
     names = {task: f"{benchmark.label(task)}_{split}_{pool}.run" for task in chosen}
     runs = {task: Path(run_dir) / name for task, name in names.items()} if run_dir is not None else {}
     note = {
-        "format": 1,
+        "format": 2,
         "scores": "run files" if encoder is None else encoder.fingerprint,
         "dataset": benchmark.dataset,
         "split": split,
@@ -99,33 +109,56 @@ def mine(
         "copy": copy,
         "read": input_digest(benchmark, split, list(runs.values())),
     }
-    work = target.parent / f".{target.name}.mining"
+    beside = target.parent / f".{target.name}.mining"
     if target.is_dir() and any(target.iterdir()):
         done = json.loads((target / NOTE).read_text(encoding="utf-8")) if (target / NOTE).is_file() else {}
         if done.get("made_with") != note:
             raise InputError(f"out={os.fspath(out)!r}: exists and is not empty; give another folder or remove it first")
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
         return done
-    with work_folder(work, note):
+    if encoder is None and not is_first():
+        return {}
+    chosen_work = work or Work()
+    with contextlib.ExitStack() as stack:
+        first_does(lambda: stack.enter_context(work_folder(beside, note, chosen_work.resume)))
         pools = Pools(benchmark, split, chosen, pool)
-        parts = Parts(work / "parts", encoder, batch_size, progress)
-        tables: dict[str, dict[str, int]] = {}
-        for task in chosen:
-            told = work / "done" / f"{benchmark.label(task)}.json"
-            if not told.is_file():
-                run = read_run(runs[task]) if runs else None
-                queries, table = _task(benchmark, task, split, pools, plan, parts, run)
-                write_queries(mined_path(work, benchmark, task), queries)
-                write_json(told, table)
-            tables[str(task)] = json.loads(told.read_text(encoding="utf-8"))
-        write_mined(benchmark, split, chosen, work)
-        result = {"made_with": note, "tasks": tables}
-        link_the_rest(source, work / "tree", copy)
-        write_json(work / "tree" / NOTE, result)
+        todo = [task for task in chosen if not _told(beside, benchmark, task).is_file()]
+        vectors: Vectors | None = None
+        if encoder is not None:
+            asked = made_with(encoder, batch_size, out=str(target), read=note["read"])
+            store = stack.enter_context(opened_store(beside / "vectors", "mine", asked, chosen_work))
+            embedding = Resumable(encoder, store, batch_size=batch_size, progress=progress)
+            vectors = Vectors(embedding, benchmark, split, pools)
+            vectors.share(todo)
+            if not is_first():
+                return {}
+        for task in todo:
+            run = read_run(runs[task]) if runs else None
+            queries, table = _task(benchmark, task, split, pools, plan, vectors, run)
+            write_queries(mined_path(beside, benchmark, task), queries)
+            write_json(_told(beside, benchmark, task), {"table": table, "skipped": vectors.faults if vectors else {}})
+        told = {task: json.loads(_told(beside, benchmark, task).read_text(encoding="utf-8")) for task in chosen}
+        write_mined(benchmark, split, chosen, beside)
+        skipped = {name: reason for own in told.values() for name, reason in own["skipped"].items()}
+        result = {
+            "made_with": note,
+            "tasks": {str(task): own["table"] for task, own in told.items()},
+            "skipped": len(skipped),
+            "skipped_items": [f"{name}: {reason}" for name, reason in list(skipped.items())[:SKIPS_LISTED]],
+        }
+        link_the_rest(source, beside / "tree", copy)
+        write_json(beside / "tree" / NOTE, result)
         with storage_errors(target):
-            os.replace(work / "tree", target)
-    shutil.rmtree(work, ignore_errors=True)
+            os.replace(beside / "tree", target)
+        if encoder is not None:
+            store.remove()
+    shutil.rmtree(beside, ignore_errors=True)
     return result
+
+
+def _told(work: Path, benchmark: Benchmark, task: TaskName) -> Path:
+    """Where a task's figures are kept once its queries are written."""
+    return work / "done" / f"{benchmark.label(task)}.json"
 
 
 def _task(
@@ -134,7 +167,7 @@ def _task(
     split: str,
     pools: Pools,
     rules: Rules,
-    parts: Parts,
+    vectors: Vectors | None,
     run: dict[str, dict[str, float]] | None,
 ) -> tuple[list[Query], dict[str, int]]:
     queries = benchmark.queries(task, split)
@@ -142,10 +175,10 @@ def _task(
     known, contents = right_answers(benchmark, task, split, queries)
     place = {pools.dids[column]: number for number, column in enumerate(columns)}
     table = dict.fromkeys(("full", "none", "negatives", "alike", "beyond_margin", "unjudged"), 0)
-    source = (
-        from_run(run, queries, place, len(columns), task)
-        if run is not None
-        else from_encoder(parts, pools, columns, queries, benchmark, task)
+    source: Iterator[np.ndarray] = (
+        from_encoder(vectors, columns, task)
+        if vectors is not None
+        else from_run(run or {}, queries, place, len(columns), task)
     )
     order, codes = pools.order[columns], pools.contents[columns]
     asked, wanted = benchmark.modalities(task)

@@ -1,0 +1,1 @@
+"""What must be whole after a kill. Loads no torch."""
