@@ -22,6 +22,7 @@ from puma.items import Item, as_item
 from puma.picture_tokens import limit_image_tokens
 from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, control_tokens, from_chat_template, with_special_tokens
 from puma.pruning.loading import load_model, load_processor, model_folder, saved_type, weight_type
+from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
 
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`~puma.prompts.PromptFormat`."""
@@ -74,7 +75,8 @@ class Retriever:
         """Load a retriever folder, or the folder's name on the hub.
 
         Args:
-            path: the folder, or a hub name.
+            path: the folder, or a hub name. A folder that holds a LoRA adapter only (peft's ``adapter_config.json``) is
+                merged into the retriever that it names as its base.
             device: where to put it; by default CUDA if there is one.
             dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
                 ``fp16``.
@@ -86,7 +88,11 @@ class Retriever:
                 ``attn``.
             ModelError: transformers cannot load it, or weights are missing.
         """
-        folder = model_folder(path, revision=revision, token=token)
+        folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
+        if is_adapter_folder(folder):
+            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn)
+            retriever.model = with_adapter(retriever.model, folder)
+            return retriever
         if not (folder / PROMPT_FILE).is_file():
             raise InputError(
                 f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "

@@ -226,3 +226,30 @@ def test_what_does_not_fit_is_named(adapter, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps(about | {"peft_type": "IA3"}))
     with pytest.raises(ModelError, match="'IA3', and only LoRA"):
         with_adapter(bare(tiny.build("qwen2_vl")), adapter)
+
+
+def test_a_retriever_loads_from_its_adapter_alone(family_base, tmp_path, capsys):
+    import numpy as np
+    from peft import get_peft_model
+
+    from puma.cli import main
+    from puma.model import Retriever
+
+    saved = Retriever.from_base(family_base("qwen3_vl"), layers=2, device="cpu").save_pretrained(tmp_path / "model")
+    trained = Retriever.from_pretrained(saved, device="cpu")
+    wrapped = randomised(get_peft_model(trained.model, lora()))
+    wrapped.peft_config["default"].base_model_name_or_path = "model"  # a folder beside the adapter's
+    wrapped.save_pretrained(tmp_path / "adapter")
+    trained.model = wrapped.merge_and_unload()
+    from_adapter = Retriever.from_pretrained(tmp_path / "adapter", device="cpu")
+    items = ["a red fox", "a cat"]
+    np.testing.assert_allclose(from_adapter.encode(items), trained.encode(items), atol=1e-5)
+    assert (
+        np.abs(from_adapter.encode(items) - Retriever.from_pretrained(saved, device="cpu").encode(items)).max() > 1e-3
+    )
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a red fox\na cat\n")
+    assert main(["index", "add", str(tmp_path / "i"), str(texts), "--model", str(tmp_path / "adapter")]) == 0
+    (tmp_path / "model" / "config.json").unlink()
+    assert main(["search", str(tmp_path / "i"), "a cat", "--model", str(tmp_path / "adapter")]) == 2
+    assert "no config.json" in capsys.readouterr().err
