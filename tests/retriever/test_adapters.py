@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from puma.errors import InputError, ModelError
-from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
+from puma.retriever.adapters import CONFIG, base_of, is_adapter_folder, with_adapter
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -238,8 +238,10 @@ def test_a_retriever_loads_from_its_adapter_alone(family_base, tmp_path, capsys)
     saved = Retriever.from_base(family_base("qwen3_vl"), layers=2, device="cpu").save_pretrained(tmp_path / "model")
     trained = Retriever.from_pretrained(saved, device="cpu")
     wrapped = randomised(get_peft_model(trained.model, lora()))
-    wrapped.peft_config["default"].base_model_name_or_path = "model"  # a folder beside the adapter's
     wrapped.save_pretrained(tmp_path / "adapter")
+    about = json.loads((tmp_path / "adapter" / CONFIG).read_text())
+    about["base_model_name_or_path"] = "model"  # a folder beside the adapter's
+    (tmp_path / "adapter" / CONFIG).write_text(json.dumps(about))
     trained.model = wrapped.merge_and_unload()
     from_adapter = Retriever.from_pretrained(tmp_path / "adapter", device="cpu")
     items = ["a red fox", "a cat"]
