@@ -43,7 +43,7 @@ class Watch:
     folder: Path
     config: TrainConfig
     evaluate: Callable[[], dict[str, float]] | None = None
-    unreadable: Callable[[Any], None] | None = None
+    unreadable: Callable[[Any], Any] | None = None
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:
@@ -264,6 +264,7 @@ def make_trainer_class() -> type:
                     figures = evaluate()
             figures = broadcast(figures)
             self.log(dict(figures))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
             best = best_of(self.state.log_history)
             if config.keep_best and best and best[0] == self.state.global_step:
                 weights = self.whole_weights()

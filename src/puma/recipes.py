@@ -154,6 +154,7 @@ def train_recipe(
     out: str | os.PathLike[str],
     *,
     distil_if_texts: bool = True,
+    strict: bool = False,
 ) -> dict[str, list[dict[str, float]]]:
     """Train what the recipe says, and save it.
 
@@ -163,6 +164,7 @@ def train_recipe(
         out: the retriever's folder.
         distil_if_texts: leave stage 1 out, with a message on stderr, where the data has no pairs of texts; else that is
             an error.
+        strict: refuse data with a faulty row; else such rows are left out and counted.
 
     Returns:
         The stages' logs.
@@ -172,7 +174,7 @@ def train_recipe(
     """
     root = data if data is not None else recipe.data
     if recipe.base == MINI:
-        return _train_mini(recipe, root, out)
+        return _train_mini(recipe, root, out, strict)
     if root is None:
         raise InputError("no data: give --data DIR, a folder in M-BEIR's layout (docs/recipes.md)")
     from puma.twostage import train_two_stages
@@ -189,10 +191,11 @@ def train_recipe(
         distil=recipe.distil,
         retrieve=recipe.retrieve,
         distil_if_texts=distil_if_texts,
+        strict=strict,
     )
 
 
-def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str, float]]]:
+def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, list[dict[str, float]]]:
     """The quickstart's training without its evaluation: stored vision features, captions as the teacher's targets."""
     from puma.data.pairs import first_instructions, read_pairs
     from puma.mini import pictures, quickstart
@@ -200,7 +203,7 @@ def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str,
     from puma.mini.recipe import Recipe as Plan
     from puma.run_folder import CONFIGURATION
     from puma.training import train
-    from puma.twostage import attend, free_target, read_validation, to_stderr
+    from puma.twostage import attend, free_target, read_validation, tell, to_stderr
 
     target = free_target(out)
     plan = Plan(
@@ -213,7 +216,7 @@ def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str,
         retrieve=recipe.retrieve,
     ).for_this_machine()
     root = pictures.build() if data is None else Path(data)
-    pairs = read_pairs(root, limit=plan.rows_per_query)
+    pairs = read_pairs(root, limit=plan.rows_per_query, strict=strict)
     base = assemble(settings=plan.base, pictures=root)
     vision = quickstart.known_pictures(base, root, None)
     retriever = quickstart.student(base, plan, vision)
@@ -224,7 +227,7 @@ def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str,
     if recipe.distil is not None:
         targets = quickstart.distillation_targets(base, plan, pairs, None)
         begun = (work / "retrieve" / CONFIGURATION).is_file()
-        logs["distil"] = train(
+        result = train(
             retriever,
             pairs,
             plan.distil,
@@ -233,11 +236,12 @@ def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str,
             teacher=targets,
             validation=validation,
             fixed=begun,
-        ).log
+        )
+        logs["distil"] = result.log
+        tell(result, work / "distil", to_stderr)
     result = train(retriever, pairs, plan.retrieve, work / "retrieve", vision=vision, validation=validation)
     logs["retrieve"] = result.log
-    if result.best_step is not None:
-        to_stderr(f"best on val at step {result.best_step} of {result.steps}: those weights are kept")
+    tell(result, work / "retrieve", to_stderr)
     retriever.instructions = first_instructions(root)
     retriever.save_pretrained(target)
     return logs

@@ -20,6 +20,7 @@ from puma.data.collating import PairCollator, Targets
 from puma.data.dropout import ModalityDropout
 from puma.data.pairs import Pair
 from puma.data.sampling import MixedTaskBatches, Run
+from puma.data.unreadable import Unreadable
 from puma.dual_depth import DualDepth
 from puma.encoding import VisionFeatures, stored_vision
 from puma.errors import InputError
@@ -46,7 +47,8 @@ class TrainResult:
         steps: done in all.
         pairs_per_second: over all processes, of the steps done by this call.
         best_step: the evaluation whose weights these are; None for the last step's.
-        unreadable: rows met whose image could not be read, and which were replaced.
+        unreadable: pairs met whose image could not be used, and which were replaced; ``unreadable.jsonl`` in the
+            working folder lists them.
     """
 
     log: list[dict[str, float]]
@@ -146,12 +148,12 @@ def train(
         transform=dropout,
     )
     evaluated = _Evaluated(retriever, vision, config.precision)
-    ledger = None
+    ledger = Unreadable(folder, pairs, config.max_unreadable, retriever.inputs)
     watch = Watch(
         folder,
         config,
         evaluate=functools.partial(validation.figures, evaluated) if config.eval_every and validation else None,
-        unreadable=ledger,
+        unreadable=ledger.add,
     )
     trainer = make_trainer_class()(
         model=st,
@@ -193,6 +195,7 @@ def train(
         steps=steps,
         pairs_per_second=met / max(outcome.metrics["train_runtime"], 1e-9),
         best_step=best[0] if best is not None else None,
+        unreadable=ledger.count,
     )
     if rank == 0:
         write_json(folder / "log.json", asdict(result))

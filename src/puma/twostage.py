@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from puma.data.pairs import Pair, first_instructions, read_pairs
+from puma.data.skips import Skip, summary
+from puma.data.unreadable import FILE as LIST
 from puma.dual_depth import DualDepth
 from puma.errors import InputError
 from puma.model import PROMPT_FILE, Retriever
@@ -20,7 +22,7 @@ from puma.replicas import join, processes, wait
 from puma.run_folder import CONFIGURATION
 from puma.settings import TrainConfig
 from puma.teacher import PromptTargets, teacher_states
-from puma.training import train
+from puma.training import TrainResult, train
 from puma.validation_runs import Validation
 
 NO_TEXTS = "no pairs of two texts to distil on"
@@ -45,6 +47,7 @@ def train_two_stages(
     distil: TrainConfig | None = None,
     retrieve: TrainConfig | None = None,
     distil_if_texts: bool = False,
+    strict: bool = False,
     say: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict[str, float]]]:
     """Prune, distil on the data's pairs of texts, train on all its tasks, save.
@@ -59,6 +62,7 @@ def train_two_stages(
         distil: stage 1, or None to leave it out.
         retrieve: stage 2.
         distil_if_texts: leave stage 1 out, with a message, where the data has no pairs of texts; else that is an error.
+        strict: refuse data with a faulty row; else such rows are left out and counted.
         say: where messages go.
 
     Returns:
@@ -77,7 +81,10 @@ def train_two_stages(
     retrieve = retrieve or TrainConfig()
     join()  # the other processes, if any, before weights are placed
     negatives = max(stage.hard_negatives for stage in (distil, retrieve) if stage is not None)
-    pairs = read_pairs(data, negatives=negatives)
+    faults: list[Skip] = []
+    pairs = read_pairs(data, negatives=negatives, strict=strict, faults=faults)
+    if faults:
+        say(f"{data}: left out {summary(faults, 'faulty entries')} (--strict refuses such data)")
     texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
     if distil is not None and not texts:
         if not distil_if_texts:
@@ -109,18 +116,25 @@ def train_two_stages(
             teacher = _stored_targets(base, prompt, attn, texts, work / "teacher")
         begun = (work / "retrieve" / CONFIGURATION).is_file()  # stage 2 stands on what stage 1 has become
         wait()
-        logs["distil"] = train(
-            retriever, texts, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun
-        ).log
+        result = train(retriever, texts, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun)
+        logs["distil"] = result.log
+        tell(result, work / "distil", say)
     result = train(retriever, pairs, retrieve, work / "retrieve", validation=validation)
     logs["retrieve"] = result.log
-    if result.best_step is not None:
-        say(f"best on val at step {result.best_step} of {result.steps}: those weights are kept")
+    tell(result, work / "retrieve", say)
     retriever.instructions = first_instructions(data)
     if processes()[0] == 0:
         retriever.save_pretrained(target)
     wait()
     return logs
+
+
+def tell(result: TrainResult, work: Path, say: Callable[[str], None]) -> None:
+    """Say which weights a stage kept, and how many pairs it could not use."""
+    if result.best_step is not None:
+        say(f"{work.name}: best on val at step {result.best_step} of {result.steps}; those weights are kept")
+    if result.unreadable:
+        say(f"{work.name}: {result.unreadable:,} pairs replaced, their images cannot be used: {work / LIST}")
 
 
 def free_target(out: str | os.PathLike[str]) -> Path:

@@ -74,6 +74,9 @@ def train(
     report_to: Annotated[
         str | None, typer.Option(help="Show the log elsewhere too: tensorboard, wandb or trackio.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with a faulty row, which else is left out and counted.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,7 +129,7 @@ def train(
     if out is None:
         raise InputError("no --out: give the new retriever's folder (or --dry-run)")
     asked = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
-    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked)
+    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked, strict=strict)
     if as_json:
         print_json({"out": str(out), "log": log})
         return
