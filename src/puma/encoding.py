@@ -1,9 +1,7 @@
 """From items to batches of tensors and from hidden states to unit vectors: everything around the forward pass.
 
-Here: writing items out and cutting their texts (:class:`Inputs`), batches of like length prepared ahead of the model
-(:func:`batches`), pooling at ``[RET]``, and the stored vision features that spare a frozen tower its work
-(:func:`stored_vision`). Not here: what a
-prompt says (prompts) and the model folder (model).
+:class:`Inputs` writes items out and cuts their texts, :func:`prefetched` prepares batches of like length ahead of the
+model, :func:`stored_vision` spares a frozen tower the work whose outputs are stored.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from puma.errors import InputError, ModelError
+from puma.errors import ImageError, InputError, ModelError
 from puma.items import TEXT, Item
 from puma.pooling import last_token_state
-from puma.prompts import RET, PromptFormat
+from puma.prompts import RET, PromptFormat, control_tokens
 from puma.retriever.decoding import decode_side
 
 CPU_PASS_CHARACTERS = 400
@@ -60,8 +58,7 @@ class Inputs:
         self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
         if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
             raise ModelError(f"the tokenizer has no {RET} token: make a retriever of the base (puma train, from_base)")
-        special = sorted({*self.tokenizer.all_special_tokens, self._image_token, RET}, key=len, reverse=True)
-        self._special = re.compile("|".join(re.escape(token) for token in special))
+        self._special = re.compile("|".join(re.escape(token) for token in control_tokens(processor)))
 
     @property
     def _image_token(self) -> str:
@@ -119,30 +116,76 @@ class Inputs:
             # The projector reads positions as rows: in this layout that view costs no copy in the step.
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             texts = [text.replace(self._image_token, self._image_token * pixels[0, 0].numel()) for text in texts]
-            batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt", padding_side="right"))
+            batch = dict(self.tokenizer(texts, **_PADDED))
             batch["pixel_values"] = pixels
         elif pictured:
             side = functools.partial(decode_side, self.processor) if self.draft else None
-            images = [[item.open_image(least_side=side)] if item.image is not None else [] for item in items]
-            batch = dict(
-                self.processor(text=texts, images=images, padding=True, return_tensors="pt", padding_side="right")
-            )
+            images = [
+                [within_limits(item.open_image(least_side=side))] if item.image is not None else [] for item in items
+            ]
+            try:
+                batch = dict(self.processor(text=texts, images=images, **_PADDED))
+            except Exception:  # a processor raises almost anything on an image that it does not expect
+                self._name_refused(items, images)
+                raise
         else:
-            batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt", padding_side="right"))
+            batch = dict(self.tokenizer(texts, **_PADDED))
         batch.pop("token_type_ids", None) if not pictured else None
-        self._check(batch["input_ids"])
+        self._check(batch["input_ids"], batch["attention_mask"])
         return batch
 
-    def _check(self, ids: torch.Tensor) -> None:
+    def _name_refused(self, items: Sequence[Item], images: Sequence[Sequence[Any]]) -> None:
+        """Raise an ImageError for the first image that the image processor refuses by itself."""
+        for item, held in zip(items, images, strict=True):
+            for image in held:
+                try:
+                    self.processor.image_processor(images=[image], return_tensors="pt")
+                except Exception as error:
+                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    raise ImageError(
+                        f"{item.image_name}: the model's image processor refuses it "
+                        f"({image.width} x {image.height} pixels: {reason})"
+                    ) from None
+
+    def _check(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
         counts = (ids == self.ret_id).sum(1)
         if not bool((counts == 1).all()):
             raise ModelError(
                 f"every sequence must hold {RET} exactly once, got {counts.tolist()}: the processor cut or doubled it"
             )
+        last = last_token_state(ids, mask)
+        if not bool((last == self.ret_id).all()):
+            wrong = self.tokenizer.convert_ids_to_tokens(int(last[last != self.ret_id][0]))
+            raise ModelError(
+                f"{RET} must be the last token of every sequence, and {wrong!r} is: the tokenizer appends it; make the "
+                "retriever anew of its base (Retriever.from_base keeps tokenizers from that)"
+            )
+
+
+_PADDED = {"padding": True, "return_tensors": "pt", "padding_side": "right", "add_special_tokens": False}
+"""The prompt holds every special token there is (:func:`puma.prompts.with_special_tokens`)."""
+
+LARGEST_RATIO = 200
+"""Of an image's sides: Qwen-VL's processors refuse more."""
+SHORTEST_SIDE = 4
+"""In pixels: below it image processors take a side for the number of channels."""
+
+
+def within_limits(image: Any) -> Any:
+    """An image that every processor takes: one of extreme shape has its short side stretched to a 200th of the long
+    one, and to four pixels at least. Others are returned as they are."""
+    width, height = image.size
+    least = max(SHORTEST_SIDE, -(-max(width, height) // LARGEST_RATIO))
+    if min(width, height) >= least:
+        return image
+    return image.resize((max(width, least), max(height, least)))
 
 
 def forward_states(model: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
     """The raw (not normalised) states at ``[RET]`` after the final norm, [n, dim], in fp32."""
+    kind = model.dtype
+    if kind in (torch.bfloat16, torch.float16):  # not every family casts its pixels to its weights' type
+        features = {key: value.to(kind) if value.is_floating_point() else value for key, value in features.items()}
     hidden = model(**features, use_cache=False).last_hidden_state
     return last_token_state(hidden, features["attention_mask"]).float()
 

@@ -1,7 +1,4 @@
-"""The model folder's face towards sentence-transformers: what lets it load there with no code of ours, and train there.
-
-Not here: the folder's own files (model).
-"""
+"""Sentence-Transformers export: the files that let a model folder load there with no code of ours, and train there."""
 
 from __future__ import annotations
 
@@ -11,13 +8,16 @@ from typing import Any
 
 from puma.folders import write_json
 
-IMAGE_BACKEND = "pil"
-"""The image processor's backend, pinned in every folder: the other one's pixels differ slightly (facts: 0 to 0.03)."""
+
+def image_backend_of(processor: Any) -> str:
+    """``pil`` or ``torchvision``: what the processor's images go through. Pinned in every folder, since the backends'
+    pixels differ slightly (by up to 0.03)."""
+    return "pil" if type(processor.image_processor).__name__.endswith("Pil") else "torchvision"
 
 
-def write_sentence_transformers_files(folder: Path, dim: int) -> None:
+def write_sentence_transformers_files(folder: Path, dim: int, backend: str) -> None:
     """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and
-    modalities."""
+    modalities. ``backend`` is the image processor's."""
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     write_json(
         folder / "modules.json",
@@ -43,7 +43,7 @@ def write_sentence_transformers_files(folder: Path, dim: int) -> None:
             "transformer_task": "feature-extraction",
             "modality_config": {"text": forward, "image": forward, "message": {**forward, "format": "structured"}},
             "module_output_name": "token_embeddings",
-            "processor_kwargs": {"backend": IMAGE_BACKEND},
+            "processor_kwargs": {"backend": backend},
         },
     )
     write_json(
@@ -62,8 +62,47 @@ def write_sentence_transformers_files(folder: Path, dim: int) -> None:
     write_json(folder / "2_Normalize" / "config.json", {})
 
 
+def write_model_card(folder: Path, retriever: Any) -> None:
+    """README.md of a model folder: how to use it in both libraries, and which inputs the two read differently."""
+    limit = retriever.prompt.max_text_tokens
+    depth = getattr(retriever.model.config.get_text_config(decoder=True), "num_hidden_layers", "?")
+    kind = str(next(retriever.model.parameters()).dtype).removeprefix("torch.")
+    (folder / "README.md").write_text(
+        f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, multimodal-retrieval, puma]
+---
+
+# A multimodal retriever
+
+Embeds texts, images, and both together into one space of {retriever.dim} dimensions, with {depth} decoder layers of a
+{retriever.model.config.model_type} model ({kind} weights).
+
+```python
+import puma
+retriever = puma.Retriever.from_pretrained("this-folder")
+vectors = retriever.encode(["a red fox", {{"image": "fox.png"}}], instruction="Find an image.")
+
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("this-folder")
+vectors = model.encode(["a red fox", {{"image": "fox.png"}}], prompt="Find an image.")
+```
+
+Both give the same vectors but for these inputs, which sentence-transformers passes on as they are:
+
+- texts over {limit} tokens: PUMA cuts the text there, before the closing line and the embedding token;
+- images that are no plain RGB: PUMA scales 16-bit grey to 8 bits, puts transparent ones on white, and turns them
+  upright by their EXIF note;
+- images with one side under 4 pixels or 200 times shorter than the other: PUMA stretches the short side;
+- a path that does not exist: sentence-transformers embeds it as a text.
+""",
+        encoding="utf-8",
+    )
+
+
 def sentence_transformer(retriever: Any) -> Any:
-    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, two faces.
+    """The same weights as a ``SentenceTransformer``, for its trainer: one model object, seen by both.
 
     Only the small files (configuration, processor, modules) pass through a temporary folder. The weights never leave
     memory, so that this takes a moment and no room for a model of any size.
@@ -83,7 +122,7 @@ def sentence_transformer(retriever: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         retriever.model.config.save_pretrained(folder)
         retriever.processor.save_pretrained(folder)
-        write_sentence_transformers_files(Path(folder), retriever.dim)
+        write_sentence_transformers_files(Path(folder), retriever.dim, image_backend_of(retriever.processor))
         transformer = InMemory.load(folder)
     transformer.__class__ = Transformer  # what it is from here on, also to whoever saves it
     pooling = Pooling(retriever.dim, pooling_mode="lasttoken")

@@ -90,6 +90,11 @@ class Item:
             return TEXT
         return IMAGE if self.text is None else IMAGE_TEXT
 
+    @property
+    def image_name(self) -> str:
+        """What messages call the image: its path, or its type in angle brackets; empty without one."""
+        return "" if self.image is None else _name(self.image)
+
     def open_image(self, *, least_side: LeastSide = None) -> Image.Image | None:
         """The image, decoded by :func:`open_image`, or None."""
         return None if self.image is None else open_image(self.image, least_side=least_side)

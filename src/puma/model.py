@@ -1,8 +1,5 @@
 """The retriever: a pruned multimodal LLM with ``[RET]``, its prompt and its processor, in a folder that
 sentence-transformers loads too.
-
-Here: making a retriever of a base, loading, encoding, saving. Not here: training, the batches (encoding), the prompt
-(prompts).
 """
 
 from __future__ import annotations
@@ -18,13 +15,13 @@ import numpy as np
 import torch
 
 from puma.encoding import Inputs, VisionFeatures, encode_items
-from puma.errors import InputError, ModelError
+from puma.errors import InputError
 from puma.folders import write_json, written_folder
-from puma.interchange import IMAGE_BACKEND, write_sentence_transformers_files
+from puma.interchange import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.items import Item, as_item
 from puma.picture_tokens import limit_image_tokens
-from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, from_chat_template
-from puma.pruning import prune
+from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, control_tokens, from_chat_template, with_special_tokens
+from puma.pruning.loading import load_model, load_processor, model_folder, saved_type, weight_type
 
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`~puma.prompts.PromptFormat`."""
@@ -58,43 +55,48 @@ class Retriever:
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
         self.autocast: torch.dtype | None = None
+        self.saved_dtype: torch.dtype = next(model.parameters()).dtype
+        """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
         self.instructions: dict[tuple[str, str], str] = {}
         """What the model was trained to be asked, by (query modality, wanted modality); search asks the same."""
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: str | None = None, dtype: torch.dtype | str = "auto"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        attn: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Retriever:
         """Load a retriever folder, or the folder's name on the hub.
 
         Args:
-            path: the folder.
+            path: the folder, or a hub name.
             device: where to put it; by default CUDA if there is one.
-            dtype: the weights' type; ``auto`` is the one they were saved in.
+            dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
+                ``fp16``.
+            attn: ``sdpa``, ``eager`` or ``flash_attention_2``; None leaves it to transformers.
+            revision, token: of the hub.
 
         Raises:
-            InputError: there is no such folder, or it is a base model that is no retriever yet.
-            ModelError: transformers cannot load it.
+            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype`` or
+                ``attn``.
+            ModelError: transformers cannot load it, or weights are missing.
         """
-        from transformers import AutoModel, AutoProcessor
-
-        folder = Path(path)
-        if not (folder / "config.json").is_file():
-            raise InputError(
-                f"model {str(path)!r}: no such model folder (no config.json in it); `puma quickstart` makes one"
-            )
+        folder = model_folder(path, revision=revision, token=token)
         if not (folder / PROMPT_FILE).is_file():
             raise InputError(
                 f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
                 "make one of it with `puma train` or Retriever.from_base"
             )
         prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
-        try:
-            processor = AutoProcessor.from_pretrained(folder, backend=IMAGE_BACKEND)
-            model = AutoModel.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model {str(path)!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-        retriever = cls(model.to(device or default_device()), processor, prompt)
+        processor = load_processor(folder)
+        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
+        retriever = cls(model, processor, prompt)
+        retriever.saved_dtype = saved_type(folder)
         if (folder / INSTRUCTIONS_FILE).is_file():
             rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
             retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
@@ -110,9 +112,13 @@ class Retriever:
         prompt: str | PromptFormat = "chat",
         image_tokens: tuple[int, int] | None = None,
         dtype: torch.dtype | str = "auto",
+        attn: str | None = None,
+        quantise: str | None = None,
         device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Retriever:
-        """Make an untrained retriever of a base: load it without its LM head, keep ``layers`` of its decoder, add
+        """Make an untrained retriever of a base: load it without its LM head, only ``layers`` of its decoder, and add
         ``[RET]``.
 
         Args:
@@ -120,33 +126,39 @@ class Retriever:
             layers: decoder layers kept; None keeps all (the teacher).
             keep_last: keep the first ``layers - 1`` and the last.
             prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
-            image_tokens: fewest and most tokens of a picture (the paper: 4 and 300), see
+            image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
                 :func:`puma.picture_tokens.limit_image_tokens`; None leaves it to the base's processor.
+            dtype, attn, device, revision, token: as :meth:`from_pretrained`.
+            quantise: ``4bit`` holds the frozen weights in four bits (CUDA and bitsandbytes); None as they are.
 
         Raises:
             InputError: on a wrong name or number.
             ModelError: the base cannot be used.
         """
-        from transformers import AutoModel, AutoProcessor
-
-        name = os.fspath(path)
-        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-            raise InputError(f"base {name!r}: no model folder (no config.json in it)")
-        try:
-            processor = AutoProcessor.from_pretrained(name, backend=IMAGE_BACKEND)
-            model = AutoModel.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"base {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        if isinstance(prompt, str) and prompt != "chat" and prompt not in PROMPTS:
+            raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
+        folder = model_folder(path, what="base", revision=revision, token=token)
+        processor = load_processor(folder)
         if isinstance(prompt, str):
-            if prompt != "chat" and prompt not in PROMPTS:
-                raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
             prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
         if image_tokens is not None:
             limit_image_tokens(processor, *image_tokens)
-        if layers is not None:
-            prune(model, layers, keep_last=keep_last)
+        where = device or default_device()
+        model = load_model(
+            folder,
+            layers=layers,
+            keep_last=keep_last,
+            dtype=dtype,
+            attn=attn,
+            quantise=quantise,
+            head=False,
+            device=where,
+        )
+        prompt = with_special_tokens(processor.tokenizer, prompt)
         add_ret_token(model, processor, prompt)
-        return cls(model.to(device or default_device()), processor, prompt)
+        retriever = cls(model, processor, prompt)
+        retriever.saved_dtype = saved_type(folder)
+        return retriever
 
     @property
     def dim(self) -> int:
@@ -201,11 +213,22 @@ class Retriever:
             autocast=self.autocast,
         )
 
-    def save_pretrained(self, path: str | os.PathLike[str], *, replace: bool = False) -> Path:
+    def save_pretrained(
+        self, path: str | os.PathLike[str], *, replace: bool = False, dtype: torch.dtype | str | None = None
+    ) -> Path:
         """Write the folder: weights, processor, chat template, prompt, and what sentence-transformers needs to load it.
 
-        It appears only when whole. ``replace`` allows an existing folder to be exchanged.
+        It appears only when whole.
+
+        Args:
+            path: the folder.
+            replace: whether an existing folder may be exchanged.
+            dtype: converts the weights, here and in the folder, so that both give the same vectors; None leaves them as
+                they are. ``retriever.saved_dtype`` is the base's own.
         """
+        kind = weight_type(dtype)
+        if isinstance(kind, torch.dtype):
+            self.model.to(kind)
         tokenizer = self.processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is not None:  # a used tokenizer would save its last limits
             tokenizer.backend_tokenizer.no_truncation()
@@ -214,9 +237,10 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
-            asked = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
-            write_json(work / INSTRUCTIONS_FILE, asked)
-            write_sentence_transformers_files(work, self.dim)
+            rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
+            write_json(work / INSTRUCTIONS_FILE, rows)
+            write_sentence_transformers_files(work, self.dim, image_backend_of(self.processor))
+            write_model_card(work, self)
         return Path(path)
 
     def to(self, device: str) -> Retriever:
@@ -249,6 +273,6 @@ def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:
         table.weight[ret_id] = (
             table.weight[seed[-1]] if seed else table.weight[:ret_id].float().mean(0).to(table.weight.dtype)
         )
-    processor.chat_template = prompt.chat_template()
+    processor.chat_template = prompt.chat_template(control_tokens(processor))
     tokenizer.chat_template = None
     return int(ret_id)

@@ -2,14 +2,15 @@
 
 A :class:`PromptFormat` renders an item to a string, and the same rendering as a Jinja chat template, so that a plain
 ``SentenceTransformer`` reads exactly what PUMA reads. Truncation is decided here too: the *text* is cut, never the
-closing line or ``[RET]``. Not here: tokenisation into batches (encoding) and image pixels (the processor).
+closing line or ``[RET]``.
 
 Source: method.md "The embedding" (paper section 3): ``[image] + instruction + text + closing line + [RET]``.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from puma.errors import ModelError
@@ -17,6 +18,9 @@ from puma.items import IMAGE, IMAGE_TEXT, TEXT
 
 RET = "[RET]"
 """The added token whose final hidden state is the embedding."""
+
+MOST_CONTROL_TOKENS = 256
+"""More added special tokens than this (Gemma has thousands, unused) are not all kept apart from plain text."""
 
 MAX_TEXT_TOKENS = 450
 """The recipe's limit on an item's own text, in tokens, instruction not counted."""
@@ -84,10 +88,16 @@ class PromptFormat:
         head, tail = self.parts(modality, instruction)
         return head + (text or "") + tail
 
-    def chat_template(self) -> str:
+    def chat_template(self, control: Sequence[str] = ()) -> str:
         """The same rendering as a Jinja chat template: a system message is the instruction, the user's message holds
-        the image and text parts in any order."""
+        the image and text parts in any order.
+
+        Args:
+            control: the model's control tokens (:func:`control_tokens`): typed in a text or an instruction they get a
+                space inside, as :meth:`puma.encoding.Inputs.clean` does it.
+        """
         q = _jinja_string
+        harmless = "".join(f" | replace({q(token)}, {q(token[0] + ' ' + token[1:])})" for token in control)
         follows = "ns.text or (ns.instruction | trim)" if self.image_first else "ns.text"
         image = (
             f"{{%- if ns.image -%}}{{{{- {q(self.image)} -}}}}"
@@ -108,7 +118,12 @@ class PromptFormat:
             "{%- endfor -%}"
             "{%- endif -%}"
             "{%- endfor -%}"
-            f"{{{{- {q(self.before)} -}}}}"
+            + (
+                f"{{%- set ns.text = ns.text{harmless} -%}}{{%- set ns.instruction = ns.instruction{harmless} -%}}"
+                if harmless
+                else ""
+            )
+            + f"{{{{- {q(self.before)} -}}}}"
             + (image if self.image_first else "")
             + "{%- if ns.instruction | trim -%}"
             + f"{{{{- (ns.instruction | trim) + {q(self.separator)} -}}}}"
@@ -195,6 +210,64 @@ def from_chat_template(processor: Any) -> PromptFormat:
     if not image:
         raise ModelError("the model's chat template writes nothing for an image: give a PromptFormat of your own")
     return PromptFormat(before=before, image=image, after=after)
+
+
+def control_tokens(processor: Any) -> list[str]:
+    """The strings that this model reads as control tokens, longest first: special tokens, the image's, ``[RET]``.
+
+    Of a tokenizer with hundreds of added special tokens only those that have a role are named.
+    """
+    tokenizer = processor.tokenizer
+    image = getattr(processor, "image_token", None) or "<image>"
+    found = {*tokenizer.all_special_tokens, image, RET}
+    added = {str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
+    if len(added) <= MOST_CONTROL_TOKENS:
+        found |= added
+    return sorted((token for token in found if token.strip()), key=lambda token: (-len(token), token))
+
+
+def with_special_tokens(tokenizer: Any, prompt: PromptFormat) -> PromptFormat:
+    """The prompt with what the tokenizer would put before every text (BOS), and a tokenizer that adds nothing itself.
+
+    A template may write BOS already, and a tokenizer may append EOS, which would then stand where ``[RET]`` must: last.
+    So the prompt says all there is, and whoever tokenises it (this package, sentence-transformers) reads the same.
+
+    Args:
+        tokenizer: changed in place where it adds tokens; it is saved so.
+        prompt: a format whose ``before`` may or may not begin with BOS.
+
+    Raises:
+        ModelError: the tokenizer goes on adding tokens at the end.
+    """
+    before, after = _added(tokenizer)
+    if not before and not after:
+        return prompt
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        for name in ("add_bos_token", "add_eos_token"):
+            if name in getattr(tokenizer, "init_kwargs", {}):
+                tokenizer.init_kwargs[name] = False
+            if getattr(tokenizer, name, False):
+                setattr(tokenizer, name, False)
+        from tokenizers.processors import TemplateProcessing
+
+        backend.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+    if _added(tokenizer)[1]:
+        raise ModelError(
+            f"the tokenizer ({type(tokenizer).__name__}) appends {after} to every text and cannot be kept from it: "
+            f"{RET} would not be the last token"
+        )
+    start = "".join(before)
+    return prompt if prompt.before.startswith(start) else replace(prompt, before=start + prompt.before)
+
+
+def _added(tokenizer: Any) -> tuple[list[str], list[str]]:
+    """The tokens that a tokenizer puts before and after a text by itself."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    named = tokenizer.convert_ids_to_tokens(whole)
+    return named[:start], named[start + len(plain) :]
 
 
 def _jinja_string(text: str) -> str:

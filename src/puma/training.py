@@ -4,6 +4,7 @@ process or, started by ``accelerate launch`` or ``torchrun``, on several.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -169,7 +170,8 @@ def train(
         _fits_sharding(config, shared)
     # FSDP2 cuts the model up where it stands; what is trained goes back into this copy of the whole.
     whole = copy.deepcopy(st).cpu() if trainer.is_fsdp_enabled else None
-    with stored_vision(retriever.model):
+    # Only where outputs are stored: not every family's tower takes the exchange of its class (LLaVA's does not).
+    with stored_vision(retriever.model) if vision is not None else contextlib.nullcontext():
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     best = best_of(trainer.state.log_history) if config.eval_every and config.keep_best else None
     if best is not None and best[0] != trainer.state.global_step:

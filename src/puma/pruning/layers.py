@@ -1,29 +1,22 @@
-"""Cutting a multimodal LLM to its shallow decoder layers: which layers stay, and model and configuration cut together.
+"""Which decoder layers stay, and cutting a model and its configuration to them.
 
-``prune`` works on a model in memory, ``prune_folder`` from folder to folder. The vision tower, the token embeddings and
-the final norm stay. Works on what every transformers family shares (``get_decoder()``, ``get_text_config()``), so no
-family is named
-here but Qwen3-VL's DeepStack, whose features enter at given layers. Not here: choosing k (probing), training.
+The vision tower, the token embeddings and the final norm stay. It works on what every transformers family shares
+(``get_decoder()``, ``get_text_config()``), so no family is named here but Qwen3-VL's DeepStack, whose features enter at
+given layers.
 
-Source: method.md "Structure" (paper section 3.1); traps from transformers 5: ``layer_types`` must be cut with the
-layers or saving raises.
+Source: method.md "Structure" (paper section 3.1); a trap of transformers 5: ``layer_types`` must be cut with the
+layers, or saving raises.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from puma.errors import InputError, ModelError
-
-RECORD = "puma_pruning.json"
-"""The file in a pruned folder that says which of the base's layers it kept."""
 
 
 def kept_layers(total: int, layers: int, *, keep_last: bool = False) -> list[int]:
@@ -45,12 +38,11 @@ def kept_layers(total: int, layers: int, *, keep_last: bool = False) -> list[int
     return [*range(layers - 1), total - 1]
 
 
-def prune(model_or_path: Any, layers: int, *, keep_last: bool = False) -> Any:
-    """Keep the shallow decoder layers of a model.
+def cut(model: Any, layers: int, *, keep_last: bool = False) -> Any:
+    """Keep the shallow decoder layers of a loaded model, in place: what :func:`puma.prune` does to a model.
 
     Args:
-        model_or_path: a transformers model of any multimodal (or text) family, cut in place; or a folder, loaded by the
-            Auto classes.
+        model: a transformers model of any multimodal (or text) family.
         layers: how many decoder layers stay, 1..L.
         keep_last: keep the first ``layers - 1`` and the very last, instead of the first ``layers``.
 
@@ -59,10 +51,9 @@ def prune(model_or_path: Any, layers: int, *, keep_last: bool = False) -> Any:
         model of its family.
 
     Raises:
-        InputError: ``layers`` out of range, or the path is no model folder.
+        InputError: ``layers`` out of range.
         ModelError: the model has no decoder layers that can be cut.
     """
-    model = load_model(model_or_path) if isinstance(model_or_path, (str, os.PathLike)) else model_or_path
     decoder = decoder_of(model)
     total = len(decoder.layers)
     keep = kept_layers(total, layers, keep_last=keep_last)
@@ -74,58 +65,19 @@ def prune(model_or_path: Any, layers: int, *, keep_last: bool = False) -> Any:
     return model
 
 
-def prune_folder(
-    path: str | os.PathLike[str], out: str | os.PathLike[str], layers: int, *, keep_last: bool = False
-) -> Path:
-    """Prune a model folder into a new folder, processor included.
+def cut_config(config: Any, keep: Sequence[int], total: int) -> None:
+    """Shorten a base's configuration, in place, to the layers ``keep`` of ``total``: a model built of it has no others.
 
-    The result appears at ``out`` only when whole: it is written beside and renamed.
-
-    Raises:
-        InputError: ``path`` is no model folder, or ``out`` exists and is not empty, or ``layers`` is out of range.
+    Args:
+        config: of the whole base, vision included.
+        keep: positions of the layers that stay, ascending.
+        total: how many there were.
     """
-    from transformers import AutoProcessor
-
-    from puma.folders import written_folder
-
-    model = load_model(path)
-    total = len(decoder_of(model).layers)
-    keep = kept_layers(total, layers, keep_last=keep_last)
-    with written_folder(out) as work:
-        processor = AutoProcessor.from_pretrained(os.fspath(path))
-        prune(model, layers, keep_last=keep_last)
-        model.save_pretrained(work)
-        processor.save_pretrained(work)
-        record = {"base": Path(path).name, "base_layers": total, "kept_layers": keep}
-        (work / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    return Path(out)
-
-
-def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Load a base by the Auto classes: the full multimodal class with its head where there is one.
-
-    Raises:
-        InputError: the folder does not exist or has no config.json.
-        ModelError: transformers cannot load it.
-    """
-    from transformers import AutoModel, AutoModelForImageTextToText
-
-    name = os.fspath(path)
-    local = os.path.isabs(name) or name.startswith(".") or os.path.exists(name) or name.count("/") != 1
-    if local and not os.path.isfile(os.path.join(name, "config.json")):
-        raise InputError(f"model {name!r}: no such model folder (no config.json in it)")
-    for auto in (AutoModelForImageTextToText, AutoModel):
-        try:
-            return auto.from_pretrained(name, **kwargs)
-        except ValueError as error:
-            if "Unrecognized configuration class" not in str(error):
-                raise ModelError(f"model {name!r} cannot be loaded: {error}") from None
-        except OSError as error:
-            first = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"model {name!r} is neither a model folder here nor one that can be fetched: {first}"
-            ) from None
-    raise ModelError(f"model {name!r} is of no family that the Auto classes load")
+    _cut_config(config.get_text_config(decoder=True), list(keep), total)
+    vision = getattr(config, "vision_config", None)
+    indexes = getattr(vision, "deepstack_visual_indexes", None)
+    if vision is not None and indexes is not None:
+        vision.deepstack_visual_indexes = list(indexes)[: len(keep)]
 
 
 def decoder_of(model: Any) -> Any:

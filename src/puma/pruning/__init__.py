@@ -1,0 +1,20 @@
+"""Keeping the shallow decoder layers of a multimodal LLM, in memory and from folder to folder, and loading models."""
+
+from puma.pruning.folders import RECORD, prune, prune_folder
+from puma.pruning.layers import count_parameters, cut, cut_config, decoder_of, first_layers_difference, kept_layers
+from puma.pruning.loading import load_model, load_processor, model_folder
+
+__all__ = [
+    "RECORD",
+    "count_parameters",
+    "cut",
+    "cut_config",
+    "decoder_of",
+    "first_layers_difference",
+    "kept_layers",
+    "load_model",
+    "load_processor",
+    "model_folder",
+    "prune",
+    "prune_folder",
+]
