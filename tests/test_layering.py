@@ -11,7 +11,7 @@ import puma
 
 ROOT = Path(puma.__file__).parent
 RANKS = [
-    {"errors", "picture_checks"},
+    {"errors", "picture_checks", "data.skips"},
     {"folders", "items", "row_files", "thumbnails"},
     {"prompts", "pooling", "evaluation.metrics", "evaluation.runs", "index"},
     {

@@ -59,8 +59,54 @@ def test_a_positive_outside_the_pool_is_named(benchmark):
     path = mbeir.pool_path(benchmark, "tiny", 1, "train")
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if '"20:6"' not in line) + "\n")
-    with pytest.raises(DataError, match="20:6"):
+    with pytest.raises(DataError, match=r"query 20:4: its positive 20:6 is not in the train pool"):
+        read_pairs(benchmark, strict=True)
+
+
+def change_line(path, number, change):
+    lines = path.read_text().splitlines()
+    lines[number - 1] = change(lines[number - 1])
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_what_cannot_be_used_is_left_out_and_listed(benchmark, caplog):
+    """A torn line in each file, a query without positives, a positive outside the pool: the others are trained on."""
+    queries = mbeir.query_path(benchmark, "tiny", 1, "train")
+    pool = mbeir.pool_path(benchmark, "tiny", 1, "train")
+    change_line(queries, 1, lambda line: line[: len(line) // 2])
+    change_line(queries, 2, lambda line: line.replace('["20:2", "20:3", "20:4"]', "[]"))
+    change_line(pool, 6, lambda line: line + "}")
+    found = []
+    pairs = read_pairs(benchmark, faults=found)
+    assert [(pair.query_id, pair.candidate_id) for pair in pairs] == [
+        ("20:3", "20:3"), ("20:3", "20:4"), ("20:3", "20:5"), ("20:4", "20:4"), ("20:4", "20:5"),
+    ]  # fmt: skip
+    assert pairs[-1].known == {"20:4", "20:5", "20:6"}, "known is what the data says, in the pool or not"
+    told = sorted(map(str, found))
+    assert len(told) == 4, told
+    assert any(f"{queries}, line 1: is not JSON" in line for line in told)
+    assert any(f"{pool}, line 6: is not JSON" in line for line in told)
+    assert any("query 20:2: it has no positive" in line for line in told)
+    assert any("query 20:4: its positive 20:6 is not in the train pool" in line for line in told)
+    assert not caplog.records
+    assert read_pairs(benchmark) == pairs
+    assert "4 faulty entries were left out" in caplog.text, "nobody took the list, so it is in the log"
+    with pytest.raises(DataError, match="1 fault in the candidate pool"):
+        read_pairs(benchmark, strict=True)
+
+
+def test_nothing_usable_is_an_error_and_says_why(benchmark):
+    mbeir.query_path(benchmark, "tiny", 1, "train").write_text('{"qid": "20:1"\n{"qid": "20:2"}\n')
+    with pytest.raises(DataError, match=r"(?s)no training pairs in split 'train'.*2 faulty entries.*line 1: is not"):
         read_pairs(benchmark)
+
+
+def test_strict_refuses_a_query_without_positives(benchmark):
+    change_line(
+        mbeir.query_path(benchmark, "tiny", 1, "train"), 2, lambda l: l.replace('["20:2", "20:3", "20:4"]', "[]")
+    )
+    with pytest.raises(DataError, match=r"query 20:2: it has no positive"):
+        read_pairs(benchmark, strict=True)
 
 
 def with_negatives(root, dids):
@@ -92,7 +138,10 @@ def test_a_negative_of_no_pool_is_named(benchmark):
     with_negatives(benchmark, ("20:99",))
     assert read_pairs(benchmark)
     with pytest.raises(DataError, match="20:99"):
-        read_pairs(benchmark, negatives=1)
+        read_pairs(benchmark, negatives=1, strict=True)
+    found = []
+    assert all(not pair.negatives for pair in read_pairs(benchmark, negatives=1, faults=found))
+    assert ["negative 20:99 is in no pool" in str(skip) for skip in found] == [True]
     with pytest.raises(InputError, match="negatives=-1"):
         read_pairs(benchmark, negatives=-1)
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from puma.data.skips import Skip
 from puma.errors import DataError
 from puma.items import IMAGE, IMAGE_TEXT, MODALITIES, TEXT
 
@@ -51,6 +52,25 @@ class Faults:
         more = f"\n  ... and {self.count - len(self.found)} more" if self.count > len(self.found) else ""
         plural = "s" if self.count > 1 else ""
         raise DataError(f"{self.path}: {self.count} fault{plural} in {self.what}:\n{shown}{more}")
+
+
+class SkippedLines(Faults):
+    """The faults of one file's lines as skips: they are listed, and nothing is raised.
+
+    Args:
+        skips: gets one for each line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], what: str, skips: list[Skip]) -> None:
+        super().__init__(path, what, most=0)
+        self.skips = skips
+
+    def add(self, line: int, message: str) -> None:
+        super().add(line, message)
+        self.skips.append(Skip(f"{self.path}, line {line}" if line else self.path, message, source=self.path))
+
+    def check(self) -> None:
+        """Nothing: the faulty lines were left out, and are in ``skips``."""
 
 
 def lines(path: str | os.PathLike[str], faults: Faults) -> Iterator[tuple[int, str]]:

@@ -48,6 +48,7 @@ from puma.data.records import (
     read_qrels,
     read_queries,
 )
+from puma.data.skips import Skip
 from puma.data.writing import write_instructions, write_pool, write_qrels, write_queries
 from puma.errors import DataError, InputError
 
@@ -81,6 +82,7 @@ ALL = "all"
 TaskName = int | str
 """A task id (0 to 8) in a benchmark of one data set, a label ("visualnews_task0") in one of several."""
 
+_QID = re.compile(r'"qid"\s*:\s*"(\d+):')
 _LABEL = re.compile(r"(?P<dataset>\w+)_task(?P<task>\d+)")
 
 
@@ -95,12 +97,16 @@ class Benchmark:
     Of one data set the tasks are ids, 0 to 8; of :data:`ALL` they are labels such as "visualnews_task0", M-BEIR's in
     the paper's order. Every method takes what :meth:`tasks` gives.
 
+    ``skips`` may be set to a list: then faulty lines of queries, pools and instructions are left out and added to it,
+    where they would raise otherwise.
+
     Raises:
         DataError: no such folder, no query files in it, or several data sets and none chosen.
     """
 
     def __init__(self, root: str | os.PathLike[str], dataset: str | None = None) -> None:
         self.root = Path(root)
+        self.skips: list[Skip] | None = None
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; expected a benchmark in M-BEIR's layout")
         found = query_files(self.root)
@@ -184,9 +190,9 @@ class Benchmark:
         path = query_path(self.root, dataset, number, split)
         mixed = mixed_query_path(self.root, dataset, split)
         if path.is_file() or not mixed.is_file():
-            return read_queries(self._existing(path))
+            return read_queries(self._existing(path), skips=self.skips)
         if self._mixed is None or self._mixed[0] != mixed:
-            self._mixed = (mixed, read_queries(mixed))
+            self._mixed = (mixed, read_queries(mixed, skips=self.skips))
         return [query for query in self._mixed[1] if query.task_id == number]
 
     def union_train(self) -> Iterator[Query]:
@@ -207,7 +213,7 @@ class Benchmark:
         path = pool_path(self.root, dataset, number, split)
         shared = shared_pool_path(self.root, dataset, number)
         if path.is_file():
-            return read_pool(path)
+            return read_pool(path, skips=self.skips)
         if (
             split == "train"
             and global_pool_path(self.root, split).is_file()
@@ -217,11 +223,11 @@ class Benchmark:
                 self._union = (split, self.global_pool(split))
             wanted = self.modalities(task)[1]
             return [candidate for candidate in self._union[1] if candidate.modality == wanted]
-        return read_pool(shared if shared.is_file() else self._existing(path))
+        return read_pool(shared if shared.is_file() else self._existing(path), skips=self.skips)
 
     def global_pool(self, split: str) -> list[Candidate]:
         """The union of the candidates of all tasks. Raises DataError; a did that occurs twice is refused."""
-        return read_pool(self._existing(global_pool_path(self.root, split)))
+        return read_pool(self._existing(global_pool_path(self.root, split)), skips=self.skips)
 
     def qrels(self, task: TaskName, split: str) -> dict[str, dict[str, int]]:
         """Relevance judgements {qid: {did: grade}}; where there is no file of them (train), the positives, grade 1."""
@@ -238,7 +244,7 @@ class Benchmark:
         """The prompts of a task, in the file's order. Raises DataError if the file has none for it."""
         asked, wanted = self.modalities(task)
         if self._prompts is None:
-            self._prompts = read_instructions(self._existing(instructions_path(self.root)))
+            self._prompts = read_instructions(self._existing(instructions_path(self.root)), skips=self.skips)
         dataset = self.split_name(task)[0]
         number = self._number(dataset)
         found = self._prompts.get((number, asked, wanted))
@@ -258,8 +264,8 @@ class Benchmark:
             match = QUERY_FILE.fullmatch(path.name) or MIXED_FILE.fullmatch(path.name)
             if not match or match["dataset"] != dataset:
                 continue
-            with open(path, encoding="utf-8") as stream:
-                first = re.search(r'"qid"\s*:\s*"(\d+):', stream.readline())
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                first = next(filter(None, map(_QID.search, stream)), None)  # the first line may be a broken one
             if first:
                 return int(first[1])
         raise DataError(f"{self.root}: {dataset} has no queries, so its number is unknown")

@@ -1,20 +1,25 @@
 """Training pairs: a query, one of its positives, and every candidate known to be right for it. Loads no torch.
 
 Built from a benchmark folder in M-BEIR's layout. A query with several positives, or with several wordings, becomes
-several *rows*, of which a sampler draws one an epoch. Not here: the order of batches (sampling), tensors (collating).
+several *rows*, of which a sampler draws one an epoch.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from puma.data.mbeir import Benchmark, Query, TaskName, open_benchmark
+from puma.data.mbeir import Benchmark, TaskName, open_benchmark
+from puma.data.skips import Skip, summary
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
+
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ def read_pairs(
     limit: int = 0,
     seed: int = 0,
     negatives: int = 0,
+    strict: bool = False,
+    faults: list[Skip] | None = None,
 ) -> list[Pair]:
     """Every (query, positive) row of a benchmark's split, or at most ``limit`` of each query's, the first and others by
     hash.
@@ -62,13 +69,23 @@ def read_pairs(
     and the same seed gives the same rows. With ``negatives`` each row also carries at most so many of its query's
     ``neg_cand_list``, drawn by the row's hash too; one that is also a positive is left out.
 
+    What cannot be used is left out, by itself, and listed: a faulty line of a file, a query without positives, a
+    positive that is not in its task's pool, a negative that is in no pool. A query with a faulty positive keeps its
+    others.
+
+    Args:
+        strict: refuse all of these instead.
+        faults: gets what was left out. Without it, a summary goes to the log as a warning.
+
     Raises:
-        DataError: a positive is not in its task's pool, a negative in no pool, or the split has no query.
+        DataError: the split has no pair that can be used, a file is missing; with ``strict`` the first fault found.
         InputError: the benchmark lacks a task asked for, or ``negatives`` is below 0.
     """
+    left_out: list[Skip] = []
     if negatives < 0:
         raise InputError(f"negatives={negatives!r}: give the most hard negatives of a row, or 0 for none")
     benchmark = open_benchmark(root)
+    benchmark.skips = None if strict else left_out
     present = benchmark.tasks(split)
     missing = [task for task in dict.fromkeys(tasks or ()) if task not in present]
     if missing:
@@ -76,20 +93,33 @@ def read_pairs(
     pairs: list[Pair] = []
     # A data set's negatives may be of another modality than its task's pool, so they are looked up in all of them.
     everywhere = _all_items(benchmark, split) if negatives else {}
+
+    def refuse(where: str, reason: str, identity: str) -> None:
+        if strict:
+            raise DataError(f"{where}: {reason}")
+        left_out.append(Skip(where, reason, source=os.fspath(root), id=identity))
+
     for task in tasks or present:
         items = {candidate.did: candidate.item(benchmark.root) for candidate in benchmark.pool(task, split)}
         instructions = benchmark.instructions(task)
         for query in benchmark.queries(task, split):
             known = frozenset(query.positives)
-            chosen = query.positives
+            where = f"{root}: task {task}, query {query.qid}"
+            if not query.positives:
+                refuse(where, "it has no positive (pos_cand_list is empty)", query.qid)
+            for did in query.positives:
+                if did not in items:
+                    refuse(where, f"its positive {did} is not in the {split} pool", query.qid)
+            chosen = tuple(did for did in query.positives if did in items)
             if limit and len(chosen) > limit:
                 rest = sorted(chosen[1:], key=functools.partial(_order, f"{seed}:{query.qid}"))
                 chosen = (chosen[0], *rest[: limit - 1])
+            hard = tuple(did for did in query.negatives if did not in known) if negatives and chosen else ()
+            for did in hard:
+                if did not in everywhere:
+                    refuse(where, f"its negative {did} is in no pool of the split", query.qid)
+            hard = tuple(did for did in hard if did in everywhere)
             for did in chosen:
-                if did not in items:
-                    raise DataError(
-                        f"{root}: task {task}, query {query.qid}: its positive {did} is not in the {split} pool"
-                    )
                 pairs.append(
                     Pair(
                         query=query.item(benchmark.root),
@@ -99,11 +129,17 @@ def read_pairs(
                         query_id=query.qid,
                         candidate_id=did,
                         known=known,
-                        negatives=_hard(benchmark, query, everywhere, negatives, f"{seed}:{query.qid}:{did}"),
+                        negatives=_drawn_negatives(hard, everywhere, negatives, f"{seed}:{query.qid}:{did}"),
                     )
                 )
+    left_out = list(dict.fromkeys(left_out))  # a pool that several tasks share is read for each
     if not pairs:
-        raise DataError(f"{root}: no training pairs in split {split!r}")
+        found = f"; {summary(left_out, 'faulty entries')}" if left_out else ""
+        raise DataError(f"{root}: no training pairs in split {split!r}{found}")
+    if faults is not None:
+        faults += left_out
+    elif left_out:
+        _LOG.warning("%s: %s", os.fspath(root), summary(left_out, "faulty entries"))
     return pairs
 
 
@@ -129,16 +165,10 @@ def _all_items(benchmark: Benchmark, split: str) -> dict[str, Item]:
     return {c.did: c.item(benchmark.root) for task in benchmark.tasks(split) for c in benchmark.pool(task, split)}
 
 
-def _hard(
-    benchmark: Benchmark, query: Query, items: Mapping[str, Item], most: int, salt: str
+def _drawn_negatives(
+    dids: Sequence[str], items: Mapping[str, Item], most: int, salt: str
 ) -> tuple[tuple[str, Item], ...]:
-    if not most:
-        return ()
-    dids = [did for did in query.negatives if did not in query.positives]
     chosen = sorted(dids, key=functools.partial(_order, salt))[:most]
-    for did in chosen:
-        if did not in items:
-            raise DataError(f"{benchmark.root}: query {query.qid}: its negative {did} is in no pool of the split")
     return tuple((did, items[did]) for did in chosen)
 
 

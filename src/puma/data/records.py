@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from puma.data.lines import ID, MODALITY_OF, Faults, Fields, lines, objects, shown
+from puma.data.lines import ID, MODALITY_OF, Faults, Fields, SkippedLines, lines, objects, shown
+from puma.data.skips import Skip
 from puma.items import IMAGE, IMAGE_TEXT, TEXT, Item
 
 TASKS: dict[tuple[str, str], int] = {
@@ -147,19 +148,30 @@ def _candidate(fields: Fields) -> Candidate:
     )
 
 
-def read_queries(path: str | os.PathLike[str], *, repeated: bool = False) -> list[Query]:
-    """Read a query file. With ``repeated`` a query may occur several times, as in the upsampled union.
+def _faults(path: str | os.PathLike[str], what: str, skips: list[Skip] | None) -> Faults:
+    return Faults(path, what) if skips is None else SkippedLines(path, what, skips)
+
+
+def read_queries(
+    path: str | os.PathLike[str], *, repeated: bool = False, skips: list[Skip] | None = None
+) -> list[Query]:
+    """Read a query file.
+
+    Args:
+        repeated: a query may occur several times, as in the upsampled union.
+        skips: if given, faulty lines are left out and added to it.
 
     Raises:
-        DataError: the file is missing, or has faults; the message names each line (the first 20).
+        DataError: the file is missing, or has faults and there is no ``skips``; the message names each line (the first
+            20).
     """
-    faults = Faults(path, "the queries")
+    faults = _faults(path, "the queries", skips)
     return _unique(iterate_queries(path, faults), lambda query: query.qid, faults, repeated)
 
 
-def read_pool(path: str | os.PathLike[str]) -> list[Candidate]:
-    """Read a candidate pool. Raises DataError as :func:`read_queries`; a did that occurs twice is a fault."""
-    faults = Faults(path, "the candidate pool")
+def read_pool(path: str | os.PathLike[str], *, skips: list[Skip] | None = None) -> list[Candidate]:
+    """Read a candidate pool. ``skips`` and DataError as :func:`read_queries`; a did that occurs twice is a fault."""
+    faults = _faults(path, "the candidate pool", skips)
     return _unique(iterate_pool(path, faults), lambda candidate: candidate.did, faults)
 
 
@@ -185,14 +197,16 @@ def read_qrels(path: str | os.PathLike[str], task: int | None = None) -> dict[st
     return qrels
 
 
-def read_instructions(path: str | os.PathLike[str]) -> dict[tuple[int, str, str], list[str]]:
+def read_instructions(
+    path: str | os.PathLike[str], *, skips: list[Skip] | None = None
+) -> dict[tuple[int, str, str], list[str]]:
     """Read query instructions: {(data set's number, query modality, candidate modality): prompts}. The first line is a
     header, and empty prompts are left out, as M-BEIR's own reader does.
 
     Raises:
-        DataError: as :func:`read_queries`.
+        DataError: as :func:`read_queries`, which also says what ``skips`` is.
     """
-    faults = Faults(path, "the instructions")
+    faults = _faults(path, "the instructions", skips)
     prompts: dict[tuple[int, str, str], list[str]] = {}
     for position, (number, line) in enumerate(lines(path, faults)):
         if position == 0:
@@ -208,6 +222,7 @@ def read_instructions(path: str | os.PathLike[str]) -> dict[tuple[int, str, str]
         key = (int(parts[3]), asked, wanted)
         if key in prompts:
             faults.add(number, f"gives the prompts of data set {key[0]}, {key[1]} to {key[2]}, a second time")
+            continue
         prompts[key] = found
     faults.check()
     return prompts
