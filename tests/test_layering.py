@@ -30,6 +30,7 @@ RANKS = [
         "picture_tokens",
         "settings",
         "encoding",
+        "retriever",
         "model",
         "teacher",
         "dual_depth",

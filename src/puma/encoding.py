@@ -7,6 +7,7 @@ model, :func:`stored_vision` spares a frozen tower the work whose outputs are st
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from puma.errors import ImageError, InputError, ModelError
 from puma.items import TEXT, Item
 from puma.pooling import last_token_state
 from puma.prompts import RET, PromptFormat, control_tokens
+from puma.retriever.decoding import decode_side
 
 CPU_PASS_CHARACTERS = 400
 """What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so
@@ -49,6 +51,9 @@ class Inputs:
 
     def __init__(self, processor: Any, prompt: PromptFormat) -> None:
         self.processor, self.prompt = processor, prompt
+        self.draft = False
+        """Whether JPEGs are decoded small where the processor makes them small anyway: faster, and not the very same
+        pixels (:mod:`puma.retriever.decoding`). Training does; vectors that are kept come of the full image."""
         self.tokenizer = processor.tokenizer
         self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
         if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
@@ -114,7 +119,8 @@ class Inputs:
             batch = dict(self.tokenizer(texts, **_PADDED))
             batch["pixel_values"] = pixels
         elif pictured:
-            images = [[within_limits(item.open_image())] if item.image is not None else [] for item in items]
+            side = functools.partial(decode_side, self.processor) if self.draft else None
+            images = [[within_limits(item.open_image(least_side=side))] if item.image is not None else [] for item in items]
             try:
                 batch = dict(self.processor(text=texts, images=images, **_PADDED))
             except Exception:  # a processor raises almost anything on an image that it does not expect

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Union
@@ -48,6 +48,9 @@ _TURNS = {
 """EXIF's orientation: the turn that puts the picture upright."""
 
 ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, np.ndarray]
+LeastSide = Union[int, Callable[[tuple[int, int]], "int | None"], None]
+"""Pixels that both sides of a JPEG must keep when it is decoded small, or what gives them for a size (width, height);
+None for the full size."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ class Item:
         """What messages call the image: its path, or its type in angle brackets; empty without one."""
         return "" if self.image is None else _name(self.image)
 
-    def open_image(self) -> Image.Image | None:
-        """The picture, decoded by :func:`open_image`, or None."""
-        return None if self.image is None else open_image(self.image)
+    def open_image(self, *, least_side: LeastSide = None) -> Image.Image | None:
+        """The image, decoded by :func:`open_image`, or None."""
+        return None if self.image is None else open_image(self.image, least_side=least_side)
 
 
 def as_item(value: Any) -> Item:
@@ -143,7 +146,7 @@ def open_image(
     *,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
-    least_side: int | None = None,
+    least_side: LeastSide = None,
 ) -> Image.Image:
     """Decode a picture to RGB, upright, on white where it was transparent; of an animation, the first frame.
 
@@ -155,7 +158,8 @@ def open_image(
         max_pixels: pictures of more pixels are refused before they are decoded.
         max_bytes: files of more bytes are refused before they are read.
         least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
-            as both its sides keep this many pixels. None for the full size.
+            as both its sides keep this many pixels. None for the full size. Or what gives one of these for the file's
+            (width, height).
 
     Raises:
         ImageError: the file is missing, too large, truncated, of no format in :data:`FORMATS`, or made to be slow
@@ -166,7 +170,9 @@ def open_image(
         with _QUIET:
             picture = _opened(source, name, max_pixels, max_bytes)
             if least_side is not None and picture.format in ("JPEG", "MPO") and picture is not source:
-                picture.draft("RGB", (least_side, least_side))
+                side = least_side(picture.size) if callable(least_side) else least_side
+                if side is not None:
+                    picture.draft("RGB", (side, side))
             return _flattened(_upright(picture), picture is source)
     except ImageError:
         raise
