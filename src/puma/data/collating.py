@@ -4,16 +4,19 @@ Queries and candidates are one list of items (queries, their positives in the sa
 it is sorted by length and cut into *chunks*, each padded by itself, so that a short caption is not padded to the length
 of an image with a text. What the loss must know beside the tensors rides in the first chunk under keys that start with
 ``puma_``: modalities, keys by which false negatives are found (also across processes, hence numbers), teacher's states.
-Not here: the search for false negatives (losses.negatives).
+
+An image that cannot be used does not end a training: its pair gives way to another of the same task, drawn by row and
+epoch alone, so that every resume and every number of workers makes the same batch.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +25,16 @@ from PIL import Image
 
 from puma.data.pairs import Pair
 from puma.encoding import Inputs, VisionFeatures
-from puma.errors import InputError
+from puma.errors import DataError, ImageError, InputError
 from puma.items import MODALITIES, Item
 from puma.losses import negatives
 
 PREFIX = "puma_"
+
+QUERY_IMAGE, CANDIDATE_IMAGE, HARD_NEGATIVE = range(3)
+"""What of a pair could not be used: the second column of ``puma_replaced``."""
+DRAWS = 64
+"""Pairs of a task that are tried in the place of one that cannot be used."""
 
 Targets = Callable[[Item, "str | None"], "np.ndarray | None"]
 """The distillation target of an item with its instruction, or None: see :mod:`puma.teacher`."""
@@ -45,14 +53,18 @@ class PairCollator:
         hard_negatives: how many of each pair's ``negatives`` become candidates for the whole batch. One that is known
             to be right for its query is none; one that is a candidate already is not added again.
         transform: given a pair and its row, the pair to train on in its place.
+        draft: decode JPEGs small where the processor makes them small anyway (:mod:`puma.retriever.decoding`).
 
     The batch, with q queries and c = q + h candidates: ``puma_target_modality`` [q] and ``puma_candidate_modality`` [c]
     codes; ``puma_candidate_key`` and ``puma_content_key`` int64 [c]; ``puma_known`` int64 [q, m], padded with -1;
-    ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher. In every chunk:
+    ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher; ``puma_replaced`` int64
+    [m, 2], a (row, what) for each image that could not be used, what being 0 for the query's, 1 for the candidate's
+    (the pair was replaced), 2 for a hard negative's (it was left out): see :mod:`puma.data.unreadable`. In every chunk:
     ``puma_rows``, which items these are, and ``puma_pictured``, which of them have a picture.
 
     Raises:
         InputError: ``hard_negatives`` is below 0.
+        DataError: on a call, no pair can be found in the place of one that cannot be used.
     """
 
     pairs: Sequence[Pair]
@@ -63,15 +75,32 @@ class PairCollator:
     valid_label_columns: list[str] = field(default_factory=list)
     hard_negatives: int = field(default=0, kw_only=True)
     transform: Callable[[Pair, int], Pair] | None = field(default=None, kw_only=True)
+    draft: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.hard_negatives < 0:
             raise InputError(f"hard_negatives={self.hard_negatives!r}: give a number a query, or 0 for none")
+        self.inputs = copy.copy(self.inputs)  # the retriever's own go on making vectors of full images
+        self.inputs.draft = self.draft
+        self._rows_of: dict[int, list[int]] = {}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        chosen = [self.pairs[row["row"]] for row in rows]
-        if self.transform is not None:
-            chosen = [self.transform(pair, row["row"]) for pair, row in zip(chosen, rows, strict=True)]
+        chosen = [self._transformed(row["row"]) for row in rows]
+        try:
+            return self._batch(chosen)
+        except ImageError:  # seldom; which of the images it is, is looked for only now
+            drawn = [(row.get("epoch", 0), row["row"]) for row in rows]
+        try:
+            return self._batch(*self._usable(chosen, drawn, _why_unreadable))
+        except ImageError:  # all of them open: it is the processor that refuses one
+            return self._batch(*self._usable(chosen, drawn, self._why_refused))
+
+    def _transformed(self, row: int) -> Pair:
+        pair = self.pairs[row]
+        return pair if self.transform is None else self.transform(pair, row)
+
+    def _batch(self, chosen: Sequence[Pair], replaced: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
+        """The tensors of these pairs. Raises ImageError."""
         candidates = [(pair.candidate_id, pair.candidate) for pair in chosen]
         candidates += _hard_negatives(chosen, self.hard_negatives)
         items = [pair.query for pair in chosen] + [item for _, item in candidates]
@@ -89,6 +118,7 @@ class PairCollator:
             "candidate_key": torch.tensor([id_key(did) for did, _ in candidates]),
             "content_key": torch.tensor([content_key(item) for _, item in candidates]),
             "known": known_keys(chosen),
+            "replaced": torch.tensor(replaced, dtype=torch.int64).reshape(-1, 2),
         }
         if self.teacher is not None:
             targets = [self.teacher(item, ask) for item, ask in zip(items, asked, strict=True)]
@@ -98,6 +128,70 @@ class PairCollator:
             told["taught"] = torch.tensor([target is not None for target in targets])
         batch.update({f"chunk0_{PREFIX}{key}": value for key, value in told.items()})
         return batch
+
+    def _usable(
+        self, chosen: Sequence[Pair], drawn: Sequence[tuple[int, int]], why: Callable[[Item], str | None]
+    ) -> tuple[list[Pair], list[tuple[int, int]]]:
+        """The pairs with those replaced whose images cannot be used, and what was met that cannot be.
+
+        Args:
+            drawn: (epoch, row) of each.
+            why: says why an item cannot be used, or None.
+        """
+
+        def faults(pair: Pair, row: int) -> list[tuple[int, int]]:
+            parts = ((QUERY_IMAGE, pair.query), (CANDIDATE_IMAGE, pair.candidate))
+            return [(row, what) for what, item in parts if why(item)]
+
+        kept = list(chosen)
+        replaced: list[tuple[int, int]] = []
+        rows = [row for _, row in drawn]
+        found = [faults(pair, row) for pair, row in zip(kept, rows, strict=True)]
+        good = [pair for pair, wrong in zip(kept, found, strict=True) if not wrong]
+        queries, candidates = {pair.query_id for pair in good}, {pair.candidate_id for pair in good}
+        for place, wrong in enumerate(found):
+            if not wrong:
+                continue
+            replaced += wrong
+            for row in self._others(*drawn[place]):
+                pair = self._transformed(row)
+                if pair.query_id in queries or pair.candidate_id in candidates:
+                    continue
+                more = faults(pair, row)
+                replaced += more
+                if not more:
+                    kept[place], rows[place] = pair, row
+                    queries.add(pair.query_id)
+                    candidates.add(pair.candidate_id)
+                    break
+            else:
+                pair = chosen[place]
+                reasons = "; ".join(filter(None, map(why, (pair.query, pair.candidate))))
+                raise DataError(
+                    f"query {pair.query_id}, task {pair.task}: {reasons}; and of {DRAWS} other pairs of the task none "
+                    "can take its place in the batch: look for the cause (puma doctor --mbeir DIR --images all)"
+                )
+        for place, row in enumerate(rows):
+            wanted = _first_negatives(kept[place], self.hard_negatives)
+            unusable = {did for did, item in wanted if why(item)}
+            if unusable:
+                replaced.append((row, HARD_NEGATIVE))
+                left = tuple(entry for entry in wanted if entry[0] not in unusable)
+                kept[place] = replace(kept[place], negatives=left)
+        return kept, list(dict.fromkeys(replaced))
+
+    def _why_refused(self, item: Item) -> str | None:
+        return why_unusable(self.inputs, item)
+
+    def _others(self, epoch: int, row: int) -> Iterator[int]:
+        """Rows of the same task in an order that epoch and row alone decide."""
+        if not self._rows_of:
+            for number, pair in enumerate(self.pairs):
+                self._rows_of.setdefault(pair.task, []).append(number)
+        rows = self._rows_of[self.pairs[row].task]
+        generator = np.random.default_rng([epoch, row])
+        picked = generator.permutation(len(rows)) if len(rows) <= DRAWS else generator.integers(len(rows), size=DRAWS)
+        yield from (rows[int(place)] for place in picked)
 
     def _parts(self, items: Sequence[Item], asked: Sequence[str | None]) -> list[list[int]]:
         def length(i: int) -> int:
@@ -112,11 +206,31 @@ def _hard_negatives(pairs: Sequence[Pair], most: int) -> list[tuple[str, Item]]:
     present = {pair.candidate_id for pair in pairs}
     found: list[tuple[str, Item]] = []
     for pair in pairs:
-        for did, item in [entry for entry in pair.negatives if entry[0] not in pair.known][:most]:
+        for did, item in _first_negatives(pair, most):
             if did not in present:
                 present.add(did)
                 found.append((did, item))
     return found
+
+
+def _first_negatives(pair: Pair, most: int) -> list[tuple[str, Item]]:
+    return [entry for entry in pair.negatives if entry[0] not in pair.known][:most]
+
+
+def why_unusable(inputs: Inputs | None, item: Item) -> str | None:
+    """Why the item's image cannot be opened or, where ``inputs`` are given, is refused by the processor; else None."""
+    try:
+        if inputs is None:
+            item.open_image()
+        elif item.image is not None:
+            inputs.features([item])
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _why_unreadable(item: Item) -> str | None:
+    return why_unusable(None, item)
 
 
 def false_negatives(pairs: Sequence[Pair]) -> torch.Tensor:
