@@ -120,9 +120,7 @@ class Inputs:
             batch["pixel_values"] = pixels
         elif pictured:
             side = functools.partial(decode_side, self.processor) if self.draft else None
-            images = [
-                [within_limits(item.open_image(least_side=side))] if item.image is not None else [] for item in items
-            ]
+            images = [[within_limits(item.open_image(least_side=side))] if item.image is not None else [] for item in items]
             try:
                 batch = dict(self.processor(text=texts, images=images, **_PADDED))
             except Exception:  # a processor raises almost anything on an image that it does not expect

@@ -18,6 +18,7 @@ from puma.data.skips import Skip, summary
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
 
+
 _LOG = logging.getLogger(__name__)
 
 
