@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from puma.data.workers import batch_loader, onto
 from puma.errors import InputError, ModelError
 from puma.folders import storage_errors
 from puma.pruning import decoder_of
@@ -130,7 +131,6 @@ def make_trainer_class() -> type:
     from sentence_transformers import SentenceTransformerTrainer
     from torch import distributed
     from torch.distributed.tensor import DTensor, distribute_tensor
-    from torch.utils.data import DataLoader
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
 
@@ -159,8 +159,14 @@ def make_trainer_class() -> type:
         def __init__(self, loss: Any, watch: Watch) -> None:
             self.loss, self.watch, self.journal = loss, watch, Journal(watch.folder)
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            state.compute_steps(args, state.max_steps)  # a checkpoint's own intervals may not be this run's
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # A checkpoint brings its own intervals, and the rate that its own length had at this step.
+            state.compute_steps(args, state.max_steps)
+            scheduler = kwargs["lr_scheduler"]
+            rates = [b * f(scheduler.last_epoch) for b, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+            scheduler._last_lr = rates
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
             rank, _world = processes()
             if rank == 0:
                 self.journal.begin(state.log_history)
@@ -186,17 +192,18 @@ def make_trainer_class() -> type:
         """Takes its batches from a :class:`~puma.data.sampling.Run`, averages gradients over processes, saves and loads
         the trained tensors alone, under their own names; keeps the vision tower in eval mode."""
 
+        control: Any
+
         def __init__(
             self,
             *args: Any,
             batches: Any,
             watch: Watch,
-            loader_options: Mapping[str, Any] | None = None,
             show_progress: bool = True,
             **kwargs: Any,
         ) -> None:
             super().__init__(*args, **kwargs)
-            self.batches, self.watch, self.loader_options = batches, watch, dict(loader_options or {})
+            self.batches, self.watch = batches, watch
             self._shares: dict[str, list[Any]] = {}
             self.replicated = self.accelerator.distributed_type.name.startswith("MULTI_")
             if self.replicated:
@@ -222,16 +229,12 @@ def make_trainer_class() -> type:
 
         def get_train_dataloader(self) -> Any:
             """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""
-            return DataLoader(
-                self.train_dataset,
-                batch_sampler=self.batches,
-                collate_fn=self.data_collator,
-                **{
-                    "num_workers": self.args.dataloader_num_workers,
-                    "pin_memory": self.args.dataloader_pin_memory,
-                    **self.loader_options,
-                },
-            )
+            workers = self.args.dataloader_num_workers
+            pin = self.args.dataloader_pin_memory
+            return batch_loader(self.train_dataset, self.batches, self.data_collator, workers, pin=pin)
+
+        def _prepare_input(self, data: Any) -> Any:
+            return onto(data, self.args.device)
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             replaced = inputs.pop(REPLACED, None)

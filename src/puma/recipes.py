@@ -13,13 +13,13 @@ from typing import Any
 
 from puma.costs import Workload, estimate
 from puma.errors import ConfigError, InputError
+from puma.pruning.loading import ATTENTION
 from puma.recipe_files import SECTIONS, Entries, find_recipe, over, read_entries, recipes_folder, shipped_recipes
 from puma.settings import BASE_PRECISIONS, TrainConfig
 
 MINI = "mini"
 """As ``base``: the assembled mini base, trained the quickstart's way; as no ``data`` there, OpenPics."""
 STAGES = ("distil", "retrieve")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 __all__ = [
     "Recipe",
     "base_config",
@@ -39,7 +39,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "data": ((str, type(None)), "give a folder in M-BEIR's layout, or null"),
     "image_tokens": ((list, type(None)), "give the fewest and the most tokens of a picture, as [4, 300]"),
     "dtype": ((str,), f"give one of {BASE_PRECISIONS}"),
-    "attn": ((str, type(None)), f"give one of {ATTENTIONS}, or null for the base's own"),
+    "attn": ((str, type(None)), f"give one of {ATTENTION}, or null for the base's own"),
     "notes": ((str,), "give a text"),
     "image_size": ((int,), "give a whole number of pixels"),
     "teacher_prompt": ((str,), "give open-quote or short"),
@@ -203,7 +203,7 @@ def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, 
     from puma.mini.recipe import Recipe as Plan
     from puma.run_folder import CONFIGURATION
     from puma.training import train
-    from puma.twostage import attend, free_target, read_validation, tell, to_stderr
+    from puma.twostage import free_target, read_validation, tell, to_stderr
 
     target = free_target(out)
     plan = Plan(
@@ -220,7 +220,8 @@ def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, 
     base = assemble(settings=plan.base, pictures=root)
     vision = quickstart.known_pictures(base, root, None)
     retriever = quickstart.student(base, plan, vision)
-    attend(retriever, recipe.attn)
+    if recipe.attn is not None:
+        _attend(retriever, recipe.attn)
     validation = read_validation(root, recipe.stages)
     work = target.with_name(target.name + ".work")
     logs = {}
@@ -245,6 +246,14 @@ def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, 
     retriever.instructions = first_instructions(root)
     retriever.save_pretrained(target)
     return logs
+
+
+def _attend(retriever: Any, attn: str) -> None:
+    try:
+        retriever.model.set_attn_implementation(attn)
+    except (ImportError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"attn={attn!r}: {first}; sdpa and eager work everywhere") from None
 
 
 def _whole(entries: Entries, faults: list[str], name: str) -> Recipe:
@@ -282,7 +291,7 @@ def _made(entries: Entries, faults: list[str]) -> Recipe | None:
             if right and name == "dtype":
                 right = value in BASE_PRECISIONS
             if right and name == "attn":
-                right = value in (None, *ATTENTIONS)
+                right = value in (None, *ATTENTION)
             if not right:
                 faults.append(f"{where}: {name}={value!r}: {rule}")
             values[name] = value

@@ -129,10 +129,15 @@ def merge_adapters(model: Any, target: torch.dtype) -> Any:
     for owner in list(merged.modules()):
         for name, child in owner.named_children():
             setattr(owner, name, _plain(child))
-    for weight in merged.parameters():
+    cast_weights(merged, target)
+    return merged
+
+
+def cast_weights(model: Any, target: torch.dtype) -> None:
+    """Put all weights of a model into one type; its buffers keep theirs, as they do when a folder is loaded."""
+    for weight in model.parameters():
         if weight.is_floating_point():
             weight.data = weight.data.to(target)
-    return merged
 
 
 def _type(module: nn.Module, weight: torch.Tensor, kind: str) -> torch.dtype:

@@ -22,6 +22,7 @@ from puma.data.dropout import ModalityDropout
 from puma.data.pairs import Pair
 from puma.data.sampling import MixedTaskBatches, Run
 from puma.data.unreadable import Unreadable
+from puma.data.workers import default_workers, worker_errors
 from puma.dual_depth import DualDepth
 from puma.encoding import VisionFeatures, stored_vision
 from puma.errors import InputError
@@ -148,6 +149,7 @@ def train(
         hard_negatives=config.hard_negatives,
         transform=dropout,
     )
+    workers = default_workers(pairs) if config.workers < 0 else config.workers
     evaluated = _Evaluated(retriever, vision, config.precision)
     ledger = Unreadable(folder, pairs, config.max_unreadable, retriever.inputs)
     watch = Watch(
@@ -158,7 +160,7 @@ def train(
     )
     trainer = make_trainer_class()(
         model=st,
-        args=trainer_arguments(folder, config, steps, max(0, config.workers)),
+        args=trainer_arguments(folder, config, steps, workers),
         train_dataset=Rows(len(pairs)),
         batches=run,
         watch=watch,
@@ -171,7 +173,8 @@ def train(
     # FSDP2 cuts the model up where it stands; what is trained goes back into this copy of the whole.
     whole = copy.deepcopy(st).cpu() if trainer.is_fsdp_enabled else None
     # Only where outputs are stored: not every family's tower takes the exchange of its class (LLaVA's does not).
-    with stored_vision(retriever.model) if vision is not None else contextlib.nullcontext():
+    stored = stored_vision(retriever.model) if vision is not None else contextlib.nullcontext()
+    with stored, worker_errors(workers):
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     best = best_of(trainer.state.log_history) if config.eval_every and config.keep_best else None
     if best is not None and best[0] != trainer.state.global_step:
@@ -182,8 +185,7 @@ def train(
         whole.to(device)
         st, retriever.model = whole, whole[0].model
     if config.lora_rank:
-        saved = getattr(retriever, "saved_dtype", None)
-        target = saved if frozen_type != "fp32" and isinstance(saved, torch.dtype) else torch.float32
+        target = torch.float32 if frozen_type == "fp32" else retriever.saved_dtype
         retriever.model = merge_adapters(st[0].model, target)
     if shared is not None:
         shared.cut()

@@ -22,6 +22,7 @@ from puma.replicas import join, processes, wait
 from puma.run_folder import CONFIGURATION
 from puma.settings import TrainConfig
 from puma.teacher import PromptTargets, teacher_states
+from puma.trainable import cast_weights
 from puma.training import TrainResult, train
 from puma.validation_runs import Validation
 
@@ -96,15 +97,14 @@ def train_two_stages(
     validation = read_validation(data, [stage for stage in (distil, retrieve) if stage is not None])
     shared = distil is not None and distil.distillation_weight > 0 and distil.teacher == "shared"
     if trained_before:
-        retriever = Retriever.from_pretrained(base)
+        retriever = Retriever.from_pretrained(base, attn=attn)
     elif shared:
         # whole: the student is cut out of the teacher
-        retriever = Retriever.from_base(base, prompt=prompt, image_tokens=image_tokens)
+        retriever = Retriever.from_base(base, prompt=prompt, image_tokens=image_tokens, attn=attn)
     else:
         retriever = Retriever.from_base(
-            base, layers=layers, keep_last=keep_last, prompt=prompt, image_tokens=image_tokens
+            base, layers=layers, keep_last=keep_last, prompt=prompt, image_tokens=image_tokens, attn=attn
         )
-    attend(retriever, attn)
     work = target.with_name(target.name + ".work")
     logs = {}
     if distil is not None:
@@ -123,6 +123,7 @@ def train_two_stages(
     logs["retrieve"] = result.log
     tell(result, work / "retrieve", say)
     retriever.instructions = first_instructions(data)
+    cast_weights(retriever.model, retriever.saved_dtype)  # the base's own type
     if processes()[0] == 0:
         retriever.save_pretrained(target)
     wait()
@@ -164,28 +165,12 @@ def read_validation(data: str | os.PathLike[str], stages: Sequence[TrainConfig])
     return Validation.read(data, queries=asking[-1].eval_queries, seed=asking[-1].seed)
 
 
-def attend(retriever: Retriever, attn: str | None) -> None:
-    """Choose how a retriever's attention is computed; None leaves it.
-
-    Raises:
-        InputError: it cannot be computed so here.
-    """
-    if attn is None:
-        return
-    try:
-        retriever.model.set_attn_implementation(attn)
-    except (ImportError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"attn={attn!r}: {first}; sdpa and eager work everywhere") from None
-
-
 def _stored_targets(
     base: str | os.PathLike[str], prompt: str, attn: str | None, pairs: Sequence[Pair], store: Path
 ) -> PromptTargets:
     """The unpruned base's states of all texts, each process computing its part of them."""
     rank, ranks = processes()
-    teacher = Retriever.from_base(base, prompt=prompt)
-    attend(teacher, attn)
+    teacher = Retriever.from_base(base, prompt=prompt, attn=attn)
     asked = [(p.query, p.instruction) for p in pairs] + [(p.candidate, None) for p in pairs]
     states: dict[str, np.ndarray] = {}
     # Its own part first: the others' are there by the time they are read. One writer a folder.
