@@ -15,9 +15,13 @@ def image_backend_of(processor: Any) -> str:
     return "pil" if type(processor.image_processor).__name__.endswith("Pil") else "torchvision"
 
 
-def write_sentence_transformers_files(folder: Path, dim: int, backend: str) -> None:
+UNCAST = ("fast_vlm",)
+"""Families (transformers' ``model_type``) that do not cast pixels to the type of their weights."""
+
+
+def write_sentence_transformers_files(folder: Path, dim: int, backend: str, family: str = "") -> None:
     """The JSON files by which sentence-transformers 6 (and readers of its older layout) know modules, pooling and
-    modalities. ``backend`` is the image processor's."""
+    modalities. ``backend`` is the image processor's, ``family`` transformers' ``model_type``."""
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     write_json(
         folder / "modules.json",
@@ -44,6 +48,8 @@ def write_sentence_transformers_files(folder: Path, dim: int, backend: str) -> N
             "modality_config": {"text": forward, "image": forward, "message": {**forward, "format": "structured"}},
             "module_output_name": "token_embeddings",
             "processor_kwargs": {"backend": backend},
+            # Weights saved in half precision would meet pixels in fp32; PUMA casts those itself.
+            **({"model_kwargs": {"dtype": "float32"}} if family in UNCAST else {}),
         },
     )
     write_json(

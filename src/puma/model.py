@@ -239,7 +239,9 @@ class Retriever:
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
             rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
             write_json(work / INSTRUCTIONS_FILE, rows)
-            write_sentence_transformers_files(work, self.dim, image_backend_of(self.processor))
+            write_sentence_transformers_files(
+                work, self.dim, image_backend_of(self.processor), self.model.config.model_type
+            )
             write_model_card(work, self)
         return Path(path)
 
