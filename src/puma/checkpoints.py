@@ -37,7 +37,7 @@ class Watch:
     Args:
         folder: the run's.
         config: the stage.
-        evaluate: the figures of the weights as they are now, called on the first process; None for no evaluations.
+        evaluate: the figures of the weights as they are now, called on the first process alone.
         unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
     """
 
@@ -257,10 +257,8 @@ def make_trainer_class() -> type:
             """The figures of the weights as they are, made by the first process while the others wait. Keeps the
             weights if they are the best so far, and ends training where ``patience`` is out."""
             config, evaluate = self.watch.config, self.watch.evaluate
-            if evaluate is None:
-                return {}
             figures: dict[str, float] = {}
-            if self.is_world_process_zero():
+            if evaluate is not None and self.is_world_process_zero():
                 self.model.eval()
                 on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
                 with torch.random.fork_rng(devices=on_gpu):
