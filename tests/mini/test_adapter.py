@@ -81,7 +81,8 @@ def test_saved_it_is_an_ordinary_folder(base: Path, written: Path, tmp_path: Pat
     back = read_adapter(written, base, device="cpu")
     back.save_pretrained(tmp_path / "model")
     again = Retriever.from_pretrained(tmp_path / "model", device="cpu")
-    assert np.array_equal(again.encode(items()), back.encode(items()))
+    # Not equal to the last bit: kernels differ with the alignment of a mapped file, on one thread.
+    np.testing.assert_allclose(again.encode(items()), back.encode(items()), atol=1e-6)
     assert (again.fingerprint, again.instructions) == (back.fingerprint, back.instructions)
 
 
