@@ -86,3 +86,29 @@ def test_help_has_an_example(capsys):
     code, out, _ = run(capsys, "doctor", "--help")
     assert code == 0
     assert "Example: puma doctor --mbeir" in out
+
+
+def test_images_are_tried_on_a_model(root, capsys, tmp_path):
+    """A shape beyond Qwen's limits is noted, what its processor refuses by itself is a fault."""
+    from PIL import Image
+
+    from support import families
+
+    base = families.build("qwen2_vl", tmp_path / "base")
+    Image.new("RGB", (3000, 7)).save(root / "mbeir_images/nights_images/red.jpg")
+    arguments = ("doctor", "--mbeir", root, "--split", "test", "--images", "all")
+    code, out, _ = run(capsys, *arguments, "--model", base)
+    assert code == 0
+    assert "note: 2 of the images opened, mbeir_images/nights_images/red.jpg the first: sides of more than 200" in out
+    assert "note: 2 of" not in run(capsys, *arguments)[1]
+    settings = base / "processor_config.json"
+    changed = json.loads(settings.read_text())
+    changed["image_processor"]["size"] = {"height": 5, "width": 5}  # which this processor cannot work with
+    settings.write_text(json.dumps(changed))
+    code, out, _ = run(capsys, *arguments, "--model", base)
+    assert code == 1
+    assert "image the model refuses" in out
+    assert "the model's image processor refuses it (" in out
+    code, _, err = run(capsys, *arguments, "--model", tmp_path)
+    assert code == 2
+    assert "no model folder" in err

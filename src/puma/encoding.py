@@ -7,12 +7,15 @@ model, :func:`stored_vision` spares a frozen tower the work whose outputs are st
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +25,8 @@ from puma.errors import ImageError, InputError, ModelError
 from puma.items import TEXT, Item
 from puma.pooling import last_token_state
 from puma.prompts import RET, PromptFormat, control_tokens
-from puma.retriever.decoding import decode_side
+from puma.retriever.cores import usable_cores
+from puma.retriever.decoding import decode_side, why_refused
 
 CPU_PASS_CHARACTERS = 400
 """What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so
@@ -120,7 +124,8 @@ class Inputs:
             batch["pixel_values"] = pixels
         elif pictured:
             side = functools.partial(decode_side, self.processor) if self.draft else None
-            images = [[within_limits(item.open_image(least_side=side))] if item.image is not None else [] for item in items]
+            opened = (None if item.image is None else item.open_image(least_side=side) for item in items)
+            images = [[] if image is None else [within_limits(image)] for image in opened]
             try:
                 batch = dict(self.processor(text=texts, images=images, **_PADDED))
             except Exception:  # a processor raises almost anything on an image that it does not expect
@@ -136,14 +141,9 @@ class Inputs:
         """Raise an ImageError for the first image that the image processor refuses by itself."""
         for item, held in zip(items, images, strict=True):
             for image in held:
-                try:
-                    self.processor.image_processor(images=[image], return_tensors="pt")
-                except Exception as error:
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise ImageError(
-                        f"{item.image_name}: the model's image processor refuses it "
-                        f"({image.width} x {image.height} pixels: {reason})"
-                    ) from None
+                reason = why_refused(self.processor, image)
+                if reason is not None:
+                    raise ImageError(f"{item.image_name}: {reason}") from None
 
     def _check(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
         counts = (ids == self.ret_id).sum(1)
@@ -210,15 +210,23 @@ def encode_items(
     device = next(model.parameters()).device
     out: np.ndarray | None = None
     groups = length_sorted_groups(items, batch_size, asked, CPU_PASS_CHARACTERS if device.type == "cpu" else None)
-    ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision))
+    threads = preparing_threads(device) if any(item.image is not None for item in items) else 1
+    if threads > 1:
+        inputs = for_threads(inputs)
+
+    def prepare(rows: list[int]) -> dict[str, torch.Tensor]:
+        features = inputs.features([items[i] for i in rows], [asked[i] for i in rows], vision)
+        # Out of pinned memory a copy to the device does not hold up what feeds it.
+        return {key: value.pin_memory() for key, value in features.items()} if device.type == "cuda" else features
+
     gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
     with (
         tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar,
         torch.inference_mode(),
         gate,
     ):
-        for rows, features in ready:
-            moved = {key: value.to(device) for key, value in features.items()}
+        for rows, features in prefetched(groups, prepare, threads):
+            moved = {key: value.to(device, non_blocking=True) for key, value in features.items()}
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 states = forward_states(model, moved)
             vectors = functional.normalize(states, dim=-1).cpu().numpy()
@@ -277,17 +285,65 @@ def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int) -> list[int]:
     return ends[::-1]
 
 
-def prefetched(groups: Sequence[list[int]], prepare: Any) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Prepare each next batch on another thread while the model works on this one."""
-    if not groups:
-        return
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(prepare, groups[0])
-        for i, rows in enumerate(groups):
-            features = coming.result()
-            if i + 1 < len(groups):
-                coming = pool.submit(prepare, groups[i + 1])
-            yield rows, features
+Prepared = TypeVar("Prepared")
+
+
+def prefetched(
+    groups: Sequence[list[int]], prepare: Callable[[list[int]], Prepared], threads: int = 1
+) -> Iterator[tuple[list[int], Prepared]]:
+    """Prepare the next batches on other threads while the model works on this one.
+
+    Args:
+        groups: what ``prepare`` is called with, one a batch.
+        prepare: called on one of the threads; it must be safe on several where there are several.
+        threads: how many; as many batches, and one more, are in memory at most.
+
+    Yields:
+        (group, what was made of it), in the order of the groups. What ``prepare`` raises is raised here, at its group.
+    """
+    if threads < 1:
+        raise InputError(f"threads={threads}: give a number of at least 1")
+    left = iter(groups)
+    coming: deque[tuple[list[int], Future[Prepared]]] = deque()
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="puma-prepare") as pool:
+        try:
+            coming.extend((rows, pool.submit(prepare, rows)) for rows in itertools.islice(left, threads))
+            while coming:
+                rows, future = coming.popleft()
+                made = future.result()
+                coming.extend((rows, pool.submit(prepare, rows)) for rows in itertools.islice(left, 1))
+                yield rows, made
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # on an early end: what has not begun need not
+
+
+def preparing_threads(device: torch.device) -> int:
+    """How many threads prepare batches of images for a model on this device: one where the model itself works on the
+    cores, up to four where they are free (decoders and arrays leave Python's lock, the rest of the work holds it)."""
+    return 1 if device.type == "cpu" else max(1, min(4, usable_cores() - 1))
+
+
+class _OneAtATime:
+    """A tokenizer that several threads may call: a fast one must not be set up by one while another uses it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._lock = tokenizer, threading.Lock()
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def for_threads(inputs: Inputs) -> Inputs:
+    """The same inputs, safe to be used by several threads at once."""
+    shared = copy.copy(inputs)
+    shared.tokenizer = _OneAtATime(inputs.tokenizer)
+    shared.processor = copy.copy(inputs.processor)
+    shared.processor.tokenizer = shared.tokenizer
+    return shared
 
 
 def has_fast_bf16() -> bool:

@@ -148,6 +148,7 @@ def train(
         targets,
         hard_negatives=config.hard_negatives,
         transform=dropout,
+        pixel_type=torch.bfloat16 if frozen_type != "fp32" and device.type == "cuda" and vision is None else None,
     )
     workers = default_workers(pairs) if config.workers < 0 else config.workers
     evaluated = _Evaluated(retriever, vision, config.precision)

@@ -186,3 +186,18 @@ def test_ids_alone_find_known_positives_and_repeats():
     keys = known_keys(pairs)
     assert (keys >= 0).sum(1).tolist() == [2, 1, 1]
     assert int(keys[1, 1]) == -1
+
+
+def test_image_tensors_may_come_in_a_smaller_type(retriever):
+    """Under autocast the vectors are the same to the bit."""
+    pairs = [pair("a", candidate=Item(image=red())), pair("b")]
+    full, half = (
+        collate(retriever, pairs, chunks=1, pixel_type=kind, draft=False)[0] for kind in (None, torch.bfloat16)
+    )
+    assert (full["pixel_values"].dtype, half["pixel_values"].dtype) == (torch.float32, torch.bfloat16)
+    states = []
+    for chunk in (full, half):
+        inputs = {key: value for key, value in chunk.items() if not key.startswith("puma_") and key != "modality"}
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            states.append(forward_states(retriever.model, inputs))
+    assert torch.equal(*states)

@@ -102,9 +102,8 @@ def test_nothing_usable_is_an_error_and_says_why(benchmark):
 
 
 def test_strict_refuses_a_query_without_positives(benchmark):
-    change_line(
-        mbeir.query_path(benchmark, "tiny", 1, "train"), 2, lambda l: l.replace('["20:2", "20:3", "20:4"]', "[]")
-    )
+    path = mbeir.query_path(benchmark, "tiny", 1, "train")
+    change_line(path, 2, lambda line: line.replace('["20:2", "20:3", "20:4"]', "[]"))
     with pytest.raises(DataError, match=r"query 20:2: it has no positive"):
         read_pairs(benchmark, strict=True)
 

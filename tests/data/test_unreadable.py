@@ -68,7 +68,9 @@ def test_a_pair_gives_way_to_another_of_its_task(pairs, retriever):
     chosen = [pairs[0], pairs[stand_in], pairs[2], pairs[3]]
     plain = PairCollator(chosen, retriever.inputs, chunks=2)(rows(range(4)))
     assert plain["chunk0_puma_replaced"].shape == (0, 2)
-    same({k: v for k, v in batch.items() if "replaced" not in k}, {k: v for k, v in plain.items() if "replaced" not in k})
+    same(
+        {k: v for k, v in batch.items() if "replaced" not in k}, {k: v for k, v in plain.items() if "replaced" not in k}
+    )
 
 
 def test_row_and_epoch_alone_decide(pairs, retriever):

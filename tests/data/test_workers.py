@@ -55,16 +55,15 @@ def same(one, other):
                 assert value == right[key]
 
 
-@pytest.mark.parametrize("shared", [None, 0])
-def test_workers_make_the_same_batches(pairs, retriever, shared):
-    """An unreadable image among them; through shared memory, and where there is none."""
+@pytest.mark.parametrize("pipes", [False, True])
+def test_workers_make_the_same_batches(pairs, retriever, pipes):
+    """An unreadable image among them; through mapped memory, and where there is none."""
     collate = PairCollator(pairs, retriever.inputs, chunks=2, teacher=Lengths())
     plain = list(batch_loader(Rows(12), BATCHES, collate, 0))
     assert sum(len(batch["chunk0_puma_replaced"]) for batch in plain) == 2
     for count in (1, 3):
-        made = list(batch_loader(Rows(12), BATCHES, collate, count, shared=shared))
+        made = list(batch_loader(Rows(12), BATCHES, collate, count, pipes=pipes))
         same(plain, made)
-        assert all(batch["chunk0_input_ids"].is_shared() == (shared is None) for batch in made)
 
 
 class Lengths:
@@ -93,8 +92,8 @@ class Layouts:
 
 def test_a_parcel_keeps_types_values_and_layouts():
     plain = list(batch_loader(Rows(12), BATCHES, Layouts(), 0))
-    for shared in (None, 0):
-        for left, right in zip(plain, batch_loader(Rows(12), BATCHES, Layouts(), 1, shared=shared), strict=True):
+    for pipes in (False, True):
+        for left, right in zip(plain, batch_loader(Rows(12), BATCHES, Layouts(), 1, pipes=pipes), strict=True):
             assert list(left) == list(right)
             assert right["last"].is_contiguous(memory_format=torch.channels_last)
             for key, value in left.items():
@@ -124,6 +123,28 @@ def test_what_cannot_be_pickled_is_done_here_and_said(caplog):
         batch_loader(Rows(12), BATCHES, Refuses(), -1)
 
 
+def test_batches_take_no_room_in_dev_shm():
+    """docker gives 64 MB of it. Nor many open files: a batch of 40 tensors is one, as long as it is on its way."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = {path.name for path in Path("/dev/shm").glob("torch_*")} if Path("/dev/shm").is_dir() else set()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 100), hard))
+    try:
+        iterator = iter(batch_loader(Rows(12), BATCHES * 9, Large(), 2))
+        held = [next(iterator) for _ in range(20)]
+        open_now = {path.name for path in Path("/dev/shm").glob("torch_*")} if Path("/dev/shm").is_dir() else set()
+        assert open_now <= before
+        assert [float(batch["t39"].sum()) for batch in held[:3]] == [0.0, 4 * 250_000, 8 * 250_000]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Large:
+    def __call__(self, rows):
+        batch = {f"t{n}": torch.tensor(n) for n in range(39)}
+        return {**batch, "t39": torch.full((250_000,), float(rows[0]["row"]))}
+
+
 TRAINER = """
 import os, sys, time
 import torch
@@ -140,7 +161,8 @@ time.sleep(60)
 def script(tmp_path, text):
     """A module of the collator beside a script without a guard."""
     (tmp_path / "collates.py").write_text(
-        "import os, torch\nclass Pid:\n    def __call__(self, rows):\n        return {'pid': torch.tensor([os.getpid()])}\n"
+        "import os, torch\n"
+        "class Pid:\n    def __call__(self, rows):\n        return {'pid': torch.tensor([os.getpid()])}\n"
     )
     path = tmp_path / "script.py"
     path.write_text("from collates import Pid\nCOLLATE = Pid()\n" + text)
@@ -207,9 +229,9 @@ def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do(tmp_path):
 
 
 def test_worker_errors_leaves_others_alone():
-    with pytest.raises(RuntimeError, match="^shapes$"), worker_errors(1):
+    with pytest.raises(RuntimeError, match=r"^shapes$"), worker_errors(1):
         raise RuntimeError("shapes")
-    with pytest.raises(InputError, match="workers=3.*fewer workers"), worker_errors(3):
+    with pytest.raises(InputError, match=r"workers=3.*fewer workers"), worker_errors(3):
         raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
     with pytest.raises(ModelError), worker_errors(1):
         raise ModelError("x")

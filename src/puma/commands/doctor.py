@@ -1,4 +1,4 @@
-"""``puma doctor``: is what PUMA was given in order? Today: a benchmark's folder in M-BEIR's layout."""
+"""``puma doctor``: is what PUMA was given in order? A benchmark's folder in M-BEIR's layout, alone or for a model."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ def doctor(
         str,
         typer.Option(help="Pictures to open: all, none (not even looked up), or how many. All files are looked up."),
     ] = "1000",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the pictures opened."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say every file, line and picture of a benchmark that is missing or malformed, all together.
 
     A folder with any of M-BEIR's data sets is held against all files that M-BEIR publishes; --split narrows that. Large
     files are streamed. The exit code is 0 if all is well, 1 if there are faults, 2 if the folder is not one.
+
+    With --model a picture that this model's processor refuses is a fault, and those that it gets distorted are noted.
 
     Example: puma doctor --mbeir M-BEIR --split test --images 5000
     """
@@ -44,7 +52,14 @@ def doctor(
     if mbeir is None:
         raise InputError("nothing to look at: give a benchmark's folder by --mbeir")
     wanted: str | int = int(images) if images.isdigit() else images
-    findings = examine(mbeir, splits=split or None, images=wanted, say=lambda line: typer.echo(line, err=True))
+    trial = None
+    if model is not None:
+        from puma.retriever.trying import ImageTrial
+
+        trial = ImageTrial(model)
+    findings = examine(
+        mbeir, splits=split or None, images=wanted, say=lambda line: typer.echo(line, err=True), try_on_model=trial
+    )
     if as_json:
         print_json(findings.as_json())
     else:

@@ -11,7 +11,7 @@ import heapq
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from puma.data.lines import Faults
 from puma.errors import ImageError, InputError
-from puma.items import open_image
+from puma.items import Item, open_image
 
 LISTED = 20
 """Faults of one kind in one file that are kept word for word."""
@@ -35,6 +35,10 @@ UNKNOWN_ID = "unknown id"
 DISAGREEMENT = "disagreement between files"
 MISSING_IMAGE = "missing image"
 BROKEN_IMAGE = "broken image"
+REFUSED_IMAGE = "image the model refuses"
+
+
+TryOnModel = Callable[[Item], "str | None"]
 
 
 @dataclass(frozen=True, order=True)
@@ -125,16 +129,21 @@ class Pictures:
     Args:
         wanted: "all", "none" (not even looked up), or how many are opened: those whose paths hash lowest, so that the
             same folder always gives the same sample.
+        try_on_model: raises ImageError for an item whose image a model refuses, and returns what it does to the image
+            that its owner should know, or None; None asks no model.
 
     Raises:
         InputError: another value.
     """
 
-    def __init__(self, root: Path, findings: Findings, wanted: str | int) -> None:
+    def __init__(
+        self, root: Path, findings: Findings, wanted: str | int, try_on_model: TryOnModel | None = None
+    ) -> None:
         number = int(wanted) if isinstance(wanted, int) or str(wanted).isdigit() else -1
         if wanted not in ("all", "none") and (number < 0 or isinstance(wanted, bool)):
             raise InputError(f"images must be all, none or how many are to be opened, got {wanted!r}")
-        self.root, self.findings = root, findings
+        self.root, self.findings, self.try_on_model = root, findings, try_on_model
+        self.noted: list[tuple[str, str]] = []  # (path, what the model does to it)
         self.off, self.every, self.most = wanted == "none", wanted == "all", max(number, 0)
         self._drawn: list[tuple[int, str, str, int]] = []  # a heap; the largest hash (negated) first
         self._paths: set[str] = set()
@@ -158,9 +167,12 @@ class Pictures:
                 self._paths.add(path)
 
     def finish(self) -> None:
-        """Open the sample."""
+        """Open the sample, and sum up what the model does to some of the images."""
         for _, path, file, line in sorted(self._drawn, reverse=True):
             self._open(path, file, line)
+        if self.noted:
+            path, what = self.noted[0]
+            self.findings.notes.append(f"{len(self.noted):,} of the images opened, {path} the first: {what}")
 
     def _open(self, path: str, file: str, line: int) -> None:
         self.findings.opened += 1
@@ -169,6 +181,17 @@ class Pictures:
         except ImageError as error:
             reason = str(error).removeprefix(f"{self.root / path}: ")
             self.findings.add(BROKEN_IMAGE, file, line, f"shows {path}, which cannot be used: {reason}")
+            return
+        if self.try_on_model is None:
+            return
+        try:
+            what = self.try_on_model(Item(image=self.root / path))
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{self.root / path}: ")
+            self.findings.add(REFUSED_IMAGE, file, line, f"shows {path}: {reason}")
+            return
+        if what:
+            self.noted.append((path, what))
 
 
 class Ids:

@@ -18,7 +18,6 @@ from puma.data.skips import Skip, summary
 from puma.errors import DataError, InputError
 from puma.items import MODALITIES, Item
 
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -81,7 +81,8 @@ class Unreadable:
             raise DataError(
                 f"{self.count:,} of {len(self.pairs):,} training pairs ({self.count / len(self.pairs):.2%}) have an "
                 f"image that cannot be used, over the limit of {self.limit:,} (max_unreadable={self.max_share:g}); "
-                f"{self.path} lists them with the reasons. Mend the images and remove that file, or raise max_unreadable"
+                f"{self.path} lists them with the reasons: mend the images and remove that file, or raise "
+                "max_unreadable"
             )
         return new
 

@@ -29,6 +29,7 @@ from puma.data.findings import (
     Ids,
     Noted,
     Pictures,
+    TryOnModel,
     code_of,
     id_of,
     pairs_of,
@@ -60,6 +61,7 @@ def examine(
     splits: Sequence[str] | None = None,
     images: str | int = IMAGES_OPENED,
     say: Callable[[str], None] | None = None,
+    try_on_model: TryOnModel | None = None,
 ) -> Findings:
     """Check a folder in M-BEIR's layout: M-BEIR itself as published, or one of its kind.
 
@@ -72,6 +74,8 @@ def examine(
         images: "all" opens every picture, "none" looks at none, a number opens so many of them; every picture's file is
             looked up, but for "none".
         say: called with a line for each file before it is read.
+        try_on_model: asked about each image that is opened: raises ImageError where a model refuses it
+            (:class:`puma.retriever.trying.ImageTrial`). None asks no model.
 
     Returns:
         What is wrong. Nothing in the folder raises.
@@ -88,7 +92,7 @@ def examine(
         raise DataError(f"{base}: no such folder; expected a benchmark in M-BEIR's layout")
     if not any((base / name).is_dir() for name in ("query", "cand_pool", "qrels")):
         raise DataError(f"{base}: holds none of query, cand_pool and qrels, so it is no benchmark in M-BEIR's layout")
-    check = _Check(base, Findings(str(base)), images, say or (lambda line: None))
+    check = _Check(base, Findings(str(base)), images, say or (lambda line: None), try_on_model)
     for split in splits or SPLITS:
         check.split(split)
     check.instructions()
@@ -109,10 +113,17 @@ class _Asked:
 class _Check:
     """One run over a folder; pools that several splits share are read once."""
 
-    def __init__(self, root: Path, findings: Findings, images: str | int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        findings: Findings,
+        images: str | int,
+        say: Callable[[str], None],
+        try_on_model: TryOnModel | None,
+    ) -> None:
         self.root, self.findings, self.say = root, findings, say
         self.published = is_published(root)
-        self.pictures = Pictures(root, findings, images)
+        self.pictures = Pictures(root, findings, images, try_on_model)
         if self.published and not self.pictures.off and not (root / IMAGES).is_dir():
             self.fault(MISSING_FILE, IMAGES, 0, f"no such folder; unpack {IMAGES}.tar.gz.part-* into the root")
             self.pictures.off = True

@@ -5,10 +5,9 @@ and a fork of it may hang or fail; a worker is a fork of a small server that has
 they are given is pickled, once. A script that trains needs no ``if __name__ == "__main__"`` guard, unless it hands over
 objects of classes of its own.
 
-Memory: a worker sends a batch as one block of shared memory, in /dev/shm, which the training process maps without a
-copy. All batches on their way together take at most half of what is free there when the run begins; where a batch is
-too large for that (docker gives 64 MB) it is sent through a pipe instead, which costs two copies and needs none of it.
-So many batches are prepared ahead: two by each worker, one where there are more than four.
+Memory: a worker sends a batch as one block of anonymous memory (memfd), which the training process maps without a copy.
+It does not lie in /dev/shm, of which docker gives 64 MB. One batch is prepared ahead by each worker, two where there is
+only one: a step of 150 images is 0.85 GB in fp32.
 
 Workers end with the process they work for, also where that is killed: each watches a pipe that closes then.
 """
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -26,8 +26,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import connection, context
-from pathlib import Path
+from multiprocessing import connection, context, reduction
 from typing import Any
 
 import torch
@@ -36,22 +35,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from puma import errors
 from puma.data.pairs import Pair
 from puma.errors import InputError, PumaError
+from puma.retriever.cores import usable_cores
 
 MOST = 8
 """Workers by default at most: each takes about as much memory as the libraries, 0.5 GB, and its batches."""
-SHARED = Path("/dev/shm")
 ALIGNMENT = 64
 _PRELOADED = ["puma.data.collating", "transformers.processing_utils", "transformers.image_processing_backends"]
 _LOG = logging.getLogger(__name__)
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: by its affinity, and by the quota of its container (cgroup)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]  # "max 100000" without a quota
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def default_workers(pairs: Sequence[Pair] | None = None, *, accelerator: bool | None = None) -> int:
@@ -79,7 +69,7 @@ def batch_loader(
     workers: int,
     *,
     pin: bool = False,
-    shared: int | None = None,
+    pipes: bool = not hasattr(os, "memfd_create"),
 ) -> DataLoader[Any]:
     """A plain ``DataLoader`` over ready batches.
 
@@ -89,7 +79,7 @@ def batch_loader(
         collate: makes a batch of items: a dict of tensors, strings and the like.
         workers: processes; 0 prepares batches in this one. So does what cannot be pickled, with a warning.
         pin: put batches into pinned memory, from where they reach a GPU without a wait (:func:`onto`).
-        shared: bytes of shared memory for all batches on their way; None for half of what is free.
+        pipes: send batches through pipes, at three times the cost; where the system has no memfd (it is no Linux).
 
     Raises:
         InputError: ``workers`` is below 0.
@@ -106,14 +96,12 @@ def batch_loader(
             workers = 0
     if not workers:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin)
-    ahead = 2 if workers <= 4 else 1
-    if shared is None:
-        shared = _free(SHARED) // (2 * max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+    ahead = 2 if workers == 1 else 1
     multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
     return DataLoader(
         _Names(len(dataset)),
         batch_sampler=batches,
-        collate_fn=_Collate(payload, shared // (workers * (ahead + 1))),
+        collate_fn=_Collate(payload, pipes),
         num_workers=workers,
         prefetch_factor=ahead,
         pin_memory=pin,
@@ -144,8 +132,8 @@ def worker_errors(workers: int) -> Iterator[None]:
         if not _is_of_a_dead_worker(error):
             raise
         raise InputError(
-            f"workers={workers}: a process that prepares batches was ended from outside, most likely for want of memory "
-            "(see the system's log); give fewer workers, or 0 to prepare batches in the training process"
+            f"workers={workers}: a process that prepares batches was ended from outside, most likely for want of "
+            "memory (see the system's log); give fewer workers, or 0 to prepare batches in the training process"
         ) from error
 
 
@@ -174,11 +162,11 @@ class _Collate:
 
     Args:
         payload: pickle of (data set, collator).
-        most: the largest batch, in bytes, that goes through shared memory.
+        pipes: whether batches are sent through pipes.
     """
 
-    def __init__(self, payload: bytes, most: int) -> None:
-        self.payload, self.most = payload, most
+    def __init__(self, payload: bytes, pipes: bool) -> None:
+        self.payload, self.pipes = payload, pipes
         self._opened: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,14 +182,14 @@ class _Collate:
             batch = collate([dataset[name] for name in names])
         except PumaError as error:
             raise _FromWorker(error) from error
-        return _Parcel(batch, self.most)
+        return _Parcel(batch, self.pipes)
 
 
 class _Parcel:
     """A batch on its way out of a worker: pickled as one block of bytes, and unpickled as the plain dict it was."""
 
-    def __init__(self, batch: Mapping[str, Any], most: int) -> None:
-        self.batch, self.most = batch, most
+    def __init__(self, batch: Mapping[str, Any], pipes: bool) -> None:
+        self.batch, self.pipes = batch, pipes
 
     def __reduce__(self) -> tuple[Any, ...]:
         tensors = {key: value for key, value in self.batch.items() if isinstance(value, torch.Tensor)}
@@ -213,22 +201,24 @@ class _Parcel:
                 tensors[key] = value = value.permute(0, 2, 3, 1)
             places[key] = (end, value.dtype, tuple(value.shape), last)
             end += -(-value.numel() * value.element_size() // ALIGNMENT) * ALIGNMENT
-        block = _block(end, self.most)
-        for key, value in tensors.items():
-            _view(block, *places[key][:3]).copy_(value)
-        carried = block if block.is_shared() else bytearray(block.numpy())
         rest = [(key, None if key in tensors else value) for key, value in self.batch.items()]
-        return _open_parcel, (carried, places, rest)
+        if self.pipes or not end:
+            held: Any = bytearray(end)
+            _fill(held, tensors, places)
+            return _open_parcel, (held, end, places, rest)
+        descriptor = os.memfd_create("puma-batch")
+        try:
+            os.ftruncate(descriptor, end)
+            _fill(mmap.mmap(descriptor, end), tensors, places)
+            return _open_parcel, (reduction.DupFd(descriptor), end, places, rest)
+        finally:
+            os.close(descriptor)  # what is sent holds a copy of it
 
 
-def _block(size: int, most: int) -> torch.Tensor:
-    """uint8 [size], shared if it may be."""
-    if 0 < size <= most:
-        with contextlib.suppress(RuntimeError):  # others took the room meanwhile
-            block = torch.empty(0, dtype=torch.uint8)
-            block.set_(torch.UntypedStorage._new_shared(size))  # type: ignore[call-overload]
-            return block
-    return torch.empty(size, dtype=torch.uint8)
+def _fill(held: Any, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Any]) -> None:
+    for key, value in tensors.items():
+        if value.numel():
+            _view(torch.frombuffer(held, dtype=torch.uint8), *places[key][:3]).copy_(value)
 
 
 def _view(block: torch.Tensor, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
@@ -241,17 +231,22 @@ def _view(block: torch.Tensor, start: int, dtype: torch.dtype, shape: tuple[int,
     return block[start : start + size].view(dtype).view(shape)
 
 
-def _open_parcel(carried: Any, places: Mapping[str, Any], rest: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    if not isinstance(carried, torch.Tensor):
-        carried = torch.frombuffer(carried, dtype=torch.uint8) if carried else torch.empty(0, dtype=torch.uint8)
+def _open_parcel(held: Any, size: int, places: Mapping[str, Any], rest: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if not isinstance(held, bytearray):
+        descriptor = held.detach()
+        try:
+            held = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+    block = torch.frombuffer(held, dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
     batch = dict(rest)
     for key, (start, dtype, shape, last) in places.items():
-        value = _view(carried, start, dtype, shape)
+        value = _view(block, start, dtype, shape)
         batch[key] = value.permute(0, 3, 1, 2) if last else value
     return batch
 
 
-class _FromWorker(PumaError):
+class _FromWorker(PumaError):  # noqa: N818 - never seen by a user
     """Carries an error out of a worker. torch sends the class and a long text; of these the first error is made again,
     with its own class and message."""
 
@@ -270,9 +265,9 @@ class _Process(context.ForkServerProcess):
     """A worker whose start does not run the main script again, as it would for what is defined there."""
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
         with _without_main():
-            return context.ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return context.ForkServerProcess._Popen(process_obj)
 
 
 class _Context(context.ForkServerContext):
@@ -300,11 +295,3 @@ def _begin(number: int) -> None:
 def _end_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)  # at once: nobody is left to tell
-
-
-def _free(folder: Path) -> int:
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return 0
-    return found.f_bavail * found.f_frsize

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from puma.data.collating import why_unusable
 from puma.encoding import length_sorted_groups, prefetched
 from puma.errors import ImageError
-from puma.items import Item
 from puma.model import Retriever
 from puma.probing.depths import depth_states
 from puma.probing.material import Asked
@@ -45,7 +45,7 @@ def embed(
         try:
             return {"places": places, "features": features(retriever, [asked[place] for place in places])}
         except ImageError:
-            bad = {place: reason for place in places if (reason := unreadable(asked[place].item))}
+            bad = {place: reason for place in places if (reason := why_unusable(retriever.inputs, asked[place].item))}
             if not bad:
                 raise
             good = [place for place in places if place not in bad]
@@ -75,15 +75,6 @@ def embed(
 def features(retriever: Retriever, asked: Sequence[Asked]) -> Mapping[str, torch.Tensor]:
     """One batch of the model's inputs. Raises ImageError."""
     return retriever.inputs.features([one.item for one in asked], [one.instruction for one in asked])
-
-
-def unreadable(item: Item) -> str | None:
-    """Why the item's picture cannot be read, or None where it can."""
-    try:
-        item.open_image()
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def item_key(retriever: Retriever, asked: Asked) -> bytes:

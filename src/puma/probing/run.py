@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from puma.data.collating import why_unusable
 from puma.encoding import has_fast_bf16
 from puma.errors import InputError
 from puma.evaluation.metrics import chance_hit_rate
@@ -20,7 +21,7 @@ from puma.folders import write_json, write_whole
 from puma.model import Retriever
 from puma.probing.choice import Point, check_target, suggest, within_one_error
 from puma.probing.depths import FIRST, KEEP_LAST, VARIANTS, depth_flops
-from puma.probing.embedding import embed, features, item_key, unreadable
+from puma.probing.embedding import embed, features, item_key
 from puma.probing.material import Material, Task, gather
 from puma.probing.plot import check_matplotlib, write_plot
 from puma.probing.report import markdown
@@ -158,7 +159,7 @@ def _cost(retriever: Retriever, material: Material) -> dict[str, Any]:
     """FLOPs of embedding an item at each depth: the mean over a sample of the evaluated items, each without padding."""
     places = np.linspace(0, material.evaluated - 1, min(COUNTED, material.evaluated)).astype(int)
     sample = [material.asked[place] for place in dict.fromkeys(places.tolist())]
-    sample = [asked for asked in sample if asked.item.image is None or unreadable(asked.item) is None]
+    sample = [asked for asked in sample if why_unusable(retriever.inputs, asked.item) is None]
     if not sample:
         raise InputError("no picture of the sample can be read: is the data set's picture folder complete?")
     device = next(retriever.model.parameters()).device

@@ -1,0 +1,43 @@
+"""Whether a model takes an image: its processor alone is asked, no weights are read."""
+
+from __future__ import annotations
+
+import os
+
+from puma.encoding import LARGEST_RATIO, within_limits
+from puma.errors import ImageError
+from puma.items import Item
+from puma.pruning.loading import load_processor, model_folder
+from puma.retriever.decoding import why_refused
+
+
+class ImageTrial:
+    """Asks a model's image processor about images one by one.
+
+    Args:
+        model: a retriever's folder, a base model's, or a hub name.
+
+    Raises:
+        InputError: it is no model folder.
+        ModelError: its processor cannot be loaded.
+    """
+
+    def __init__(self, model: str | os.PathLike[str]) -> None:
+        self.processor = load_processor(model_folder(model))
+
+    def __call__(self, item: Item) -> str | None:
+        """What is done to the item's image before the model sees it, where that distorts it; else None.
+
+        Raises:
+            ImageError: the image cannot be opened, or the processor refuses it.
+        """
+        image = item.open_image()
+        if image is None:
+            return None
+        taken = within_limits(image)
+        reason = why_refused(self.processor, taken)
+        if reason is not None:
+            raise ImageError(f"{item.image_name}: {reason}")
+        if taken.size == image.size:
+            return None
+        return f"sides of more than {LARGEST_RATIO} to 1, or of a few pixels: stretched to what every processor takes"
