@@ -107,5 +107,5 @@ def test_low_rank_has_fixed_signs_and_is_finite(matrix: np.ndarray) -> None:
     left, right = low_rank(matrix, 3)
     assert np.isfinite(left).all()
     assert np.isfinite(right).all()
-    largest = np.take_along_axis(left, np.abs(left).argmax(1)[:, None], 1)
-    assert (largest >= 0).all()
+    # The largest entry is positive; of two that are equal but for rounding, either may have been taken for it.
+    assert (left.max(1) >= np.abs(left).max(1) * (1 - 1e-6)).all()
