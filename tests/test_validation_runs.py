@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from puma.data import mbeir
 from puma.data.pairs import read_pairs
 from puma.errors import InputError
 from puma.evaluation.mbeir import evaluate
+from puma.items import Item
 from puma.model import Retriever
 from puma.settings import TrainConfig
 from puma.training import train
@@ -201,3 +203,38 @@ def test_best_and_patience_are_read_off_the_log():
     assert stalled(log) == 2
     assert best_of([]) is None
     assert stalled([]) == 0
+
+
+class Stored:
+    """The frozen tower's outputs, kept by path, as the mini base has them."""
+
+    def __init__(self, retriever, paths):
+        self.rows = {}
+        for path in paths:
+            pixels = retriever.inputs.features([Item(image=path)])["pixel_values"]
+            with torch.no_grad():
+                found = retriever.model.get_encoder("image")(pixels).last_hidden_state
+            self.rows[str(path)] = found[0].numpy()
+        self.asked = 0
+
+    def lookup(self, item):
+        self.asked += 1
+        return self.rows.get(str(item.image))
+
+
+def test_stored_vision_features_serve_the_evaluations_too(base, data, tmp_path):
+    stored = Stored(fresh(base), sorted((data / "mbeir_images").glob("*.png")))
+    config = replace(CONFIG, steps=2, keep_best=False)
+    retriever, plain = fresh(base), run(base, data, tmp_path / "plain", config)[1]
+    result = train(
+        retriever,
+        read_pairs(data),
+        config,
+        tmp_path / "stored",
+        vision=stored,
+        validation=Validation.read(data),
+        show_progress=False,
+    )
+    assert stored.asked > COUNT, "the val split's images, too"
+    assert evaluated(result.log) == evaluated(plain.log)
+    assert retriever.vision is None, "the caller's retriever is as it was"
