@@ -193,6 +193,7 @@ def train(
     if config.gradient_checkpointing:
         checkpoint_activations(retriever.model, "disable")
     retriever.model.requires_grad_(False).eval()
+    wait()  # all have listed what they could not use
     steps = int(trainer.state.global_step)
     met = (steps - done) * config.batch_size * config.accumulate * ranks
     result = TrainResult(
@@ -200,7 +201,7 @@ def train(
         steps=steps,
         pairs_per_second=met / max(outcome.metrics["train_runtime"], 1e-9),
         best_step=best[0] if best is not None else None,
-        unreadable=ledger.count,
+        unreadable=Unreadable(folder, pairs, config.max_unreadable).count,
     )
     if rank == 0:
         write_json(folder / "log.json", asdict(result))
