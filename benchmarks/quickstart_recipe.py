@@ -88,8 +88,9 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
     }
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-    write_json(RESULTS, [*rows, row])
+    out = options.out or RESULTS
+    rows = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
+    write_json(out, [*rows, row])
     shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in tables.items())
     mean = 100 * row["mean_hit_rate@10"]
     print(f"{options.name}: {config.steps} steps, {seconds['train']:.0f} s, mean {mean:.1f}  {shown}")
@@ -105,6 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="val", choices=("val", "test"))
     parser.add_argument("--set", action="append", help="a setting of stage 2, as learning_rate=1e-4")
     parser.add_argument("--distil-set", action="append", help="a setting of stage 1")
+    parser.add_argument("--out", type=Path, help="the file that results are appended to")
     return parser.parse_args()
 
 

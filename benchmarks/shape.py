@@ -9,6 +9,8 @@ states read from a store or from the shared backbone, against a second full mode
 against the unpruned model; embedding throughput by depth. The estimate that ``puma train --dry-run`` gives stands
 beside. Weights are random: speed and memory do not depend on them.
 
+What PUMA itself does is measured first, on every shape; then what it is compared with.
+
 Figures go to ``benchmarks/results/shape.json``, one entry a kind of device, after every measurement, so that a run that
 is cut off leaves what it had. A measurement that runs out of memory says so and the next goes on.
 """
@@ -46,7 +48,6 @@ from puma.settings import TrainConfig
 from puma.training import SharedTeacher, choose_trainable
 
 RESULTS = Path(__file__).parent / "results" / "shape.json"
-TEACHERS = ("none", "store", "shared", "second model")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def main() -> None:
     options = arguments()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     run = Run(options, device)
-    for shape in shapes(options, device):
-        measure_shape(run, shape)
+    found = shapes(options, device)
+    for comparisons in (False, True):  # of every shape what PUMA does, before what it is compared with
+        for shape in found:
+            measure_shape(run, shape, comparisons=comparisons)
     run.tell()
 
 
@@ -126,16 +129,24 @@ class Run:
                 print(f"  embedding {row['layers']:2} layers  {said}")
 
 
-def measure_shape(run: Run, shape: Shape) -> None:
-    rows: dict[str, Any] = {"parameters": {}, "training": [], "encoding": [], "layers": shape.layers}
-    run.found["shapes"][shape.name] = rows
+def measure_shape(run: Run, shape: Shape, *, comparisons: bool) -> None:
+    """PUMA's own steps and depth on a shape; or, as ``comparisons``, what they are held against: no teacher, a second
+    model as teacher, the unpruned model, other depths."""
+    rows = run.found["shapes"].setdefault(
+        shape.name, {"parameters": {}, "training": [], "encoding": [], "layers": shape.layers}
+    )
     whole = shape.config.get_text_config().num_hidden_layers
-    for depth in sorted({*shape.depths, shape.layers, whole}, reverse=True):
-        rows["parameters"][str(depth)] = count_parameters(empty_model(shape.config, depth))
     distil, retrieve = shape.recipe.distil, shape.recipe.retrieve
     assert distil is not None
-    plan = [(distil, shape.layers, teacher) for teacher in TEACHERS]
-    plan += [(distil, whole, "none"), (retrieve, shape.layers, "none"), (retrieve, whole, "none")]
+    if comparisons:
+        depths = [depth for depth in shape.depths if depth != shape.layers]
+        plan = [(distil, shape.layers, "none"), (distil, shape.layers, "second model")]
+        plan += [(distil, whole, "none"), (retrieve, whole, "none")]
+    else:
+        depths = [shape.layers] if shape.layers in shape.depths else []
+        plan = [(retrieve, shape.layers, "none"), (distil, shape.layers, "shared"), (distil, shape.layers, "store")]
+        for depth in sorted({*shape.depths, shape.layers, whole}, reverse=True):
+            rows["parameters"][str(depth)] = count_parameters(empty_model(shape.config, depth))
     for train, layers, teacher in plan:
         cost = stage_cost(shape.config, train, shape.recipe.workload, layers, teacher=teacher)
         row = {
@@ -158,8 +169,9 @@ def measure_shape(run: Run, shape: Shape) -> None:
 
         run.take(rows["training"], row, measured)
     encoder: dict[str, Any] = {}
-    for depth in sorted(shape.depths, reverse=True):
+    for depth in sorted(depths, reverse=True):
         run.take(rows["encoding"], {"layers": depth}, lambda depth=depth: encoding(shape, depth, encoder, run))
+    rows["encoding"].sort(key=lambda row: -row["layers"])
     encoder.clear()
     free(run.device)
 
@@ -168,7 +180,9 @@ def training_step(shape: Shape, train: TrainConfig, layers: int, teacher: str, r
     """One optimisation step, ready to be called: PUMA's own objective, adapters and shared teacher."""
     torch.manual_seed(run.seed)
     train = replace(train, distillation_weight=train.distillation_weight if teacher != "none" else 0.0)
-    model = random_model(shape.config, run.device, torch.float32)
+    # as training holds a base that is frozen under adapters
+    held = torch.bfloat16 if getattr(train, "frozen_type", "fp32") == "bf16" else torch.float32
+    model = random_model(shape.config, run.device, held)
     dual = DualDepth(model, layers) if teacher == "shared" else None
     if dual is None:
         prune(model, layers)

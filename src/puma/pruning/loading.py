@@ -83,15 +83,26 @@ def load_processor(path: str | os.PathLike[str], *, backend: str | None = None) 
     Raises:
         ModelError: it cannot be loaded, or a package that it needs is missing.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoImageProcessor, AutoProcessor
 
     with _loading("processor", path):
         if backend is None:
             backend = image_backend(path)
-        processor = AutoProcessor.from_pretrained(os.fspath(path), backend=backend)
+        processor = AutoProcessor.from_pretrained(os.fspath(path), **backend_options(backend))
         if not hasattr(processor, "image_processor"):
             raise ValueError("it has no image processor: this is no multimodal model")
+        if not backend_options(backend) and type(processor.image_processor).__name__.endswith("Pil"):
+            processor.image_processor = AutoImageProcessor.from_pretrained(os.fspath(path), backend=backend)
         return processor
+
+
+def backend_options(backend: str) -> dict[str, str]:
+    """What AutoProcessor is told to get a backend: nothing for ``torchvision`` in older transformers (5.17), whose
+    video processors refuse to be told even their own. There it is the default for most."""
+    from transformers.models.auto import video_processing_auto
+
+    told = hasattr(video_processing_auto, "_load_backend_class")  # since then the choice is taken out on the way
+    return {} if backend == "torchvision" and not told else {"backend": backend}
 
 
 def image_backend(path: str | os.PathLike[str]) -> str:

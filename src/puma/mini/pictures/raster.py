@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from puma.errors import ImageError
@@ -161,6 +160,8 @@ def _render(svg: str, root: re.Match[str], view: tuple[float, float, float, floa
         shown = " ".join(f"{value:.6g}" for value in view)
         element = f'{element[: -len(closing)]} viewBox="{shown}" width="{width:.6g}" height="{height:.6g}"{closing}'
         svg = svg[: root.start()] + element + svg[root.end() :]
+    import resvg_py  # here, so that an OpenPics built elsewhere is read without it
+
     try:
         data = resvg_py.svg_to_bytes(
             svg_string=svg, width=SIZE, height=SIZE, dpi=96.0, background="#ffffff", skip_system_fonts=True

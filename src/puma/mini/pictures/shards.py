@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import PIL
-import resvg_py
 from tqdm import tqdm
 
 from puma.errors import StorageError
@@ -90,6 +89,8 @@ def read_shard(file: Path, *, pictures: bool = True) -> Iterator[tuple[dict, byt
 
 
 def _fingerprint(group: Sequence[Picture]) -> str:
+    import resvg_py  # here, so that an OpenPics built elsewhere is read without it
+
     digest = hashlib.sha256(f"{RECIPE} {SIZE} {MIN_FILL} {resvg_py.__version__} {PIL.__version__}".encode())
     for picture in group:
         size = picture.path.stat().st_size if picture.path is not None and picture.path.is_file() else -1
