@@ -1,15 +1,18 @@
 """``puma prune`` and ``puma train``: what a user types, right and wrong."""
 
 import json
+import shutil
 
 import pytest
 
+import layouts
 import tiny
 from puma.cli import main
 from puma.commands.train import parsed
 from puma.data import mbeir
 from puma.errors import ConfigError
 from puma.model import Retriever
+from test_validation_runs import benchmark
 
 
 @pytest.fixture
@@ -107,6 +110,61 @@ def test_train_by_a_recipe_file(base, texts, tmp_path, capsys):
     assert {"distillation", "contrastive"} <= told["log"]["distil"][0].keys()
     assert "distillation" not in told["log"]["retrieve"][0]
     assert Retriever.from_pretrained(out, device="cpu").encode(["a"]).shape == (1, tiny.HIDDEN)
+
+
+def test_train_evaluates_keeps_the_best_and_leaves_faulty_rows_out(base, tmp_path, capsys):
+    root, out = benchmark(tmp_path / "data"), tmp_path / "model"
+    path = mbeir.query_path(root, "tiny", 1, "train")
+    path.write_text("no JSON\n" + path.read_text())
+    command = ["train", "--base", str(base), "--data", str(root), "--layers", "2", "--prompt", "open-quote"]
+    command += ["--eval-every", "1", "--patience", "9", "--attn", "eager", "--dtype", "fp32"]
+    for setting in [*SMALL, "workers=0"]:
+        command += ["--set", setting]
+    assert main([*command, "--out", str(tmp_path / "strict"), "--strict"]) == 2
+    assert "line 1" in capsys.readouterr().err
+    assert main([*command, "--out", str(out), "--json"]) == 0
+    told = capsys.readouterr()
+    assert "1 faulty entries were left out" in told.err
+    assert "retrieve: best on val at step" in told.err
+    log = json.loads(told.out)["log"]["retrieve"]
+    assert [row["step"] for row in log if "eval_hit_mean" in row] == [1, 2]
+    assert {"eval_hit_task0", "eval_hit_task1"} <= log[-1].keys()
+
+
+def test_an_unfinished_run_takes_more_steps_and_a_finished_one_says_how(base, texts, tmp_path, capsys):
+    out = tmp_path / "model"
+    command = ["train", "--base", str(base), "--data", str(texts), "--out", str(out), "--layers", "2"]
+    command += ["--prompt", "open-quote", "--json"]
+    for setting in SMALL:
+        command += ["--set", setting]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--set", "steps=4"]) == 2
+    assert f"--base {out} --out another" in capsys.readouterr().err
+    shutil.rmtree(out)  # its checkpoints are still there
+    assert main([*command, "--set", "steps=4"]) == 0
+    log = json.loads(capsys.readouterr().out)["log"]["retrieve"]
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    more = ["train", "--base", str(out), "--data", str(texts), "--out", str(tmp_path / "more"), "--json"]
+    for setting in SMALL:
+        more += ["--set", setting]
+    assert main(more) == 0
+
+
+def test_data_without_pairs_of_texts_leaves_the_recipes_stage_1_out(family_base, tmp_path, capsys):
+    root = layouts.eight_tasks(tmp_path / "data", queries=6, candidates=8, splits=("train",), tasks=(0, 3))
+    command = ["train", "smolvlm-256m", "--base", str(family_base("idefics3")), "--data", str(root), "--layers", "2"]
+    command += ["--out", str(tmp_path / "out"), "--json"]
+    for setting in SMALL:
+        command += ["--set", f"retrieve.{setting}"]
+    assert main([*command, "--distil-steps", "3"]) == 2
+    assert "--distil-steps 0, in a recipe distil: null" in capsys.readouterr().err
+    assert main([*command, "--set", "distil.steps=3"]) == 2
+    assert "no pairs of two texts" in capsys.readouterr().err
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "stage 1 is left out (--distil-steps 0" in told.err
+    assert json.loads(told.out)["log"].keys() == {"retrieve"}
 
 
 def test_dry_run_of_a_folder_tells_the_real_models_parameters(base, tmp_path, capsys):

@@ -13,9 +13,10 @@ from puma.architectures import KNOWN, config_of, empty_model, picture_shape
 from puma.costs import Workload, estimate, stage_cost, step_chunks
 from puma.errors import ConfigError, InputError
 from puma.pruning import count_parameters, decoder_of, prune
+from puma.recipes import read_recipe
 from puma.settings import TrainConfig
 from puma.step_work import decoder_work, step_work, trainable_parameters, vision_flops
-from puma.training import choose_trainable
+from puma.trainable import choose_trainable, hold
 
 PUBLISHED = {  # the totals that the checkpoints' own safetensors headers add up to
     "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616,
@@ -87,6 +88,43 @@ def test_work_equals_the_counters_on_real_tensors(family, train):
     assert (forward, both) == truth[1:]
     # A kernel of attention chosen for real tensors may repeat fewer heads than the one for fake ones.
     assert truth[0] <= saved <= 1.15 * truth[0]
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "fast_vlm"])
+def test_memory_of_a_frozen_base_is_torchs_own_count(family, kind):
+    """Weights, gradients and AdamW's moments of a real step, and what the decoder keeps for its backward pass."""
+    train = copy_with(LORA, precision="bf16", base_precision=kind)
+    config = tiny.build(family).config
+    cost = stage_cost(config, train, Workload(text_tokens=20, retrieve_images=0.0), 4)
+    model = tiny.build(family).base_model.train()
+    holder = [SimpleNamespace(model=model)]
+    choose_trainable(SimpleNamespace(model=model), holder, train)
+    hold(holder[0].model, train.frozen_type)
+    weights = list(model.parameters())
+    assert cost.memory["weights"] == sum(weight.nbytes for weight in weights)
+    optimiser = torch.optim.AdamW([weight for weight in weights if weight.requires_grad])
+    hidden = torch.randn(8, 20, tiny.HIDDEN).to(torch.float32 if kind == "fp32" else torch.bfloat16)
+    kept, _, _ = step_work(decoder_of(model), hidden, autocast=True)
+    saved, _, _ = decoder_work(config, train, 8, 20, 4)
+    assert kept <= saved <= 1.15 * kept
+    optimiser.step()
+    assert cost.memory["gradients"] == sum(weight.grad.nbytes for weight in weights if weight.grad is not None)
+    moments = [part.nbytes for state in optimiser.state.values() for name, part in state.items() if name != "step"]
+    assert cost.memory["optimiser"] == sum(moments)
+
+
+def test_the_papers_second_stage_by_the_base_it_is_held_in():
+    config = config_of("Qwen/Qwen2-VL-7B-Instruct")
+    stage = read_recipe("qwen2-vl-7b").retrieve
+    held = {
+        kind: stage_cost(config, copy_with(stage, base_precision=kind), Workload(image_tokens=256), 12).memory
+        for kind in ("fp32", "bf16", "4bit")
+    }
+    gib = {kind: memory["total"] / 2**30 for kind, memory in held.items()}
+    assert gib["4bit"] < gib["bf16"] < 36 < 47 < gib["fp32"]
+    frozen = {kind: memory["weights"] - 4 * 138_412_032 for kind, memory in held.items()}
+    assert frozen["bf16"] == frozen["fp32"] // 2
 
 
 def test_forward_flops_are_two_a_weight_and_token_and_the_attention():

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,9 @@ from puma.model import Retriever
 from puma.replicas import average_gradients, equalise, processes, wait
 from puma.settings import TrainConfig
 from puma.training import train
+from puma.validation_runs import Validation
 from test_twostage import texts, two_stages
+from test_validation_runs import benchmark
 
 RANKS = 2
 PLAIN = TrainConfig(
@@ -39,11 +41,14 @@ SCENARIOS = {
     # few pictures, so that a process meets batches without any and has no gradient for the projector
     "plain": replace(PLAIN, projector_rate=1e-4),
     "cache": replace(PLAIN, grad_cache=3, hard_negatives=2, modality_dropout=0.5, gradient_checkpointing=True),
+    "accumulated": replace(PLAIN, accumulate=2, batch_size=3),
+    "bf16 base": replace(LORA, precision="bf16", learning_rate=1e-5),
     "shared": replace(LORA, distillation_weight=0.5, teacher="shared", distillation="relational", decay=0.0),
 }
 
 
 FSDP = {"full": PLAIN, "lora": LORA}
+EVALUATED = replace(LORA, steps=9, learning_rate=3e-2, eval_every=1, patience=4, save_steps=1)
 
 
 def make_pairs():
@@ -91,6 +96,10 @@ def child(base, out, steps):
     finish(out / "whole", trained(base, resumable, out / "run")[0])
     cut_back(out / "run")
     finish(out / "resumed", trained(base, resumable, out / "run")[0])
+    held_out = Validation.read(out / "val") if rank == 0 else None
+    weights, result = trained(base, EVALUATED, out / "evaluated-run", validation=held_out)
+    finish(out / "evaluated", weights)
+    (out / f"evaluated-{rank}.json").write_text(json.dumps(asdict(result)))
     check_averages(rank)
     two_stages(base, out / "data", out / "model", batch_size=2)
     try:
@@ -185,6 +194,7 @@ def both(base, tmp_path_factory):
     """One launch of two processes for all that is asked of them."""
     out = tmp_path_factory.mktemp("both")
     texts(out / "data")
+    benchmark(out / "val")
     launched("torchrun", base, out)
     return out
 
@@ -201,6 +211,19 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(both, base, tmp_
     assert apart < 1e-5 < moved
     log = json.loads((both / f"{name}.json").read_text())
     assert [entry["loss"] for entry in log] == pytest.approx([entry["loss"] for entry in result.log], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_first_process_evaluates_and_all_take_the_best(both, base, tmp_path):
+    whole = replace(EVALUATED, batch_size=RANKS * EVALUATED.batch_size)
+    alone, result = trained(base, whole, tmp_path / "alone", validation=Validation.read(both / "val"))
+    first, second = (json.loads((both / f"evaluated-{rank}.json").read_text()) for rank in range(RANKS))
+    figures = [[row["eval_hit_mean"] for row in log if "eval_hit_mean" in row] for log in (first["log"], result.log)]
+    assert figures[0] == figures[1]
+    assert first["best_step"] == second["best_step"] == result.best_step
+    assert first["steps"] == second["steps"] == result.steps
+    assert difference(loaded(both / "evaluated-0.st"), loaded(both / "evaluated-1.st")) == 0.0
+    assert difference(loaded(both / "evaluated-0.st"), alone) < 1e-3
 
 
 @pytest.mark.slow

@@ -1,13 +1,19 @@
 """Recipes: the shipped ones, what is refused and how, and which values go before which."""
 
+import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
+import layouts
+from puma.cli import main
 from puma.errors import ConfigError, InputError
 from puma.mini.recipe import Recipe as MiniRecipe
-from puma.recipes import dry_run, read_recipe, recipe_of, recipes_folder, shipped_recipes
+from puma.model import Retriever
+from puma.recipes import dry_run, read_recipe, recipe_of, recipes_folder, shipped_recipes, train_recipe
 from puma.settings import TrainConfig
+from support import families
 
 DEPTHS = {
     "qwen2-vl-7b": 12,
@@ -184,3 +190,53 @@ def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(puma.recipe_files, "__file__", str(tmp_path / "puma" / "recipe_files.py"))
     assert shipped_recipes() == ["mini"]
     assert read_recipe("mini").layers == 6
+
+
+def each(*quick):
+    """Every shipped recipe; all but these are slow."""
+    marks = {name: () if name in quick else pytest.mark.slow for name in DEPTHS}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in marks.items()])
+
+
+@each("mini", "qwen2-vl-7b")
+def test_every_shipped_recipe_has_a_dry_run(name, capsys):
+    assert main(["train", name, "--dry-run", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["layers"]["kept"] == DEPTHS[name]
+    assert [row["cost"]["stage"] for row in report["stages"]] == ["distil", "retrieve"]
+    for row in report["stages"]:
+        assert 0 < row["cost"]["memory"]["total"] < row["unpruned"]["memory"]["total"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "data"
+    return layouts.eight_tasks(root, queries=6, candidates=8, splits=("train", "val"), tasks=(0, 1, 8))
+
+
+@each("mini", "smolvlm-256m")
+def test_every_shipped_recipe_trains_a_tiny_base_of_its_family(family_base, data, tmp_path, name):
+    own = read_recipe(name)
+    tiny_run = {"steps": 2, "batch_size": 4, "chunks": 2, "workers": 0}
+    if own.retrieve.lora_rank:
+        tiny_run |= {"lora_rank": 4, "lora_alpha": 8}
+    changes = {f"{stage}.{key}": value for stage in ("distil", "retrieve") for key, value in tiny_run.items()}
+    base = family_base(families.RECIPES[name])
+    recipe = read_recipe(name, {**changes, "base": str(base), "layers": 2, "retrieve.eval_every": 1})
+    logs = train_recipe(recipe, data, tmp_path / "model")
+    assert {"distillation", "contrastive"} <= logs["distil"][0].keys()
+    assert [entry["step"] for entry in logs["retrieve"] if "eval_hit_mean" in entry] == [1, 2]
+    made = Retriever.from_pretrained(tmp_path / "model", device="cpu")
+    assert made.model.config.get_text_config().num_hidden_layers == 2
+    assert np.isfinite(made.encode(["a red fox"])).all()
+
+
+def test_dtype_and_attn_are_keys_of_a_recipe(tmp_path):
+    recipe = recipe_of({"base": "b", "dtype": "fp32", "attn": "eager", "distil.base_precision": "bf16"})
+    assert (recipe.retrieve.base_precision, recipe.distil.base_precision, recipe.attn) == ("fp32", "bf16", "eager")
+    path = written(tmp_path, "base: b\ndtype: half\nattn: fast\nretrieve: {lora_rank: 0}\n")
+    faults = faults_of(path)
+    assert any(fault.startswith("mine.yaml:2: dtype='half': give one of ('auto'") for fault in faults)
+    assert any(fault.startswith("mine.yaml:3: attn='fast': give one of ('sdpa'") for fault in faults)
+    (fault,) = faults_of(written(tmp_path, "base: b\ndtype: bf16\nretrieve: {lora_rank: 0}\n"))
+    assert fault.startswith("mine.yaml:2: retrieve.base_precision='bf16': with lora_rank=0 the base itself is trained")

@@ -6,7 +6,8 @@ import pytest
 
 from puma.errors import ConfigError
 from puma.losses import LOSSES
-from puma.settings import TrainConfig
+from puma.run_folder import HARMLESS
+from puma.settings import FREE, TrainConfig
 
 
 def test_every_fault_of_a_configuration_is_named_at_once():
@@ -33,6 +34,17 @@ def test_every_fault_of_a_configuration_is_named_at_once():
         ({"epochs": 0.0}, "epochs=0.0"),
         ({"symmetric": 1}, "symmetric=1: give true or false"),
         ({"precision": None}, "precision=None: give a string"),
+        ({"base_precision": "half"}, "base_precision='half': give one of ('auto', 'fp32', 'bf16', '4bit')"),
+        ({"base_precision": "bf16", "lora_rank": 0}, "base_precision='bf16': with lora_rank=0 the base itself"),
+        ({"base_precision": "4bit", "precision": "fp32"}, "base_precision='4bit': with precision='fp32'"),
+        ({"report_to": "paper"}, "report_to='paper': give one of ('none', 'tensorboard', 'wandb', 'trackio')"),
+        ({"patience": 2}, "patience=2: stops after evaluations without a gain: give eval_every"),
+        ({"accumulate": 0}, "accumulate=0: give at least 1"),
+        ({"eval_every": -1}, "eval_every=-1"),
+        ({"eval_queries": 1.5}, "eval_queries=1.5: give a whole number"),
+        ({"keep_best": "yes"}, "keep_best='yes': give true or false"),
+        ({"max_unreadable": 2}, "max_unreadable=2: give a number in [0, 1]"),
+        ({"workers": -2}, "workers=-2: give a whole number of at least 0, or -1"),
     ],
 )
 def test_a_fault_tells_key_value_and_remedy(values, said):
@@ -55,6 +67,11 @@ def test_defaults_are_the_papers_second_stage_and_plain_values():
     for loss in LOSSES:
         assert replace(config, loss=loss).loss == loss
     assert replace(config, margin=0.1, learning_rate=1).margin == 0.1
+
+
+def test_settings_that_may_change_while_a_run_goes_on_are_settings():
+    assert set(FREE) <= {field.name for field in fields(TrainConfig)}
+    assert set(HARMLESS) <= set(FREE)
 
 
 def test_every_setting_is_described():

@@ -129,8 +129,9 @@ def test_kill_minus_nine_loses_only_what_came_after_the_last_checkpoint(base, tm
 
 def test_another_configuration_does_not_continue_the_run(base, tmp_path):
     train(fresh(base), make_pairs(), replace(FULL, steps=2), tmp_path / "run", show_progress=False)
-    with pytest.raises(InputError, match="steps"):
-        train(fresh(base), make_pairs(), replace(FULL, steps=4), tmp_path / "run", show_progress=False)
+    changed = replace(FULL, steps=2, batch_size=4, temperature=0.1)
+    with pytest.raises(InputError, match="batch_size, temperature"):
+        train(fresh(base), make_pairs(), changed, tmp_path / "run", show_progress=False)
 
 
 def test_objective_is_its_parts_on_the_whole_batch(base):

@@ -1,7 +1,8 @@
 """The trainer, and its checkpoints: only what is trained, whole or not counted, written by the first process alone.
 
-A kill while a checkpoint is written leaves a folder without its mark; :func:`latest_checkpoint` passes it over.
-Not here: what is trained and for how long (training), the exchange between processes (replicas).
+A kill while a checkpoint is written leaves a folder without its mark; :func:`latest_checkpoint` passes it over. What is
+decided by evaluations (best weights, early stopping) is read off the log that a checkpoint carries, so that a run that
+was killed decides as one that was not.
 """
 
 from __future__ import annotations
@@ -9,18 +10,41 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from puma.errors import ModelError
+from puma.data.workers import batch_loader, onto
+from puma.errors import InputError, ModelError
 from puma.folders import storage_errors
 from puma.pruning import decoder_of
-from puma.replicas import average_gradients, processes, wait
+from puma.replicas import average_gradients, broadcast, processes, wait
+from puma.run_folder import WEIGHTS, Journal, drop_bests, save_best
 from puma.settings import TrainConfig
+from puma.validation_runs import best_of, stalled
 
 MARK = "complete"
-WEIGHTS = "trainable.safetensors"
+REPLACED = "chunk0_puma_replaced"
+"""The batch's key for rows whose image could not be used, int64 [m, 2]."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a trainer does beside training.
+
+    Args:
+        folder: the run's.
+        config: the stage.
+        evaluate: the figures of the weights as they are now, called on the first process alone.
+        unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
+    """
+
+    folder: Path
+    config: TrainConfig
+    evaluate: Callable[[], dict[str, float]] | None = None
+    unreadable: Callable[[Any], Any] | None = None
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:
@@ -48,7 +72,18 @@ class Rows:
         return {"epoch": drawn[0], "row": drawn[1]}
 
 
-def trainer_arguments(folder: Path, config: TrainConfig, steps: int) -> Any:
+REPORT_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""Packages that transformers reports with, one of which must be there."""
+
+
+def check_report(report_to: str) -> None:
+    """Raise InputError if the package that a log is reported with is not installed."""
+    packages = REPORT_PACKAGES.get(report_to, ())
+    if packages and not any(find_spec(name) for name in packages):
+        raise InputError(f"report_to={report_to!r}: {packages[0]} is not installed; pip install {packages[0]}")
+
+
+def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0) -> Any:
     """A stage's settings in the trainer's own words."""
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
@@ -58,6 +93,7 @@ def trainer_arguments(folder: Path, config: TrainConfig, steps: int) -> Any:
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if cosine else "linear",
         lr_scheduler_kwargs={"min_lr_rate": config.final_rate} if cosine else {},
@@ -72,12 +108,12 @@ def trainer_arguments(folder: Path, config: TrainConfig, steps: int) -> Any:
         save_steps=config.save_steps or max(1, steps // 8),
         save_total_limit=2,
         logging_steps=max(1, steps // 100),
-        report_to="none",
+        report_to=config.report_to,
         disable_tqdm=True,
         seed=config.seed,
         data_seed=config.seed,
         dataloader_drop_last=True,  # all our batches are whole; this spares a warning on several processes
-        dataloader_num_workers=config.workers,
+        dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
     )
@@ -95,7 +131,6 @@ def make_trainer_class() -> type:
     from sentence_transformers import SentenceTransformerTrainer
     from torch import distributed
     from torch.distributed.tensor import DTensor, distribute_tensor
-    from torch.utils.data import DataLoader
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
 
@@ -118,31 +153,57 @@ def make_trainer_class() -> type:
             self.bar.close()
 
     class Progress(TrainerCallback):
-        """Tells the loss how far training is, also after a resume; marks checkpoints that are whole."""
+        """Tells the loss how far training is, also after a resume; asks for evaluations; marks checkpoints that are
+        whole."""
 
-        def __init__(self, loss: Any) -> None:
-            self.loss = loss
+        def __init__(self, loss: Any, watch: Watch) -> None:
+            self.loss, self.watch, self.journal = loss, watch, Journal(watch.folder)
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # A checkpoint brings its own intervals, and the rate that its own length had at this step.
+            state.compute_steps(args, state.max_steps)
+            scheduler = kwargs["lr_scheduler"]
+            rates = [b * f(scheduler.last_epoch) for b, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+            scheduler._last_lr = rates
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
             rank, _world = processes()
+            if rank == 0:
+                self.journal.begin(state.log_history)
             if rank:  # other dropout masks than the first process's; a resume puts its own back after this
                 torch.manual_seed(args.seed + 7919 * rank)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.loss.progress = min(1.0, state.global_step / max(1, state.max_steps))
 
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            every = self.watch.config.eval_every
+            if every and (state.global_step % every == 0 or state.global_step >= state.max_steps):
+                control.should_evaluate = True
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait()  # under FSDP2 all write
             if state.is_world_process_zero:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).write_text("whole\n")
+                best = best_of(state.log_history)
+                drop_bests(self.watch.folder, best[0] if best else None)
 
     class RetrieverTrainer(SentenceTransformerTrainer):
         """Takes its batches from a :class:`~puma.data.sampling.Run`, averages gradients over processes, saves and loads
         the trained tensors alone, under their own names; keeps the vision tower in eval mode."""
 
-        def __init__(self, *args: Any, batches: Any, show_progress: bool = True, **kwargs: Any) -> None:
+        control: Any
+
+        def __init__(
+            self,
+            *args: Any,
+            batches: Any,
+            watch: Watch,
+            show_progress: bool = True,
+            **kwargs: Any,
+        ) -> None:
             super().__init__(*args, **kwargs)
-            self.batches = batches
+            self.batches, self.watch = batches, watch
             self._shares: dict[str, list[Any]] = {}
             self.replicated = self.accelerator.distributed_type.name.startswith("MULTI_")
             if self.replicated:
@@ -154,7 +215,8 @@ def make_trainer_class() -> type:
                 layer = type(decoder_of(self.model[0].model).layers[0]).__name__
                 self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = [layer]
             self.remove_callback(PrinterCallback)
-            self.add_callback(Progress(self.loss))
+            self.progress = Progress(self.loss, watch)
+            self.add_callback(self.progress)
             if show_progress and self.is_world_process_zero():
                 self.add_callback(Bar())
 
@@ -167,27 +229,51 @@ def make_trainer_class() -> type:
 
         def get_train_dataloader(self) -> Any:
             """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""
-            return DataLoader(
-                self.train_dataset,
-                batch_sampler=self.batches,
-                collate_fn=self.data_collator,
-                num_workers=self.args.dataloader_num_workers,
-                pin_memory=self.args.dataloader_pin_memory,
-            )
+            workers = self.args.dataloader_num_workers
+            pin = self.args.dataloader_pin_memory
+            return batch_loader(self.train_dataset, self.batches, self.data_collator, workers, pin=pin)
 
-        def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        def _prepare_input(self, data: Any) -> Any:
+            return onto(data, self.args.device)
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            replaced = inputs.pop(REPLACED, None)
+            if replaced is not None and len(replaced) and self.watch.unreadable is not None:
+                self.watch.unreadable(replaced)
             # The training step puts everything in train mode; a frozen tower's BatchNorm statistics would move.
             self.accelerator.unwrap_model(self.model)[0].model.get_encoder("image").eval()
-            loss = super().compute_loss(model, *args, **kwargs)
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
             for name, value in (getattr(self.loss, "last_shares", None) or {}).items():
                 self._shares.setdefault(name, []).append(value)
             return loss
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
-            if self.replicated:
+            if self.replicated and self.accelerator.sync_gradients:  # once a step, however many batches it has
                 average_gradients(list(self._trained().values()))
             return loss
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            """The figures of the weights as they are, made by the first process while the others wait. Keeps the
+            weights if they are the best so far, and ends training where ``patience`` is out."""
+            config, evaluate = self.watch.config, self.watch.evaluate
+            figures: dict[str, float] = {}
+            if evaluate is not None and self.is_world_process_zero():
+                self.model.eval()
+                on_gpu = [self.args.device] if self.args.device.type == "cuda" else []
+                with torch.random.fork_rng(devices=on_gpu):
+                    figures = evaluate()
+            figures = broadcast(figures)
+            self.log(dict(figures))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+            best = best_of(self.state.log_history)
+            if config.keep_best and best and best[0] == self.state.global_step:
+                weights = self.whole_weights()
+                if self.is_world_process_zero():
+                    save_best(self.watch.folder, self.state.global_step, weights)
+            if config.patience and stalled(self.state.log_history) >= config.patience:
+                self.control.should_training_stop = self.control.should_save = True
+            return figures
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             """Adds the first process's shares of both groups of negatives, means since the last entry, and the passes
@@ -197,7 +283,14 @@ def make_trainer_class() -> type:
                 logs = {**logs, **shares}
                 self._shares = {}
             super().log(logs, *args, **kwargs)
-            self.state.log_history[-1]["epoch"] = self.state.global_step / max(1, len(self.batches.batches))
+            done = self.state.global_step * self.args.gradient_accumulation_steps
+            self.state.log_history[-1]["epoch"] = done / max(1, len(self.batches.batches))
+            if self.is_world_process_zero():
+                self.progress.journal.add(self.state.log_history[-1])
+
+        def put_back(self, weights: Mapping[str, Any], where: str) -> None:
+            """Set the trained tensors to these."""
+            put_weights(self._trained(), weights, where)
 
         def _trained(self) -> dict[str, Any]:
             model = self.accelerator.unwrap_model(self.model)

@@ -1,7 +1,7 @@
 """What a training stage costs, from a base's shape alone: parameters, memory, FLOPs. No weights, no download.
 
-Parameters are counted on a model on the meta device. Activations and FLOPs are not put together from formulas but read
-off the real decoder's layers (step_work). Not here: the shapes (architectures), the recipe (recipes).
+Parameters are counted on a model on the meta device, each in the type that training holds it in. Activations and FLOPs
+are not put together from formulas but read off the real decoder's layers (step_work).
 
 What is left out: the optimiser's own temporaries, fragmentation, the loss. ``benchmarks/shape.py`` puts the estimate
 beside what a GPU measures.
@@ -19,16 +19,16 @@ from puma.architectures import empty_model, picture_shape
 from puma.errors import ConfigError
 from puma.pruning import count_parameters, decoder_of
 from puma.settings import TrainConfig
-from puma.step_work import decoder_work, trainable_parameters, vision_bytes, vision_flops
+from puma.step_work import decoder_work, trainable_parameters, vision_bytes, vision_flops, weight_bytes
 
 RULE = (
     "Parameters of the vision tower, the projector, the decoder layers, the norms, and (first figure) the token "
     "embeddings, each counted once. A retriever has no LM head; the base as published is counted with its own."
 )
-WEIGHT_BYTES, GRADIENT_BYTES, OPTIMISER_BYTES = 4, 4, 8
-"""A parameter's bytes: training holds weights and gradients in fp32, and AdamW two fp32 moments of what moves."""
+GRADIENT_BYTES, OPTIMISER_BYTES = 4, 8
+"""Of each parameter that moves: its gradient in fp32, and AdamW's two fp32 moments."""
 TEACHER_BYTES = 2
-"""A second model as teacher is only read: bf16."""
+"""What only a teacher reads, a second model or the deep layers of the same, stays as it was saved: bf16."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class StageCost:
     Args:
         items: queries and candidates of a step; ``tokens`` is what the decoder reads of them, padding included.
         trainable: parameters that move.
-        memory: bytes: ``weights``, ``gradients``, ``optimiser``, ``activations`` (kept for the backward pass) with and
-            without checkpointing, ``working`` (one layer's gradients, the vision tower's inside), ``teacher``, and
-            ``total`` as the stage is set; ``total_plain`` and ``total_checkpointed`` as it might be.
+        memory: bytes: ``weights`` (frozen ones in the stage's ``frozen_type``), ``gradients``, ``optimiser``,
+            ``activations`` (kept for the backward pass) with and without checkpointing, ``working`` (one layer's
+            gradients, the vision tower's inside), ``teacher``, and ``total`` as the stage is set; ``total_plain`` and
+            ``total_checkpointed`` as it might be.
         flops: ``vision`` (forward), ``forward``, ``backward`` and ``recompute`` of the decoder, ``teacher``, ``total``.
             A multiplication and an addition are two. Attention is counted whole, not its causal half.
     """
@@ -144,7 +145,7 @@ def stage_cost(
     model = empty_model(config, layers)
     depth = len(decoder_of(model).layers)
     total = sum(p.numel() for p in model.parameters())
-    trainable, adapters = trainable_parameters(config, train, depth)
+    trainable, _ = trainable_parameters(config, train, depth)
     tokens, patches = picture_shape(config, workload.image_tokens)
     chunks = step_chunks(train, workload, tokens)
     measured = [decoder_work(config, train, n, length, depth) for n, length, _ in chunks]
@@ -154,10 +155,11 @@ def stage_cost(
     gather = max if cached else sum
     plain = gather(saved for saved, _, _ in measured)
     layer = max(saved for saved, _, _ in measured) // depth
-    stream = 4 * config.get_text_config().hidden_size  # what checkpointing keeps: each layer's input, in fp32
+    # What checkpointing keeps: each layer's input, in the type of the token embeddings.
+    stream = (4 if train.frozen_type == "fp32" else 2) * config.get_text_config().hidden_size
     checkpointed = gather(depth * n * length * stream for n, length, _ in chunks) + layer
     memory = {
-        "weights": WEIGHT_BYTES * (total + adapters),
+        "weights": weight_bytes(config, train, depth),
         "gradients": GRADIENT_BYTES * trainable,
         "optimiser": OPTIMISER_BYTES * trainable,
         "activations_plain": plain,
@@ -180,7 +182,8 @@ def stage_cost(
         everything = sum(p.numel() for p in full.parameters())
         whole = len(decoder_of(full).layers)
         second = teacher == "second model"
-        memory["teacher"] = TEACHER_BYTES * everything if second else WEIGHT_BYTES * (everything - total)
+        # Both are only read: in the type they were saved in, taken to be bf16.
+        memory["teacher"] = TEACHER_BYTES * (everything if second else everything - total)
         flops["teacher"] = sum(decoder_work(config, train, n, length, whole)[1] for n, length, _ in chunks) + (
             pictures * vision["total"] if second else 0
         )

@@ -1,8 +1,5 @@
-"""Recipes: a base, its depth and both stages in one YAML file, read whole or refused whole.
-
-Here: what a recipe may say, with every fault's line; the shape its base has; running one. Not here: the files and how
-they lean on each other (recipe_files), what a stage's settings mean (settings), what a step costs (costs). The format
-is described in docs/recipes.md.
+"""Recipes: a base, its depth and both stages in one YAML file, read whole or refused whole, each fault with its line.
+The format is described in docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -10,14 +7,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from puma.costs import Workload, estimate
 from puma.errors import ConfigError, InputError
+from puma.pruning.loading import ATTENTION
 from puma.recipe_files import SECTIONS, Entries, find_recipe, over, read_entries, recipes_folder, shipped_recipes
-from puma.settings import TrainConfig
+from puma.settings import BASE_PRECISIONS, TrainConfig
 
 MINI = "mini"
 """As ``base``: the assembled mini base, trained the quickstart's way; as no ``data`` there, OpenPics."""
@@ -40,6 +38,8 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "prompt": ((str,), "give chat, open-quote or short"),
     "data": ((str, type(None)), "give a folder in M-BEIR's layout, or null"),
     "image_tokens": ((list, type(None)), "give the fewest and the most tokens of a picture, as [4, 300]"),
+    "dtype": ((str,), f"give one of {BASE_PRECISIONS}"),
+    "attn": ((str, type(None)), f"give one of {ATTENTION}, or null for the base's own"),
     "notes": ((str,), "give a text"),
     "image_size": ((int,), "give a whole number of pixels"),
     "teacher_prompt": ((str,), "give open-quote or short"),
@@ -58,6 +58,8 @@ class Recipe:
         image_tokens: fewest and most tokens of a picture (:func:`puma.picture_tokens.limit_image_tokens`); None leaves
             it to the base's processor.
         data: root of the data in M-BEIR's layout; None asks for it on the command line (the mini base: OpenPics).
+        dtype: ``base_precision`` of the stages that do not name their own.
+        attn: how attention is computed; None for the base's own way.
         distil, retrieve: the stages; ``distil`` may be None.
         workload: what the dry run assumes of a step.
         image_size, teacher_prompt, rows_per_query: of the mini base only, see :class:`puma.mini.recipe.Recipe`.
@@ -70,6 +72,8 @@ class Recipe:
     prompt: str = "chat"
     image_tokens: tuple[int, int] | None = None
     data: str | None = None
+    dtype: str = "auto"
+    attn: str | None = None
     distil: TrainConfig | None = None
     retrieve: TrainConfig = field(default_factory=TrainConfig)
     workload: Workload = field(default_factory=Workload)
@@ -145,7 +149,12 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
 
 
 def train_recipe(
-    recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.PathLike[str]
+    recipe: Recipe,
+    data: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    distil_if_texts: bool = True,
+    strict: bool = False,
 ) -> dict[str, list[dict[str, float]]]:
     """Train what the recipe says, and save it.
 
@@ -153,6 +162,9 @@ def train_recipe(
         recipe: the recipe.
         data: root of the data; None for the recipe's own.
         out: the retriever's folder.
+        distil_if_texts: leave stage 1 out, with a message on stderr, where the data has no pairs of texts; else that is
+            an error.
+        strict: refuse data with a faulty row; else such rows are left out and counted.
 
     Returns:
         The stages' logs.
@@ -162,7 +174,7 @@ def train_recipe(
     """
     root = data if data is not None else recipe.data
     if recipe.base == MINI:
-        return _train_mini(recipe, root, out)
+        return _train_mini(recipe, root, out, strict)
     if root is None:
         raise InputError("no data: give --data DIR, a folder in M-BEIR's layout (docs/recipes.md)")
     from puma.twostage import train_two_stages
@@ -175,22 +187,25 @@ def train_recipe(
         keep_last=recipe.keep_last,
         prompt=recipe.prompt,
         image_tokens=recipe.image_tokens,
+        attn=recipe.attn,
         distil=recipe.distil,
         retrieve=recipe.retrieve,
+        distil_if_texts=distil_if_texts,
+        strict=strict,
     )
 
 
-def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str, float]]]:
+def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, list[dict[str, float]]]:
     """The quickstart's training without its evaluation: stored vision features, captions as the teacher's targets."""
     from puma.data.pairs import first_instructions, read_pairs
     from puma.mini import pictures, quickstart
     from puma.mini.base import BaseSettings, assemble
     from puma.mini.recipe import Recipe as Plan
+    from puma.run_folder import CONFIGURATION
     from puma.training import train
+    from puma.twostage import free_target, read_validation, tell, to_stderr
 
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"out={str(out)!r}: exists; give another folder or remove it first")
+    target = free_target(out)
     plan = Plan(
         base=BaseSettings(image_size=recipe.image_size),
         layers=recipe.layers or 30,
@@ -201,19 +216,44 @@ def _train_mini(recipe: Recipe, data: Any, out: Any) -> dict[str, list[dict[str,
         retrieve=recipe.retrieve,
     ).for_this_machine()
     root = pictures.build() if data is None else Path(data)
-    pairs = read_pairs(root, limit=plan.rows_per_query)
+    pairs = read_pairs(root, limit=plan.rows_per_query, strict=strict)
     base = assemble(settings=plan.base, pictures=root)
     vision = quickstart.known_pictures(base, root, None)
     retriever = quickstart.student(base, plan, vision)
+    if recipe.attn is not None:
+        _attend(retriever, recipe.attn)
+    validation = read_validation(root, recipe.stages)
     work = target.with_name(target.name + ".work")
     logs = {}
     if recipe.distil is not None:
         targets = quickstart.distillation_targets(base, plan, pairs, None)
-        logs["distil"] = train(retriever, pairs, plan.distil, work / "distil", vision=vision, teacher=targets).log
-    logs["retrieve"] = train(retriever, pairs, plan.retrieve, work / "retrieve", vision=vision).log
+        begun = (work / "retrieve" / CONFIGURATION).is_file()
+        result = train(
+            retriever,
+            pairs,
+            plan.distil,
+            work / "distil",
+            vision=vision,
+            teacher=targets,
+            validation=validation,
+            fixed=begun,
+        )
+        logs["distil"] = result.log
+        tell(result, work / "distil", to_stderr)
+    result = train(retriever, pairs, plan.retrieve, work / "retrieve", vision=vision, validation=validation)
+    logs["retrieve"] = result.log
+    tell(result, work / "retrieve", to_stderr)
     retriever.instructions = first_instructions(root)
     retriever.save_pretrained(target)
     return logs
+
+
+def _attend(retriever: Any, attn: str) -> None:
+    try:
+        retriever.model.set_attn_implementation(attn)
+    except (ImportError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"attn={attn!r}: {first}; sdpa and eager work everywhere") from None
 
 
 def _whole(entries: Entries, faults: list[str], name: str) -> Recipe:
@@ -248,6 +288,10 @@ def _made(entries: Entries, faults: list[str]) -> Recipe | None:
             if name == "image_tokens" and isinstance(value, list):
                 right = len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
                 value = tuple(value)
+            if right and name == "dtype":
+                right = value in BASE_PRECISIONS
+            if right and name == "attn":
+                right = value in (None, *ATTENTION)
             if not right:
                 faults.append(f"{where}: {name}={value!r}: {rule}")
             values[name] = value
@@ -260,7 +304,9 @@ def _made(entries: Entries, faults: list[str]) -> Recipe | None:
     stages = {}
     for name in STAGES:
         if name in sections:
-            stages[name] = _stage(name, sections[name], entries, faults)
+            stages[name] = _stage(name, sections[name], entries, faults, values.get("dtype", "auto"))
+    if "retrieve" not in sections and values.get("dtype") in BASE_PRECISIONS:
+        stages["retrieve"] = replace(TrainConfig(), base_precision=values["dtype"])
     workload = _workload(sections.get("workload", {}), entries, faults)
     if faults:
         return None
@@ -278,10 +324,13 @@ def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:
     return faults
 
 
-def _stage(name: str, values: dict[str, Any], entries: Entries, faults: list[str]) -> Any:
+def _stage(name: str, values: dict[str, Any], entries: Entries, faults: list[str], dtype: Any) -> Any:
     if "stage" in values:
         faults.append(f"{entries[(name, 'stage')][1]}: {name}.stage: the section's name says it; leave it out")
         values = {key: value for key, value in values.items() if key != "stage"}
+    if dtype in BASE_PRECISIONS and "base_precision" not in values and dtype != "auto":
+        values = {**values, "base_precision": dtype}
+        entries = {**entries, (name, "base_precision"): (dtype, entries[("dtype",)][1])}
     try:
         return TrainConfig.from_dict({**values, "stage": name})
     except ConfigError as error:

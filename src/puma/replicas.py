@@ -5,13 +5,12 @@ on one forward and one backward a step that reach every trained weight on every 
 or is run twice under a gradient cache, in parts whose number may differ between processes; and a process whose rows
 hold no picture has no gradient for the projector. What is trained is mostly adapters, so little is lost by not
 overlapping the exchange with the backward pass.
-
-Not here: rows gathered for the loss (losses.gathering), weights cut into shards (accelerate's FSDP2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import distributed
@@ -38,6 +37,15 @@ def processes() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def broadcast(value: Any) -> Any:
+    """The first process's value, which any pickle holds; all processes must ask."""
+    if processes()[1] == 1:
+        return value
+    held = [value]
+    distributed.broadcast_object_list(held, src=0)
+    return held[0]
 
 
 def equalise(parameters: Iterable[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The settings of one training stage: plain values, checked all together. Not here: the training (training)."""
+"""The settings of one training stage: plain values, checked all together."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from puma.losses.distillation import KINDS
 
 STAGES = ("distil", "retrieve")
 TEACHERS = ("store", "shared")
+BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
+REPORTS = ("none", "tensorboard", "wandb", "trackio")
+FREE = ("steps", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
+"""Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class TrainConfig:
         stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
         steps: optimisation steps; 0 takes ``epochs``.
         epochs: passes over the queries where ``steps`` is 0.
-        batch_size: pairs a step, on each device.
+        batch_size: pairs a batch, on each device.
+        accumulate: batches whose gradients are averaged before a step. Each batch is contrasted by itself, so this
+            brings no more negatives; for one large batch in little memory give ``grad_cache``.
         chunks: length-sorted parts that a step's items are cut into.
         learning_rate: peak; it warms up linearly over ``warmup`` of the steps and falls by ``schedule`` to
             ``final_rate`` of itself.
@@ -52,9 +58,19 @@ class TrainConfig:
             alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
         lora_alpha, lora_dropout: LoRA's scale and dropout.
-        precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
-        gradient_checkpointing: trade time for memory: activations are computed again on the way back.
-        workers: processes that prepare batches ahead; 0 prepares them in the training process.
+        precision: ``fp32`` or ``bf16`` (autocast; what is trained and the optimiser stay fp32).
+        base_precision: the type that the frozen weights under LoRA adapters are held in: ``fp32``, ``bf16``, ``4bit``
+            (bitsandbytes' nf4, the decoder layers' linear weights, CUDA only), or ``auto``: ``bf16`` with LoRA and
+            ``precision="bf16"``, else ``fp32``. What is trained is always fp32.
+        gradient_checkpointing: trade time for memory: activations are computed again in the backward pass.
+        eval_every: steps between evaluations on the data's val split; 0 for none. The last step is evaluated too.
+        eval_queries: queries of a task that an evaluation asks at most; 0 for all.
+        keep_best: with ``eval_every``, the weights of the best evaluation are the result, not the last ones.
+        patience: evaluations without a gain after which training stops; 0 never stops early.
+        report_to: where the log goes beside its files: ``none``, ``tensorboard``, ``wandb`` or ``trackio``.
+        max_unreadable: the share of the rows met whose image may be unreadable, in [0, 1]; they are replaced, and
+            training stops above it.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process, -1 goes by the cores.
         save_steps: steps between checkpoints; 0 for an eighth of the run.
         seed: of batches and dropout.
     """
@@ -63,6 +79,7 @@ class TrainConfig:
     steps: int = 0
     epochs: float = 2.0
     batch_size: int = 150
+    accumulate: int = 1
     chunks: int = 4
     learning_rate: float = 3e-4
     schedule: str = "cosine"
@@ -90,8 +107,15 @@ class TrainConfig:
     lora_alpha: int = 256
     lora_dropout: float = 0.1
     precision: str = "bf16"
+    base_precision: str = "auto"
     gradient_checkpointing: bool = False
-    workers: int = 0
+    eval_every: int = 0
+    eval_queries: int = 200
+    keep_best: bool = True
+    patience: int = 0
+    report_to: str = "none"
+    max_unreadable: float = 0.01
+    workers: int = -1
     save_steps: int = 0
     seed: int = 0
 
@@ -124,6 +148,7 @@ class TrainConfig:
             return each(name, lambda value: value in choices, f"give one of {choices}")
 
         shared = self.teacher == "shared"
+        frozen_in = self.base_precision
         return [
             *one_of("stage", STAGES),
             *one_of("schedule", ("cosine", "linear")),
@@ -131,18 +156,23 @@ class TrainConfig:
             *one_of("loss", LOSSES),
             *one_of("distillation", KINDS),
             *one_of("teacher", TEACHERS),
+            *one_of("base_precision", BASE_PRECISIONS),
+            *one_of("report_to", REPORTS),
             *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
             *each(
-                "steps save_steps lora_rank seed hard_negatives grad_cache workers",
+                "steps save_steps lora_rank seed hard_negatives grad_cache eval_every eval_queries patience",
                 lambda value: value >= 0,
                 "give a whole number of at least 0",
             ),
             *each("decay projector_rate distillation_weight weight_decay", lambda value: value >= 0, "give at least 0"),
             *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
             *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
-            *each("chunks", lambda value: value >= 1, "give at least 1"),
+            *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
+            *each("workers", lambda value: value >= -1, "give a whole number of at least 0, or -1 to go by the cores"),
             *each(
-                "warmup final_rate modality_dropout balance", lambda value: 0 <= value <= 1, "give a number in [0, 1]"
+                "warmup final_rate modality_dropout balance max_unreadable",
+                lambda value: 0 <= value <= 1,
+                "give a number in [0, 1]",
             ),
             *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
             *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
@@ -164,7 +194,32 @@ class TrainConfig:
                 lambda: not shared or self.projector_rate == 0,
                 "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
             ),
+            (
+                "base_precision",
+                ("base_precision", "lora_rank"),
+                lambda: frozen_in not in ("bf16", "4bit") or self.lora_rank > 0,
+                "with lora_rank=0 the base itself is trained, in fp32; give auto or fp32, or a positive lora_rank",
+            ),
+            (
+                "base_precision",
+                ("base_precision", "precision"),
+                lambda: frozen_in not in ("bf16", "4bit") or self.precision == "bf16",
+                "with precision='fp32' give auto or fp32",
+            ),
+            (
+                "patience",
+                ("patience", "eval_every"),
+                lambda: self.patience == 0 or self.eval_every > 0,
+                "stops after evaluations without a gain: give eval_every too, the steps between them",
+            ),
         ]
+
+    @property
+    def frozen_type(self) -> str:
+        """What ``base_precision`` comes to: ``fp32``, ``bf16`` or ``4bit``."""
+        if self.base_precision != "auto":
+            return self.base_precision
+        return "bf16" if self.lora_rank > 0 and self.precision == "bf16" else "fp32"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

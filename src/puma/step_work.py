@@ -1,8 +1,5 @@
 """A training step's work, measured without doing it: a few layers of the real decoder on fake tensors.
 
-Here: bytes kept for the backward pass, FLOPs, parameters that move; FLOPs and bytes of the vision tower. Not here: what
-they add up to (costs).
-
 Two and three layers, with the adapters that training would give them, run forward and backward on tensors of the step's
 true sizes and without contents; what the third layer adds is added for every further one, since the layers of all the
 families are of one kind. On fake tensors of the CPU, not on the meta device: only there does autocast take hold.
@@ -21,7 +18,7 @@ from torch import nn
 from puma.architectures import empty_model
 from puma.pruning import decoder_of
 from puma.settings import TrainConfig
-from puma.training import choose_trainable
+from puma.trainable import choose_trainable, held_bytes, hold
 
 PROJECTORS = ("merger", "projector", "connector", "modality_projection")
 """In the names of modules that work on a picture's tokens, not on its patches."""
@@ -32,10 +29,22 @@ def trainable_parameters(config: Any, train: TrainConfig, layers: int | None = N
     whole = int(config.get_text_config().num_hidden_layers)
     depth = whole if layers is None else layers
     if depth <= 3:
-        return _probe(*_key(config, train, depth)).counts
-    two, three = (_probe(*_key(config, train, d)).counts for d in (2, 3))
-    moved, added = (b + (depth - 3) * (b - a) for a, b in zip(two, three, strict=True))
+        return _probe(*_key(config, train, depth)).counts[:2]
+    moved, added, _ = _counts(config, train, depth)
     return moved, added
+
+
+def weight_bytes(config: Any, train: TrainConfig, layers: int | None = None) -> int:
+    """Bytes of all weights, adapters included, as a stage holds them at a depth (None: all layers)."""
+    whole = int(config.get_text_config().num_hidden_layers)
+    depth = whole if layers is None else layers
+    return _probe(*_key(config, train, depth)).counts[2] if depth <= 3 else _counts(config, train, depth)[2]
+
+
+def _counts(config: Any, train: TrainConfig, depth: int) -> tuple[int, int, int]:
+    two, three = (_probe(*_key(config, train, d)).counts for d in (2, 3))
+    moved, added, size = (b + (depth - 3) * (b - a) for a, b in zip(two, three, strict=True))
+    return moved, added, size
 
 
 def decoder_work(config: Any, train: TrainConfig, items: int, length: int, depth: int) -> tuple[int, int, int]:
@@ -104,17 +113,18 @@ class _Shape:
 
 def _key(config: Any, train: TrainConfig, depth: int) -> tuple[_Shape, str, tuple[Any, ...], int]:
     plain = replace(train, gradient_checkpointing=False)  # checkpointing is reckoned from what it would have kept
-    decides = (train.lora_rank, train.lora_dropout > 0, train.projector_rate > 0)
+    decides = (train.lora_rank, train.lora_dropout > 0, train.projector_rate > 0, train.frozen_type)
     return _Shape(config, plain), config.to_json_string(), decides, depth
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A few layers of a decoder on fake tensors, and the (moving, added) parameters of the model around it."""
+    """A few layers of a decoder on fake tensors; and of the model around it the parameters that move, those added, and
+    the bytes of all."""
 
     decoder: Any
     mode: Any
-    counts: tuple[int, int]
+    counts: tuple[int, int, int]
 
 
 @functools.lru_cache(maxsize=64)
@@ -128,10 +138,14 @@ def _probe(shape: _Shape, config: str, decides: tuple[Any, ...], depth: int) -> 
     trained = holder[0].model
     moved = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     added = sum(p.numel() for p in trained.parameters()) - before
+    kind = shape.train.frozen_type
+    size = held_bytes(trained, kind)
+    # Four bits: a layer keeps for the backward pass what it does in bf16, of which it is made afresh each time.
+    hold(trained, "bf16" if kind == "4bit" else kind)
     mode = FakeTensorMode()
     with mode:
         _fill(decoder)
-    return _Probe(decoder, mode, (moved, added))
+    return _Probe(decoder, mode, (moved, added, size))
 
 
 @functools.lru_cache(maxsize=256)
@@ -147,7 +161,9 @@ def _fake_step(
 ) -> tuple[int, int, int]:
     probe = _probe(shape, config, decides, depth)
     with probe.mode:
-        hidden = torch.empty(items, length, shape.config.get_text_config().hidden_size, requires_grad=wants_gradient)
+        kind = torch.float32 if shape.train.frozen_type == "fp32" else torch.bfloat16  # as token embeddings come
+        width = shape.config.get_text_config().hidden_size
+        hidden = torch.empty(items, length, width, dtype=kind, requires_grad=wants_gradient)
         return step_work(probe.decoder, hidden, autocast)
 
 
@@ -191,7 +207,7 @@ def _fill(module: nn.Module) -> None:
         for name, value in list(part._parameters.items()):
             if value is not None:
                 part._parameters[name] = nn.Parameter(
-                    torch.empty(value.shape, dtype=torch.float32), requires_grad=value.requires_grad
+                    torch.empty(value.shape, dtype=value.dtype), requires_grad=value.requires_grad
                 )
         for name, buffer in list(part._buffers.items()):
             if buffer is not None:

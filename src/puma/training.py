@@ -1,17 +1,12 @@
 """Training a retriever in the method's two stages on sentence-transformers' trainer: the run, resume, merge; on one
 process or, started by ``accelerate launch`` or ``torchrun``, on several.
-
-Here: :func:`train`. Not here: its settings (settings), losses, batches (data), the trainer and what it saves and loads
-(checkpoints), the exchange between processes (replicas).
-
-Source: method.md "The two stages".
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -21,11 +16,13 @@ from typing import Any
 
 import torch
 
-from puma.checkpoints import Rows, latest_checkpoint, make_trainer_class, trainer_arguments
+from puma.checkpoints import Rows, Watch, check_report, latest_checkpoint, make_trainer_class, trainer_arguments
 from puma.data.collating import PairCollator, Targets
 from puma.data.dropout import ModalityDropout
 from puma.data.pairs import Pair
 from puma.data.sampling import MixedTaskBatches, Run
+from puma.data.unreadable import Unreadable
+from puma.data.workers import default_workers, worker_errors
 from puma.dual_depth import DualDepth
 from puma.encoding import VisionFeatures, stored_vision
 from puma.errors import InputError
@@ -34,21 +31,33 @@ from puma.interchange import sentence_transformer
 from puma.losses.objective import RetrievalObjective
 from puma.model import Retriever
 from puma.pooling import last_token_state
-from puma.pruning import decoder_of
-from puma.replicas import equalise, join, processes
+from puma.replicas import equalise, join, processes, wait
+from puma.run_folder import best_weights, drop_bests, entries, history_of, same_configuration, step_of
 from puma.settings import TrainConfig
-
-LORA_TARGETS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+from puma.trainable import check_four_bits, checkpoint_activations, choose_trainable, hold, merge_adapters
+from puma.validation_runs import Validation, best_of, stalled
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a stage did: its log (one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and the shares
-    ``share_hard`` and ``share_other`` of the negatives' weight), steps and pairs a second over all processes."""
+    """What a stage did.
+
+    Args:
+        log: one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and the shares ``share_hard`` and
+            ``share_other`` of the negatives' weight; and one an evaluation, with ``step``, ``eval_hit_<task>`` and
+            ``eval_hit_mean``.
+        steps: done in all.
+        pairs_per_second: over all processes, of the steps done by this call.
+        best_step: the evaluation whose weights these are; None for the last step's.
+        unreadable: pairs met whose image could not be used, and which were replaced; ``unreadable.jsonl`` in the
+            working folder lists them.
+    """
 
     log: list[dict[str, float]]
     steps: int
     pairs_per_second: float
+    best_step: int | None = None
+    unreadable: int = 0
 
 
 def train(
@@ -59,6 +68,8 @@ def train(
     *,
     vision: VisionFeatures | None = None,
     teacher: Targets | DualDepth | None = None,
+    validation: Validation | None = None,
+    fixed: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train a retriever in place for one stage; adapters are merged into its weights at the end.
@@ -69,50 +80,65 @@ def train(
     the model (see :mod:`puma.replicas`). Under accelerate's FSDP2 the weights are cut up over the processes instead,
     and put together again at the end. It is tested on the CPU only, by telling accelerate that it is an accelerator.
 
+    What is trained is fp32. A base that is frozen under adapters is held in ``config.frozen_type``; afterwards the
+    weights have the type they will be saved in (``retriever.saved_dtype``), every sum of a weight and its adapter made
+    in fp32.
+
     Args:
-        retriever: trained in place, in fp32.
+        retriever: trained in place.
         pairs: rows, as :func:`puma.data.pairs.read_pairs` gives them; the same on all processes.
         config: the stage.
-        out: working folder: checkpoints while it runs, ``log.json`` at the end. A run that was killed goes on from its
-            last checkpoint when called again with the same configuration on as many processes.
+        out: working folder: checkpoints and ``log.jsonl`` while it runs, ``log.json`` at the end. A run that was killed
+            goes on from its last checkpoint when called again with the same configuration on as many processes; the
+            settings in :data:`puma.settings.FREE` may differ. With more steps than before it goes on at the rate that
+            the longer run has at this step.
         vision: stored outputs of the frozen vision tower.
         teacher: needed where ``distillation_weight`` > 0. With ``teacher="store"`` what gives an item's target
             (:mod:`puma.teacher`); with ``teacher="shared"`` a :class:`puma.dual_depth.DualDepth` made of
             ``retriever.model``, which is cut to the student when training is done.
+        validation: what ``eval_every`` evaluates on; only the first process needs it.
+        fixed: refuse to go on with other settings than before, but for those that change no result: what follows this
+            stage has begun.
 
     Raises:
-        InputError: too few pairs, a missing or unfit teacher, ``out`` holds another configuration's checkpoints, or
-            the settings do not go with FSDP2.
+        InputError: too few pairs, a missing or unfit teacher or validation, ``out`` holds another configuration's
+            checkpoints or more steps than are asked for, a package is not installed, or the settings do not go with
+            FSDP2.
+        DataError: more images than ``max_unreadable`` allows could not be read.
     """
     shared, targets = _teachers(retriever, config, teacher)
+    check_report(config.report_to)
+    if config.frozen_type == "4bit":
+        check_four_bits()
     folder = Path(out)
     torch.manual_seed(config.seed)
     device = join()
     rank, ranks = processes()
+    if config.eval_every and validation is None and rank == 0:
+        raise InputError(f"eval_every={config.eval_every}: needs a validation, as Validation.read(data) gives it")
     batches = MixedTaskBatches(
         pairs, config.batch_size, seed=config.seed, balance=config.balance, ranks=ranks, rank=rank
     )
-    run = Run(batches, _steps(config, batches))
-    _same_configuration(folder, config, len(pairs))
-    retriever.model.float().to(device).train()
+    same_configuration(folder, config, len(pairs), fixed=fixed)
+    checkpoint = latest_checkpoint(folder, clean=rank == 0)
+    done, history = step_of(checkpoint), history_of(checkpoint)
+    steps = _steps(config, batches)
+    if config.eval_every and config.patience and stalled(history) >= config.patience:
+        steps = done  # it was stopped early, and killed before its end was written
+    if steps < done:
+        raise InputError(f"steps={steps}: {folder} has trained {done} already; give at least that many")
+    run = Run(batches, steps * config.accumulate)
+    if rank == 0:
+        best = best_of(history)
+        drop_bests(folder, best[0] if best else None)
+    retriever.model.to(device).train()
     st = sentence_transformer(retriever)
     del st[1:]  # the objective pools; and accelerate's FSDP2 would take "Normalize" for the decoder's final norm
     choose_trainable(retriever, st, config)
+    frozen_type = "fp32" if _sharded() and config.base_precision == "auto" else config.frozen_type
+    hold(st[0].model, frozen_type)
     equalise(parameter for parameter in st.parameters() if parameter.requires_grad)
-    objective = RetrievalObjective(
-        st,
-        temperature=config.temperature,
-        decay=config.decay,
-        contrastive_weight=config.contrastive_weight,
-        distillation_weight=config.distillation_weight,
-        distillation=config.distillation,
-        symmetric=config.symmetric,
-        loss=config.loss,
-        margin=config.margin,
-        grad_cache=config.grad_cache,
-        shared_teacher=SharedTeacher(shared, st) if shared is not None else None,
-        teacher_share=config.teacher_share,
-    )
+    objective = _objective(st, config, shared)
     dropout = ModalityDropout(config.modality_dropout, config.seed) if config.modality_dropout else None
     collator = PairCollator(
         pairs,
@@ -122,12 +148,23 @@ def train(
         targets,
         hard_negatives=config.hard_negatives,
         transform=dropout,
+        pixel_type=torch.bfloat16 if frozen_type != "fp32" and device.type == "cuda" and vision is None else None,
+    )
+    workers = default_workers(pairs) if config.workers < 0 else config.workers
+    evaluated = _Evaluated(retriever, vision, config.precision)
+    ledger = Unreadable(folder, pairs, config.max_unreadable, retriever.inputs)
+    watch = Watch(
+        folder,
+        config,
+        evaluate=functools.partial(validation.figures, evaluated) if config.eval_every and validation else None,
+        unreadable=ledger.add,
     )
     trainer = make_trainer_class()(
         model=st,
-        args=trainer_arguments(folder, config, run.steps),
+        args=trainer_arguments(folder, config, steps, workers),
         train_dataset=Rows(len(pairs)),
         batches=run,
+        watch=watch,
         loss=objective,
         data_collator=EpochCollator(collator, dropout),
         show_progress=show_progress,
@@ -137,22 +174,35 @@ def train(
     # FSDP2 cuts the model up where it stands; what is trained goes back into this copy of the whole.
     whole = copy.deepcopy(st).cpu() if trainer.is_fsdp_enabled else None
     # Only where outputs are stored: not every family's tower takes the exchange of its class (LLaVA's does not).
-    with stored_vision(retriever.model) if vision is not None else contextlib.nullcontext():
-        outcome = trainer.train(resume_from_checkpoint=latest_checkpoint(folder, clean=rank == 0))
+    stored = stored_vision(retriever.model) if vision is not None else contextlib.nullcontext()
+    with stored, worker_errors(workers):
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    best = best_of(trainer.state.log_history) if config.eval_every and config.keep_best else None
+    if best is not None and best[0] != trainer.state.global_step:
+        wait()  # the first process has written them
+        trainer.put_back(best_weights(folder, best[0]), str(folder))
     if whole is not None:
         whole.load_state_dict(trainer.whole_weights(), strict=False)
         whole.to(device)
         st, retriever.model = whole, whole[0].model
     if config.lora_rank:
-        retriever.model = st[0].model.merge_and_unload()
+        target = torch.float32 if frozen_type == "fp32" else retriever.saved_dtype
+        retriever.model = merge_adapters(st[0].model, target)
     if shared is not None:
         shared.cut()
     if config.gradient_checkpointing:
-        _checkpoint_activations(retriever.model, "disable")
+        checkpoint_activations(retriever.model, "disable")
     retriever.model.requires_grad_(False).eval()
-    log = [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
-    rate = run.steps * config.batch_size * ranks / max(outcome.metrics["train_runtime"], 1e-9)
-    result = TrainResult(log=log, steps=run.steps, pairs_per_second=rate)
+    wait()  # all have listed what they could not use
+    steps = int(trainer.state.global_step)
+    met = (steps - done) * config.batch_size * config.accumulate * ranks
+    result = TrainResult(
+        log=entries(trainer.state.log_history),
+        steps=steps,
+        pairs_per_second=met / max(outcome.metrics["train_runtime"], 1e-9),
+        best_step=best[0] if best is not None else None,
+        unreadable=Unreadable(folder, pairs, config.max_unreadable).count,
+    )
     if rank == 0:
         write_json(folder / "log.json", asdict(result))
     return result
@@ -161,7 +211,7 @@ def train(
 def batches_of(pairs: Sequence[Pair], config: TrainConfig) -> Iterator[list[int]]:
     """The batches that :func:`train` will take on one process, in order, of all its epochs."""
     batches = MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
-    for batch in Run(batches, _steps(config, batches)):
+    for batch in Run(batches, _steps(config, batches) * config.accumulate):
         yield [row for _, row in batch]
 
 
@@ -189,6 +239,28 @@ class SharedTeacher:
         return self.pipeline(dict(chunk))["token_embeddings"]
 
 
+class _Evaluated:
+    """The retriever as training computes it: under the same autocast, reading the same stored vision features."""
+
+    mixed_instructions = True
+
+    def __init__(self, retriever: Retriever, vision: VisionFeatures | None, precision: str) -> None:
+        self._retriever = copy.copy(retriever)  # the model itself is shared
+        self._retriever.vision = vision if vision is not None else retriever.vision
+        self._retriever.autocast = torch.bfloat16 if precision == "bf16" else None
+
+    @property
+    def dim(self) -> int:
+        return self._retriever.dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self._retriever.fingerprint
+
+    def encode(self, items: Any, instruction: Any = None) -> Any:
+        return self._retriever.encode(items, instruction)
+
+
 class EpochCollator:
     """The collator, told whose epoch the rows are of, in whatever process it runs.
 
@@ -207,7 +279,29 @@ class EpochCollator:
 
 
 def _steps(config: TrainConfig, batches: MixedTaskBatches) -> int:
-    return config.steps or math.ceil(config.epochs * len(batches))
+    return config.steps or max(1, math.ceil(config.epochs * len(batches) / config.accumulate))
+
+
+def _sharded() -> bool:
+    """Whether accelerate was told to cut the weights up over processes."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
+
+
+def _objective(st: Any, config: TrainConfig, shared: DualDepth | None) -> RetrievalObjective:
+    return RetrievalObjective(
+        st,
+        temperature=config.temperature,
+        decay=config.decay,
+        contrastive_weight=config.contrastive_weight,
+        distillation_weight=config.distillation_weight,
+        distillation=config.distillation,
+        symmetric=config.symmetric,
+        loss=config.loss,
+        margin=config.margin,
+        grad_cache=config.grad_cache,
+        shared_teacher=SharedTeacher(shared, st) if shared is not None else None,
+        teacher_share=config.teacher_share,
+    )
 
 
 def _teachers(
@@ -244,59 +338,9 @@ def _fits_sharding(config: TrainConfig, shared: DualDepth | None) -> None:
         faults.append(f"projector_rate={config.projector_rate}: a process without pictures has no gradient; give 0")
     if config.grad_cache and config.hard_negatives:
         faults.append(f"grad_cache={config.grad_cache}: hard negatives make unequal numbers of parts; give 0 to one")
+    if config.eval_every:
+        faults.append(f"eval_every={config.eval_every}: one process alone cannot run a model that is cut up; give 0")
+    if config.base_precision in ("bf16", "4bit"):
+        faults.append(f"base_precision={config.base_precision!r}: weights of two types; give auto or fp32")
     if faults:
         raise InputError("FSDP2 does not go with " + "; ".join(faults))
-
-
-def _checkpoint_activations(model: Any, switch: str) -> None:
-    """``enable`` or ``disable`` it in the decoder, which alone has a backward pass worth it. Not by the trainer's own
-    setting, which asks sentence-transformers for a method that it lacks (6.2)."""
-    decoder = decoder_of(model)
-    # transformers renamed it in version 5.20 or so, and warns of the old name
-    named = "activation" if hasattr(decoder, "activation_checkpointing_enable") else "gradient"
-    options = ({"use_reentrant": False},) if switch == "enable" else ()
-    getattr(decoder, f"{named}_checkpointing_{switch}")(*options)
-
-
-def choose_trainable(retriever: Retriever, st: Any, config: TrainConfig) -> None:
-    """Leave the vision tower and the token embeddings frozen; train the decoder's layers, in full or by adapters."""
-    model = retriever.model
-    model.requires_grad_(False)
-    decoder = decoder_of(model)
-    if config.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        path = "".join(f"{name}." for name, module in model.named_modules() if module is decoder and name)
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            # On the decoder's own path: a bare layer pattern would also hit LLaVA's and Gemma3's vision towers.
-            target_modules=rf"{path}layers\.\d+\..*({LORA_TARGETS})",
-        )
-        st[0].model = get_peft_model(model, lora)
-    else:
-        decoder.layers.requires_grad_(True)
-        decoder.norm.requires_grad_(True)
-    projector = getattr(model, "multi_modal_projector", None)
-    if config.projector_rate:
-        if projector is None:
-            raise InputError("projector_rate: this family has no 'multi_modal_projector' of its own; set it to 0")
-        projector.requires_grad_(True)
-    if config.gradient_checkpointing:
-        _checkpoint_activations(model, "enable")
-
-
-def _same_configuration(folder: Path, config: TrainConfig, rows: int) -> None:
-    rank, ranks = processes()
-    described = {**asdict(config), "rows": rows, "processes": ranks}
-    path = folder / "config.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != described:
-            changed = sorted(k for k in described if before.get(k) != described[k])
-            raise InputError(
-                f"{folder}: holds a run with other settings ({', '.join(changed)}); give another folder or remove it"
-            )
-    elif rank == 0:
-        write_json(path, described)

@@ -29,6 +29,8 @@ Examples:
 
   puma train --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --layers 12 --out my-retriever --set steps=1000
 
+  puma train qwen2-vl-2b --data mbeir --out m --eval-every 500 --patience 4 --report-to tensorboard
+
 On several GPUs, by either launcher; batch sizes are for each of them:
 
   torchrun --nproc-per-node 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
@@ -58,6 +60,23 @@ def train(
     distil_steps: Annotated[
         int | None, typer.Option(help="Steps of stage 1, on the data's text pairs; 0 for none.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="What a frozen base is held in under LoRA adapters: auto (bf16), fp32, bf16, 4bit (CUDA)."),
+    ] = None,
+    attn: Annotated[
+        str | None, typer.Option(help="sdpa, eager or flash_attention_2; the base's own way if not given.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps of stage 2 between evaluations on the data's val split; the best is kept.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Evaluations without a gain after which stage 2 stops.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="Show the log elsewhere too: tensorboard, wandb or trackio.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with a faulty row, which else is left out and counted.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,7 +99,17 @@ def train(
     quiet_libraries()
     from puma import recipes
 
-    given: dict[str, Any] = {"base": base, "layers": layers, "keep_last": keep_last or None, "prompt": prompt}
+    given: dict[str, Any] = {
+        "base": base,
+        "layers": layers,
+        "keep_last": keep_last or None,
+        "prompt": prompt,
+        "dtype": dtype,
+        "attn": attn,
+        "retrieve.eval_every": eval_every,
+        "retrieve.patience": patience,
+        "retrieve.report_to": report_to,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     first = {f"distil.{key}": value for key, value in parsed(distil_settings).items()}
     if recipe is not None:
@@ -99,7 +128,8 @@ def train(
         return
     if out is None:
         raise InputError("no --out: give the new retriever's folder (or --dry-run)")
-    log = recipes.train_recipe(plan, data, out)
+    asked = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
+    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked, strict=strict)
     if as_json:
         print_json({"out": str(out), "log": log})
         return
