@@ -21,7 +21,7 @@ from puma.interchange import image_backend_of, write_model_card, write_sentence_
 from puma.items import Item, as_item
 from puma.picture_tokens import limit_image_tokens
 from puma.prompts import OPEN_QUOTE, RET, SHORT, PromptFormat, control_tokens, from_chat_template, with_special_tokens
-from puma.pruning.loading import load_model, load_processor, model_folder, saved_type, weight_type
+from puma.pruning.loading import cast_weights, load_model, load_processor, model_folder, saved_type, weight_type
 from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
 
 PROMPT_FILE = "puma_prompt.json"
@@ -234,7 +234,7 @@ class Retriever:
         """
         kind = weight_type(dtype)
         if isinstance(kind, torch.dtype):
-            self.model.to(kind)
+            cast_weights(self.model, kind)
         tokenizer = self.processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is not None:  # a used tokenizer would save its last limits
             tokenizer.backend_tokenizer.no_truncation()

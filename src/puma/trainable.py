@@ -17,6 +17,7 @@ from torch import nn
 from puma.errors import InputError
 from puma.model import Retriever
 from puma.pruning import decoder_of
+from puma.pruning.loading import cast_weights
 from puma.settings import TrainConfig
 
 LORA_TARGETS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
@@ -131,13 +132,6 @@ def merge_adapters(model: Any, target: torch.dtype) -> Any:
             setattr(owner, name, _plain(child))
     cast_weights(merged, target)
     return merged
-
-
-def cast_weights(model: Any, target: torch.dtype) -> None:
-    """Put all weights of a model into one type; its buffers keep theirs, as they do when a folder is loaded."""
-    for weight in model.parameters():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(target)
 
 
 def _type(module: nn.Module, weight: torch.Tensor, kind: str) -> torch.dtype:

@@ -18,11 +18,11 @@ from puma.dual_depth import DualDepth
 from puma.errors import InputError
 from puma.model import PROMPT_FILE, Retriever
 from puma.pruning import decoder_of
+from puma.pruning.loading import cast_weights
 from puma.replicas import join, processes, wait
 from puma.run_folder import CONFIGURATION
 from puma.settings import TrainConfig
 from puma.teacher import PromptTargets, teacher_states
-from puma.trainable import cast_weights
 from puma.training import TrainResult, train
 from puma.validation_runs import Validation
 

@@ -203,6 +203,13 @@ def load_model(
     return model if device is None or quantise is not None else model.to(device)
 
 
+def cast_weights(model: Any, target: torch.dtype) -> None:
+    """Put all weights of a model into one type; its buffers keep theirs, as they do when a folder is loaded."""
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(target)
+
+
 def saved_type(path: str | os.PathLike[str]) -> torch.dtype:
     """The type that a folder's weights are kept in, by its config.json, else by its first tensor of numbers."""
     from safetensors import safe_open
