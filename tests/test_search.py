@@ -180,13 +180,17 @@ def test_bad_queries(searcher, tmp_path):
         searcher.search("red", k=0)
 
 
-def test_an_encoders_own_picture_errors_are_not_hidden(tmp_path):
+def test_what_only_the_encoder_refuses_is_skipped_and_listed(tmp_path):
     class Refusing(ToyEncoder):
         def encode(self, items, *, instruction=None):
-            raise ImageError("I take no pictures")
+            if any(item.image is not None for item in items):
+                raise ImageError("I take no pictures")
+            return super().encode(items, instruction=instruction)
 
-    with pytest.raises(ImageError, match="I take no pictures"):
-        Searcher(Refusing(), tmp_path / "index").add([np.zeros((4, 4, 3), dtype=np.uint8)])
+    searcher = Searcher(Refusing(), tmp_path / "index")
+    added = searcher.add([np.zeros((4, 4, 3), dtype=np.uint8), "a text"])
+    assert [skip.reason for skip in added.skips] == ["I take no pictures"]
+    assert len(searcher.index) == 1
 
 
 def test_several_modalities_at_once(searcher):
