@@ -19,22 +19,23 @@ import torch
 
 from _ablation_peer import train_by_peer
 from _ablation_variants import Variant
-from puma.data.pairs import Pair, read_pairs
-from puma.encoding import has_fast_bf16
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
 from puma.items import Encoder
-from puma.mini import pictures
-from puma.mini.base import assemble
+from puma.mini import openpics as pictures
+from puma.mini.base.assemble import assemble
+from puma.mini.base.projector import training_pairs
+from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.projector import training_pairs
 from puma.mini.quickstart import KnownPictures, distillation_targets, known_pictures
 from puma.mini.recipe import Recipe
-from puma.mini.vision import tower_precision
-from puma.model import Retriever
-from puma.settings import TrainConfig
-from puma.teacher import PromptTargets, teacher_states
-from puma.training import batches_of, train
+from puma.retriever.encoding import has_fast_bf16
+from puma.retriever.model import Retriever
+from puma.training import train
+from puma.training.config import TrainConfig
+from puma.training.pairs import Pair, read_pairs
+from puma.training.stage import batches_of
+from puma.training.teacher.store import PromptTargets, teacher_states
 
 KS = (1, 5, 10)
 STAGE_1_SHARE = 0.25

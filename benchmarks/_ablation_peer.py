@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from puma.data.pairs import Pair
-from puma.interchange import sentence_transformer
 from puma.items import Item
-from puma.model import Retriever
 from puma.pruning import decoder_of
-from puma.settings import TrainConfig
-from puma.training import batches_of
+from puma.retriever.model import Retriever
+from puma.retriever.sentence_transformers import sentence_transformer
+from puma.training.config import TrainConfig
+from puma.training.pairs import Pair
+from puma.training.stage import batches_of
 
 ADAPTIVE_NOTE = (
     "As it is, AdaptiveLayerLoss stops on this multimodal model with `KeyError: 'all_layer_embeddings'`: it asks for "

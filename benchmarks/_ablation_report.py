@@ -17,7 +17,7 @@ from _ablation_plots import Line, depth_plot, seeds_plot
 from _ablation_variants import DEPTHS, VARIANTS, Row, Variant, best_rate, cell
 from puma.data.mbeir import TASK_MODALITIES
 from puma.errors import InputError
-from puma.folders import write_whole
+from puma.storage.folders import write_whole
 
 POINT = 1.0
 """Percentage points under which a difference is called none, however the seeds agree."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from puma.settings import TrainConfig
+from puma.training.config import TrainConfig
 
 SHALLOW_RATES = (1e-3, 3e-4)
 DEEP_RATES = (3e-4, 1e-3, 1e-4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from puma.folders import write_whole
+from puma.storage.folders import write_whole
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "exact_scale.json"
@@ -17,7 +17,7 @@ PAGE = HERE.parent / "docs" / "scale.md"
 PLOT = HERE.parent / "docs" / "exact-scale.svg"
 GLOBAL_POOL = 5_600_000
 COLOURS = {"puma": "#1f6f8b", "faiss": "#999999"}
-NAMES = {"puma": "puma.index.bulk.top_k, float16 file", "faiss": "FAISS flat, float32 in memory"}
+NAMES = {"puma": "puma.index.exact.streamed.top_k, float16 file", "faiss": "FAISS flat, float32 in memory"}
 
 
 def write_report(results: Path = RESULTS, page: Path = PAGE, plot: Path = PLOT) -> None:

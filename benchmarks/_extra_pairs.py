@@ -22,7 +22,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from puma.mini.packages import Package, fetch
+from puma.mini.fetch.packages import Package, fetch
 
 # name, version, SHA-256 of the archive, licence
 ICON_SETS = """

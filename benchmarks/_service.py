@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from _clients import Connection
-from puma.commands._shared import DEFAULT_MODEL, default_folder
+from puma.cli.commands._shared import DEFAULT_MODEL, default_folder
 from puma.data.mbeir import Benchmark
 
 PATIENCE = 180

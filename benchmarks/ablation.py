@@ -26,9 +26,9 @@ from typing import Any
 from filelock import FileLock
 
 from _ablation_variants import VARIANTS, Job, Row, Variant, estimate, next_job
-from puma.commands._shared import quiet_libraries
-from puma.folders import write_json
-from puma.mini.packages import cache_home
+from puma.cli.commands._shared import quiet_libraries
+from puma.mini.fetch.packages import cache_home
+from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 STEPS = 24

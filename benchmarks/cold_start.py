@@ -19,24 +19,24 @@ from typing import Any
 
 from _machine import described
 from _service import Served, captions, model_folder, search_body
-from puma.commands._shared import quiet_libraries
-from puma.folders import write_json
-from puma.mini.pictures import build
-from puma.model import Retriever
+from puma.cli.commands._shared import quiet_libraries
+from puma.mini.openpics import build
+from puma.retriever.model import Retriever
 from puma.search import Searcher
+from puma.storage.folders import write_json
 
 PARTS = """
 import json, sys, time
 marks = [("interpreter", time.perf_counter())]
 def mark(name): marks.append((name, time.perf_counter()))
-from puma.commands._shared import quiet_libraries
+from puma.cli.commands._shared import quiet_libraries
 quiet_libraries()
 import torch; mark("import torch")
 from transformers import AutoModel, AutoProcessor; mark("import transformers")
 import lancedb; mark("import lancedb")
 import fastapi, uvicorn; mark("import fastapi and uvicorn")
-import puma.model, puma.search, puma.serve; mark("import puma")
-retriever = puma.model.Retriever.from_pretrained(sys.argv[1]); mark("load the model")
+import puma.retriever.model, puma.search, puma.serve; mark("import puma")
+retriever = puma.retriever.model.Retriever.from_pretrained(sys.argv[1]); mark("load the model")
 retriever.encode([puma.Item(text="warm")]); mark("first text")
 searcher = puma.search.Searcher(retriever, sys.argv[2]); mark("open the index")
 searcher.search("a red fox"); mark("first search")

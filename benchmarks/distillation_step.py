@@ -41,12 +41,12 @@ from typing import Any
 
 import torch
 
-from puma.dual_depth import DualDepth
-from puma.encoding import forward_states, has_fast_bf16
-from puma.feature_shards import KEY_BYTES, Shards
-from puma.folders import write_json
 from puma.losses import distillation_loss, mac_loss
 from puma.pruning import decoder_of, prune
+from puma.retriever.encoding import forward_states, has_fast_bf16
+from puma.storage.folders import write_json
+from puma.storage.shards import KEY_BYTES, Shards
+from puma.training.teacher.dual_depth import DualDepth
 
 RESULTS = Path(__file__).parent / "results" / "distillation_step.json"
 VOCABULARY, IMAGE, VISION_START, VISION_END = 8192, 8000, 8001, 8002

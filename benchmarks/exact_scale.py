@@ -32,8 +32,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from _exact_scale_report import RESULTS, write_report
-from puma.folders import write_json
-from puma.index.bulk import top_k
+from puma.index.exact.streamed import top_k
+from puma.storage.folders import write_json
 
 SHAPES = ((1000, 1000), (1000, 10), (100, 1000), (100, 10))
 """Queries and k that are timed side by side."""
@@ -275,7 +275,7 @@ def killed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if seconds_between := os.environ.get("PUMA_BENCHMARK_CHECKPOINT_SECONDS"):
-        from puma.index import checkpoints
+        from puma.index.exact import resume as checkpoints
 
         checkpoints.SECONDS = float(seconds_between)
     main()

@@ -25,17 +25,17 @@ import torch
 from PIL import Image
 
 from _machine import described
-from puma.checkpoints import Rows
-from puma.data.collating import PairCollator
-from puma.data.pairs import Pair
-from puma.data.workers import batch_loader
-from puma.encoding import Inputs
-from puma.folders import write_json
 from puma.items import Item, open_image
-from puma.picture_tokens import limit_image_tokens
-from puma.prompts import RET, from_chat_template
 from puma.retriever.cores import usable_cores
 from puma.retriever.decoding import decode_side
+from puma.retriever.encoding import Inputs
+from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.prompts import RET, from_chat_template
+from puma.storage.folders import write_json
+from puma.training.collating import PairCollator
+from puma.training.pairs import Pair
+from puma.training.trainer import Rows
+from puma.training.workers import batch_loader
 
 WORDS = "Find a picture that matches this caption. a red fox jumps over the blue fence behind an old house in winter"
 TEMPLATE = (

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from _machine import described
-from puma.commands._shared import load_retriever
-from puma.embedding import BATCH, embed_readable
-from puma.folders import write_json
+from puma.cli.commands._shared import load_retriever
 from puma.index import Index
-from puma.ingest import PICTURES, Record, read_items
-from puma.mini.pictures import build
+from puma.items.encoder import BATCH, embed_readable
+from puma.mini.openpics import build
 from puma.search import Searcher
+from puma.search.ingest import PICTURES, Record, read_items
+from puma.storage.folders import write_json
 
 WARM_UP = 64
 

@@ -29,12 +29,12 @@ from _clients import result_of, start_load
 from _machine import described
 from _service import Served, captions, model_folder, realistic, search_body
 from cold_start import made_index
-from puma.commands._shared import quiet_libraries
-from puma.folders import write_json
+from puma.cli.commands._shared import quiet_libraries
 from puma.items import Item
-from puma.mini.pictures import build
-from puma.model import Retriever
+from puma.mini.openpics import build
+from puma.retriever.model import Retriever
 from puma.serve import ServeSettings
+from puma.storage.folders import write_json
 
 KINDS = ("texts", "pictures", "mixed", "searches")
 DISTINCT = 2000

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from _ablation_variants import VARIANTS
-from puma.commands._shared import quiet_libraries
+from puma.cli.commands._shared import quiet_libraries
 from puma.errors import ModelError
-from puma.folders import write_json
 from puma.items import Encoder, Item
+from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "missing_modality.json"
 TASKS = (6, 7, 8)
@@ -87,7 +87,7 @@ def measure(encoder: Encoder, root: Path, tasks: Sequence[int] = TASKS) -> dict[
 def folder_model(path: Path, root: Path) -> Encoder:
     """A retriever's folder, reading stored vision features where its tower gives such."""
     from puma.mini.quickstart import known_pictures
-    from puma.model import Retriever
+    from puma.retriever.model import Retriever
 
     retriever = Retriever.from_pretrained(path)
     try:
@@ -113,7 +113,7 @@ def main() -> None:
 
         torch.set_num_threads(options.threads)
     from _ablation_cells import World, trained
-    from puma.mini import pictures
+    from puma.mini import openpics as pictures
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)

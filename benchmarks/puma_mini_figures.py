@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from _machine import described
-from puma.commands._shared import quiet_libraries
+from puma.cli.commands._shared import quiet_libraries
 from puma.data.mbeir import Benchmark
-from puma.embedding import embed_readable
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import hit_rate_from_ranks, means
-from puma.folders import write_json
 from puma.items import Encoder, Item
-from puma.mini import pictures
+from puma.items.encoder import embed_readable
+from puma.mini import openpics as pictures
+from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "puma_mini.json"
 SIGNS = re.compile(r"\b(flag|letter|number|numeral|keycap|digit|button|squared|regional indicator|kanji)\b|^\W*\d")
@@ -103,14 +103,15 @@ def main() -> None:
     root = pictures.build()
     encoder: Encoder
     if options.model:
-        from puma.model import Retriever
+        from puma.retriever.model import Retriever
 
         encoder = Retriever.from_pretrained(options.model)
     else:
-        from puma.mini.base import BaseSettings, assemble
+        from puma.mini.base.assemble import assemble
+        from puma.mini.base.projector import training_pairs
+        from puma.mini.base.settings import BaseSettings
+        from puma.mini.base.vision import tower_precision
         from puma.mini.baseline import RidgeBaseline
-        from puma.mini.projector import training_pairs
-        from puma.mini.vision import tower_precision
 
         base = assemble(settings=BaseSettings(image_size=96), pictures=root)
         encoder = RidgeBaseline.fit(base, *training_pairs(root), precision=tower_precision())

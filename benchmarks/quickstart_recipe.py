@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
-from puma.commands._shared import quiet_libraries
-from puma.commands.train import parsed
-from puma.data.pairs import read_pairs
+from puma.cli.commands._shared import quiet_libraries
+from puma.cli.commands.train import parsed
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
-from puma.folders import write_json
-from puma.mini import pictures
-from puma.mini.base import assemble
+from puma.mini import openpics as pictures
+from puma.mini.base.assemble import assemble
 from puma.mini.quickstart import distillation_targets, known_pictures, student
 from puma.mini.recipe import Recipe
-from puma.settings import TrainConfig
+from puma.storage.folders import write_json
 from puma.training import train
+from puma.training.config import TrainConfig
+from puma.training.pairs import read_pairs
 
 RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
 TIMED_STEPS = (1, 5)

@@ -27,12 +27,12 @@ from puma.evaluation.compare import compare
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import Qrels, Run
 from puma.evaluation.runs import read_run
-from puma.folders import write_json
 from puma.items import Item
-from puma.mini.pictures import build
-from puma.model import Retriever
-from puma.reranking import DEPTH, LateInteraction, combined, second_stage
-from puma.reranking.stages import Scores, task_items
+from puma.mini.openpics import build
+from puma.retriever.model import Retriever
+from puma.search.reranking import DEPTH, LateInteraction, combined, second_stage
+from puma.search.reranking.stages import Scores, task_items
+from puma.storage.folders import write_json
 
 KS = (1, 5, 10)
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))

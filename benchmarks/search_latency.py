@@ -24,13 +24,13 @@ import numpy as np
 from _clients import Connection, latencies
 from _machine import described
 from _service import Served, captions, model_folder, search_body
-from puma.commands._shared import quiet_libraries
-from puma.folders import write_json
+from puma.cli.commands._shared import quiet_libraries
 from puma.index import Index
 from puma.items import Item
-from puma.mini.pictures import build
-from puma.model import Retriever
+from puma.mini.openpics import build
+from puma.retriever.model import Retriever
 from puma.search import Searcher
+from puma.storage.folders import write_json
 
 CENTRES = 2000
 NOISE = 0.6

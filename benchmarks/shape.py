@@ -35,17 +35,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma.architectures import KNOWN, config_from, config_of, empty_model, picture_shape
-from puma.commands._shared import quiet_libraries
-from puma.costs import RULE, Workload, stage_cost, step_chunks
-from puma.dual_depth import DualDepth
-from puma.folders import write_json
-from puma.losses.objective import RetrievalObjective
-from puma.pooling import last_token_state
+from puma.cli.commands._shared import quiet_libraries
 from puma.pruning import count_parameters, prune
-from puma.recipes import Recipe, read_recipe
-from puma.settings import TrainConfig
-from puma.training import SharedTeacher, choose_trainable
+from puma.pruning.shapes import KNOWN, config_from, config_of, empty_model, picture_shape
+from puma.retriever.pooling import last_token_state
+from puma.storage.folders import write_json
+from puma.training.config import TrainConfig
+from puma.training.objective import RetrievalObjective
+from puma.training.recipes.costs import RULE, Workload, stage_cost, step_chunks
+from puma.training.recipes.recipe import Recipe, read_recipe
+from puma.training.stage import SharedTeacher, choose_trainable
+from puma.training.teacher.dual_depth import DualDepth
 
 RESULTS = Path(__file__).parent / "results" / "shape.json"
 

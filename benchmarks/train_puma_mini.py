@@ -27,20 +27,21 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from _extra_pairs import HeldOut, icons, wordnet
-from puma.commands._shared import quiet_libraries
+from puma.cli.commands._shared import quiet_libraries
 from puma.data.mbeir import Benchmark
-from puma.data.pairs import Pair, first_instructions, read_pairs
-from puma.data.sampling import MixedTaskBatches
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
 from puma.items import MODALITIES, Item, open_image
 from puma.losses.mac import hard_temperature, mac_loss
-from puma.mini import pictures
-from puma.mini.base import BaseSettings, assemble
-from puma.mini.packages import cache_home
-from puma.mini.vision import fast_copy
-from puma.model import Retriever
-from puma.pooling import last_token_state
+from puma.mini import openpics as pictures
+from puma.mini.base.assemble import assemble
+from puma.mini.base.settings import BaseSettings
+from puma.mini.base.vision import fast_copy
+from puma.mini.fetch.packages import cache_home
+from puma.retriever.model import Retriever
+from puma.retriever.pooling import last_token_state
+from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.sampling import MixedTaskBatches
 
 SIZE = 96
 ICON_QUERY, ICON_NAME, WORD = 10, 13, 11
@@ -194,7 +195,7 @@ def unfold(fused: Any, tower: Any) -> None:
 
 
 class Placeholder:
-    """Lets :class:`puma.encoding.Inputs` write out a picture's tokens; its pixels are put in afterwards."""
+    """Lets :class:`puma.retriever.encoding.Inputs` write out a picture's tokens; its pixels are put in afterwards."""
 
     def lookup(self, item: Item) -> np.ndarray:
         side = SIZE // 32

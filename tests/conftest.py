@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import pytest
 
-import tiny
-from support import families
+from support import families, tiny
+
+# Children that tests start find the helpers too.
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="session")

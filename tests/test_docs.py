@@ -13,9 +13,9 @@ import pytest
 import typer
 
 import puma
-from documents import ROOT, Block, blocks, workspace
-from encoders import ToyEncoder
-from puma import cli
+from puma.cli import app as cli
+from support.documents import ROOT, Block, blocks, workspace
+from support.encoders import ToyEncoder
 
 DOCUMENTS = ("README.md", "docs/searching.md", "docs/serving.md")
 SERVICE = "http://127.0.0.1:8000"
@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PUMA_MODEL", "toy")
-    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder(dim=576))
+    monkeypatch.setattr("puma.retriever.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder(dim=576))
     monkeypatch.setattr("puma.mini.default.default_model", lambda *_, **__: tmp_path)
     return tmp_path
 

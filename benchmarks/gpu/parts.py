@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from puma.errors import DataError, InputError
-from puma.folders import write_json, written_folder
+from puma.storage.folders import write_json, written_folder
 
 MANIFEST = "manifest.json"
 END = 2 * tarfile.RECORDSIZE

@@ -49,7 +49,7 @@ def main() -> int:
 
 def take(run: Run, step: Step, path: Path, seconds: float) -> None:
     """Run one step and write its result, whatever becomes of it."""
-    from puma.folders import write_json
+    from puma.storage.folders import write_json
 
     part = run.work / f"{step.name}.part.json"
     part.unlink(missing_ok=True)
@@ -180,7 +180,7 @@ def described(run: Run) -> dict[str, Any]:
 
 def summary(run: Run) -> int:
     """Print and write what came of each step; 1 if one failed or ran out of time."""
-    from puma.folders import write_json
+    from puma.storage.folders import write_json
 
     rows = {}
     for step in STEPS:

@@ -15,10 +15,11 @@ from PIL import Image
 
 from puma.data import mbeir
 from puma.data.records import TASK_MODALITIES, Candidate, Query
-from puma.mini.base import BaseSettings, join, save, write_note
-from puma.mini.pictures import folder_name
+from puma.mini.base.assemble import join, save
+from puma.mini.base.settings import BaseSettings, write_note
+from puma.mini.base.tower import neutralise_squeeze_excite
+from puma.mini.openpics import folder_name
 from puma.mini.recipe import Recipe
-from puma.mini.tower import neutralise_squeeze_excite
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (245, 245, 245)}
 SHAPES = ("square", "stripes", "frame", "dots", "halves", "corner")

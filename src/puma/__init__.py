@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from puma.errors import PumaError
     from puma.index import Index
-    from puma.items import Item
+    from puma.items.item import Item
     from puma.mini.default import default_model
-    from puma.model import Retriever
     from puma.pruning import prune, prune_folder
-    from puma.search import Searcher
-    from puma.settings import TrainConfig
-    from puma.training import train
+    from puma.retriever.model import Retriever
+    from puma.search.searcher import Searcher
+    from puma.training.config import TrainConfig
+    from puma.training.stage import train
 
 __version__ = "0.1.0"
 
@@ -25,9 +25,9 @@ _HOMES = {
     "Index": "puma.index",
     "Item": "puma.items",
     "PumaError": "puma.errors",
-    "Retriever": "puma.model",
+    "Retriever": "puma.retriever.model",
     "Searcher": "puma.search",
-    "TrainConfig": "puma.settings",
+    "TrainConfig": "puma.training.config",
     "default_model": "puma.mini.default",
     "prune": "puma.pruning",
     "prune_folder": "puma.pruning",

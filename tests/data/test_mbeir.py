@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import mbeir_folder
 from puma.data.mbeir import (
     ALL,
     Benchmark,
@@ -27,6 +26,7 @@ from puma.data.mbeir import (
     write_queries,
 )
 from puma.errors import DataError, InputError
+from support import mbeir_folder
 
 
 def make(root: Path, dataset: str = "toy", number: int = 30) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import mbeir_folder
 from puma.data import findings as kinds
 from puma.data.validation import examine
 from puma.errors import DataError, InputError
+from support import mbeir_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puma import cli
+from puma.cli import app as cli
 from puma.errors import InputError
 from puma.evaluation.compare import bootstrap_means, compare, interval
 

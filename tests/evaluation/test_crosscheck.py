@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puma.data.mbeir import qrels_path, read_qrels
-from puma.evaluation.embedding_files import write_embeddings
 from puma.evaluation.mbeir import evaluate, evaluate_runs
 from puma.evaluation.metrics import hit_rate_at_k, mrr_at_k, ndcg_at_k, recall_at_k
 from puma.evaluation.runs import read_run
-from random_benchmark import NamedEncoder, write_random
+from puma.evaluation.stored.writing import write_embeddings
+from support.random_benchmark import NamedEncoder, write_random
 
 KS = (1, 3, 5, 10)
 OURS = {"hit": hit_rate_at_k, "recall": recall_at_k, "ndcg": ndcg_at_k, "mrr": mrr_at_k}

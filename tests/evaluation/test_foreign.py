@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-import mbeir_folder
-from puma import cli
+from puma.cli import app as cli
 from puma.errors import DownloadError, ImageError, InputError, ModelError
 from puma.evaluation.foreign import ForeignEncoder, load_foreign
 from puma.evaluation.results import read_results
 from puma.items import Item
-from puma.model import Retriever
+from puma.retriever.model import Retriever
+from support import mbeir_folder
 
 WORDS = "find a picture that matches this red green blue thing fox query document what . , : 0 1 2 3 4 5"
 SENTENCES = ["red thing", "a green fox , 3 of them", "blue", "what matches this red fox ?"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders import ToyEncoder
 from puma.data.mbeir import (
     Candidate,
     Query,
@@ -22,7 +21,8 @@ from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import hit_rate_at_k, recall_at_k
 from puma.evaluation.runs import read_run
-from random_benchmark import NamedEncoder, write_random
+from support.encoders import ToyEncoder
+from support.random_benchmark import NamedEncoder, write_random
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (90, 0, 0)]
 NAMES = ["red", "green", "blue", "red green", "green blue", "red dark"]

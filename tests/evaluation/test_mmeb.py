@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from encoders import ToyEncoder
 from puma.errors import DataError, InputError
 from puma.evaluation.mmeb import evaluate
 from puma.evaluation.stored.resumable import made_with, opened_store
+from support.encoders import ToyEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

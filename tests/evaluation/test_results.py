@@ -7,7 +7,7 @@ import pytest
 from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.results import make_results, read_results, write_results
-from random_benchmark import NamedEncoder, write_random
+from support.random_benchmark import NamedEncoder, write_random
 
 ABOUT = {"root": "tiny", "dataset": "tiny", "split": "test", "instruction": "first"}
 

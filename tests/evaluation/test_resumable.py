@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mbeir_folder
-from embedding_child import Batched
-from encoders import ToyEncoder
-from puma import cli
-from puma.embedding import embed_readable
+from puma.cli import app as cli
 from puma.errors import ImageError, InputError
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store
 from puma.items import Item
+from puma.items.encoder import embed_readable
+from support import mbeir_folder
+from support.embedding_child import Batched
+from support.encoders import ToyEncoder
 
 TESTS = Path(__file__).parents[1]
 BATCH = 5
@@ -79,7 +79,7 @@ class Refusing(ToyEncoder):
 
 def test_an_image_that_the_model_refuses_is_left_out_listed_and_remembered(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: Refusing())
+    monkeypatch.setattr("puma.retriever.model.Retriever.from_pretrained", lambda *_, **__: Refusing())
     plain = evaluate(Refusing(), root, tasks=["nights"], progress=False)
     assert plain["nights_task4"]["skipped"] == 2  # as a query and as a candidate
     assert all("too narrow" in line for line in plain["nights_task4"]["skipped_items"])
@@ -118,7 +118,7 @@ def test_another_model_or_batch_has_a_store_of_its_own_and_one_can_start_anew(it
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}
-from embedding_child import Batched
+from support.embedding_child import Batched
 from puma.evaluation.mbeir import evaluate
 evaluate(Batched({left}), {root!r}, work={work!r}, batch_size=5, progress=False, instruction="all", details=True)
 """
@@ -173,7 +173,7 @@ def child(tmp_path, given, *, left=-1, ranks=0):
     plain = json.dumps([[str(part) for part in command] for command in given])
     paths = [str(TESTS), *[path for path in sys.path if path]]
     return subprocess.run(
-        [*start, str(TESTS / "embedding_child.py"), str(left), str(BATCH), str(tmp_path / "log"), plain],
+        [*start, str(TESTS / "support" / "embedding_child.py"), str(left), str(BATCH), str(tmp_path / "log"), plain],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -259,7 +259,7 @@ def test_without_room_on_the_disk_an_evaluation_runs_in_memory(root, tmp_path, m
     from puma.storage import vectors
 
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("puma.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder())
+    monkeypatch.setattr("puma.retriever.model.Retriever.from_pretrained", lambda *_, **__: ToyEncoder())
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(vectors.shutil, "disk_usage", lambda _: usage)
     arguments = ["evaluate", "--root", str(root), "--model", "toy", "--tasks", "nights"]

@@ -8,7 +8,7 @@ from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import evaluate, evaluate_runs
 from puma.evaluation.runs import read_run, write_run
 from puma.evaluation.scored_runs import RunName, run_name_of
-from random_benchmark import NamedEncoder, write_random
+from support.random_benchmark import NamedEncoder, write_random
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import transformers
 from PIL import Image
 
-from puma.data.pairs import Pair
 from puma.items import Item
+from puma.training.pairs import Pair
 
 
 def drawn(i: int) -> Image.Image:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gpu_material import known_faults, mixed
 
-from puma.model import Retriever
+from puma.retriever.model import Retriever
 from support import families
 
 pytestmark = pytest.mark.gpu

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.gpu
 
 def child(base: Path, out: Path) -> None:
     from gpu_material import make_pairs
-
-    from puma.replicas import join, processes
-    from puma.training import train
     from test_training import LORA, fresh
+
+    from puma.training import train
+    from puma.training.distributed import join, processes
 
     device = join()
     if not distributed.is_initialized():  # accelerate makes no group for one process on a CPU
@@ -45,7 +45,6 @@ def child(base: Path, out: Path) -> None:
 
 def test_one_process_over_nccl(bases, device, tmp_path, record_property):
     from gpu_material import make_pairs
-
     from test_training import LORA, stage
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", __file__]

@@ -9,15 +9,15 @@ import pytest
 import torch
 from gpu_material import drawn, known_faults, make_pairs
 
-from puma.data.collating import PairCollator
-from puma.dual_depth import DualDepth
-from puma.interchange import sentence_transformer
 from puma.items import Item
-from puma.losses.objective import RetrievalObjective
-from puma.model import Retriever
-from puma.settings import TrainConfig
-from puma.teacher import PromptTargets, teacher_states
+from puma.retriever.model import Retriever
+from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training import train
+from puma.training.collating import PairCollator
+from puma.training.config import TrainConfig
+from puma.training.objective import RetrievalObjective
+from puma.training.teacher.dual_depth import DualDepth
+from puma.training.teacher.store import PromptTargets, teacher_states
 from support import families
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import Hit, Index, reader
-from puma.index.exact import exact_search
+from puma.index.exact.small import exact_search
 
 MODALITIES = ["text", "image", "image,text"]
 
@@ -298,7 +298,7 @@ def test_two_processes_may_write_at_once(tmp_path):
 def test_the_index_loads_no_torch():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     code = (
-        "import sys, puma.index, puma.ingest, puma.evaluation.metrics, puma.evaluation.runs\n"
+        "import sys, puma.index, puma.search.ingest, puma.evaluation.metrics, puma.evaluation.runs\n"
         "import puma.index.lance, lancedb\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import index_child
-from index_child import BATCH, DIM, rows_of, shrink
 from puma.errors import StorageError
 from puma.index import Index, maintenance, reader, tables
+from support import index_child
+from support.index_child import BATCH, DIM, rows_of, shrink
 
 
 def start(*arguments):

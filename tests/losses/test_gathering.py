@@ -19,7 +19,7 @@ CASES = [*LOSSES, *(f"{loss}-symmetric" for loss in LOSSES), "margin", *KINDS, "
 def results(tmp_path_factory):
     """{world size: [results of each rank]}."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("ranks.py")
+    script = Path(__file__).parents[1] / "support" / "ranks.py"
     done = subprocess.run(
         [sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=120, check=False
     )

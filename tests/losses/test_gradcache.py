@@ -5,10 +5,10 @@ import weakref
 import pytest
 import torch
 
-import tiny
 from puma.errors import InputError
 from puma.losses.gradcache import cached_states, split_part
-from puma.losses.objective import RetrievalObjective
+from puma.training.objective import RetrievalObjective
+from support import tiny
 
 PAIRS = 5
 SIZES = ((4, 4), (4, 8), (8, 4), (2, 4))

@@ -13,8 +13,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import EfficientNetConfig, EfficientNetModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from puma.mini.base import BaseSettings, join, save, write_note
-from puma.mini.tower import neutralise_squeeze_excite
+from puma.mini.base.assemble import join, save
+from puma.mini.base.settings import BaseSettings, write_note
+from puma.mini.base.tower import neutralise_squeeze_excite
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (245, 245, 245)}
 SHAPES = ("square", "stripes", "frame", "dots", "halves", "corner")

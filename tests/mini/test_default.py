@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 from puma.errors import ModelError
 from puma.items import Item
 from puma.mini import default
-from puma.mini.adapter import HEADER, read_header, write_adapter
+from puma.mini.adapter.file import HEADER, read_header, write_adapter
 from puma.mini.default import default_model
-from puma.model import Retriever
+from puma.retriever.model import Retriever
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def assembled(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         calls.append(kwargs)
         return tiny_base
 
-    monkeypatch.setattr("puma.mini.base.assemble", assemble)
+    monkeypatch.setattr("puma.mini.base.assemble.assemble", assemble)
     return calls
 
 
@@ -105,10 +105,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from puma.mini import default
-from puma.model import Retriever
-import puma.mini.base
+from puma.retriever.model import Retriever
+import puma.mini.base.assemble
 
-puma.mini.base.assemble = lambda **_: Path(sys.argv[1])
+puma.mini.base.assemble.assemble = lambda **_: Path(sys.argv[1])
 saved = Retriever.save_pretrained
 
 def save_and_die(self, path, **kwargs):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tiny
 from puma.data import mbeir
 from puma.errors import InputError
 from puma.items import Item
 from puma.mini import quickstart as module
 from puma.mini.quickstart import KnownPictures, quickstart
 from puma.mini.recipe import Recipe
-from puma.model import Retriever
+from puma.retriever.model import Retriever
 from puma.search import Searcher
+from support import tiny
 
 COLOURS = ["red", "green", "blue", "black", "white", "pink"]
 THINGS = ["circle", "square", "bar", "cross", "dot", "ring"]
@@ -170,8 +170,9 @@ def test_out_must_not_be_a_file(tmp_path):
 
 
 def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
-    from puma import encoding
-    from puma.mini import recipe, vision
+    from puma.mini import recipe
+    from puma.mini.base import vision
+    from puma.retriever import encoding
 
     for capabilities, fast in (({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)):
         monkeypatch.setattr(encoding.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)

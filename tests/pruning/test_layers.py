@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-import tiny
 from puma.errors import InputError, ModelError, PumaError
 from puma.pruning import RECORD, count_parameters, decoder_of, first_layers_difference, kept_layers, prune, prune_folder
+from support import tiny
 
 
 def logits(model, inputs):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from puma.cli import main
 from puma.errors import InputError, ModelError
-from puma.model import Retriever
 from puma.pruning import cut, decoder_of, load_model, load_processor, model_folder, prune
 from puma.pruning.loading import saved_type, weight_type
+from puma.retriever.model import Retriever
 from support import families
 
 

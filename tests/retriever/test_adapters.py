@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import tiny
 from puma.errors import InputError, ModelError
 from puma.retriever.adapters import CONFIG, base_of, is_adapter_folder, with_adapter
+from support import tiny
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -233,7 +233,7 @@ def test_a_retriever_loads_from_its_adapter_alone(family_base, tmp_path, capsys)
     from peft import get_peft_model
 
     from puma.cli import main
-    from puma.model import Retriever
+    from puma.retriever.model import Retriever
 
     saved = Retriever.from_base(family_base("qwen3_vl"), layers=2, device="cpu").save_pretrained(tmp_path / "model")
     trained = Retriever.from_pretrained(saved, device="cpu")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from puma.encoding import for_threads, length_sorted_groups, prefetched, preparing_threads
 from puma.errors import ImageError, InputError
 from puma.items import Item
-from puma.model import Retriever
 from puma.retriever import cores
+from puma.retriever.encoding import for_threads, length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.model import Retriever
 
 GROUPS = [[n] for n in range(20)]
 
@@ -84,14 +84,14 @@ def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
     retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu")
     items = [Item(image=Image.new("RGB", (30, 20 + n), (9 * n, 0, 90)), text="a" * n or None) for n in range(20)]
     plain = retriever.encode(items, batch_size=3)
-    monkeypatch.setattr("puma.encoding.preparing_threads", lambda device: 3)
+    monkeypatch.setattr("puma.retriever.encoding.preparing_threads", lambda device: 3)
     np.testing.assert_array_equal(plain, retriever.encode(items, batch_size=3))
 
 
 def test_threads_and_cores(monkeypatch, tmp_path):
     assert preparing_threads(torch.device("cpu")) == 1
     for here, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
-        monkeypatch.setattr("puma.encoding.usable_cores", lambda here=here: here)
+        monkeypatch.setattr("puma.retriever.encoding.usable_cores", lambda here=here: here)
         assert preparing_threads(torch.device("cuda")) == expected
     monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
     free = cores.usable_cores()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from puma.encoding import LARGEST_RATIO, within_limits
 from puma.errors import ImageError, ModelError
 from puma.items import Item
-from puma.model import Retriever
-from puma.prompts import RET, PromptFormat, control_tokens, with_special_tokens
+from puma.retriever.encoding import LARGEST_RATIO, within_limits
+from puma.retriever.model import Retriever
+from puma.retriever.prompts import RET, PromptFormat, control_tokens, with_special_tokens
 from support import families
 
 

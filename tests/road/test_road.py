@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import layouts
 from puma.cli import main
-from puma.data.pairs import read_pairs
-from puma.dual_depth import DualDepth
-from puma.model import Retriever
-from puma.settings import TrainConfig
-from puma.teacher import FeatureStore
+from puma.retriever.model import Retriever
 from puma.training import train
-from support import families
+from puma.training.config import TrainConfig
+from puma.training.pairs import read_pairs
+from puma.training.teacher.dual_depth import DualDepth
+from puma.training.teacher.store import FeatureStore
+from support import families, layouts
 
 TASKS = (0, 1, 3, 8)  # text, image and image+text on either side
 SMALL = TrainConfig(
@@ -135,7 +134,7 @@ def test_every_way_of_training(family_base, data, tmp_path, family, way):
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_an_interrupted_run_goes_on_to_the_same_weights(family_base, data, tmp_path, family, monkeypatch):
-    from puma.data import collating
+    from puma.training import collating
 
     whole, _ = trained_by(family_base(family), data, tmp_path / "whole", SMALL)
     call, calls = collating.PairCollator.__call__, []

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from puma.serve import create_app
-from served import data_uri, png, toy_searcher
+from support.served import data_uri, png, toy_searcher
 
 POSTS = {
     "/search": {"text": "red", "where": {"type": "eq", "key": "brand", "value": "b1"}, "minus": ["fox"]},

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from puma.serve import ServeSettings, create_app
 from puma.serve.routes import docs
-from served import served, toy_searcher
+from support.served import served, toy_searcher
 
 OURS = ("/search", "/items", "/item", "/indexes", "/thumbnail", "/v1/", "/v2/")
 
@@ -104,7 +104,7 @@ def test_a_missing_package_is_named(client, monkeypatch):
 
 def test_the_page_works_in_a_real_browser_under_its_policy(tmp_path):
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    from browsing import Visitor, launched
+    from support.browsing import Visitor, launched
 
     with served({"my": toy_searcher(tmp_path)}) as address, launched() as browser, Visitor(browser, address) as visitor:
         page = visitor.page

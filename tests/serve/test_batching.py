@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from encoders import ToyEncoder
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.serve import batching
-from puma.serve.settings import ServeSettings
-from puma.serve.state import CLIENT_GONE, Service
-from puma.serve.waiting import (
+from puma.serve.queue import (
     BusyError,
     ClientGoneError,
     ClosingError,
@@ -27,7 +24,10 @@ from puma.serve.waiting import (
     next_batch,
     picture_pixels,
 )
-from serving import PATIENCE_S, GatedEncoder
+from puma.serve.service import CLIENT_GONE, Service
+from puma.serve.settings import ServeSettings
+from support.encoders import ToyEncoder
+from support.serving import PATIENCE_S, GatedEncoder
 
 
 def png(colour=(255, 0, 0), size=(8, 8)) -> bytes:
@@ -403,7 +403,7 @@ def test_shares(requests, max_batch, max_images):
 
 def test_a_real_model_in_batches(base):
     """A tiny retriever: what requests get together is what each gets alone, up to rounding."""
-    from puma.model import Retriever
+    from puma.retriever.model import Retriever
 
     retriever = Retriever.from_base(base, prompt="short", device="cpu")
     wanted = [

@@ -7,10 +7,10 @@ import httpx
 import numpy as np
 import pytest
 
-from encoders import ToyEncoder
 from puma.items import Item
-from puma.search import INSTRUCTIONS
-from served import data_uri, png, served
+from puma.search.searcher import INSTRUCTIONS
+from support.encoders import ToyEncoder
+from support.served import data_uri, png, served
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,10 +7,10 @@ import numpy as np
 import openai
 import pytest
 
-from encoders import ToyEncoder
 from puma.items import Item
-from puma.search import INSTRUCTIONS
-from served import data_uri, png, served, toy_searcher
+from puma.search.searcher import INSTRUCTIONS
+from support.encoders import ToyEncoder
+from support.served import data_uri, png, served, toy_searcher
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 TEXTS = ["a red fox", "blue whale", "tea \u00e9 \U0001f98a"]
@@ -184,7 +184,7 @@ def test_without_an_index_a_query_has_the_general_instruction():
 
 
 def test_a_real_models_vectors_come_whole_through_every_shape(base):
-    from puma.model import Retriever
+    from puma.retriever.model import Retriever
 
     retriever = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
     url = data_uri(BLUE)

@@ -5,9 +5,9 @@ import threading
 import httpx
 import pytest
 
-from encoders import ToyEncoder
 from puma.search import Searcher
-from served import data_uri, png, served
+from support.encoders import ToyEncoder
+from support.served import data_uri, png, served
 
 RED = png((255, 0, 0))
 

@@ -18,8 +18,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from browsing import Visitor, launched, noise, shelf
-from served import png, served
+from support.browsing import Visitor, launched, noise, shelf
+from support.served import png, served
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from importlib import resources
 import pytest
 from starlette.testclient import TestClient
 
-from encoders import ToyEncoder
 from puma.serve import ServeSettings, create_app
+from support.encoders import ToyEncoder
 
 FILES = sorted(entry.name for entry in (resources.files("puma.serve") / "page").iterdir() if "." in entry.name)
 

@@ -17,10 +17,10 @@ pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is no
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
-from browsing import Visitor, launched, shelf
-from encoders import ToyEncoder
 from puma.search import Searcher
-from served import png, served
+from support.browsing import Visitor, launched, shelf
+from support.encoders import ToyEncoder
+from support.served import png, served
 
 FAILED_LOAD = "Failed to load resource"
 WIDTHS = (320, 768, 1280)

@@ -26,9 +26,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from encoders import ToyEncoder
 from puma.search import Searcher
 from puma.serve import ServeSettings, create_app
+from support.encoders import ToyEncoder
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 FEW, MANY = 10, 150

@@ -3,8 +3,8 @@
 import openai
 import pytest
 
-from puma.search import INSTRUCTIONS
-from served import data_uri, png, served, toy_searcher
+from puma.search.searcher import INSTRUCTIONS
+from support.served import data_uri, png, served, toy_searcher
 
 
 @pytest.fixture(scope="module")

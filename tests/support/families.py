@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-import tiny
+from support import tiny
 
 FAMILIES = tiny.FAMILIES
 RECIPES = {  # the family that each shipped recipe's base belongs to

@@ -20,7 +20,7 @@ import numpy as np
 
 from puma.data.lines import Faults
 from puma.errors import ImageError, InputError
-from puma.items import Item, open_image
+from puma.items.item import Item, open_image
 
 LISTED = 20
 """Faults of one kind in one file that are kept word for word."""

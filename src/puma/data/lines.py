@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from puma.data.skips import Skip
 from puma.errors import DataError
-from puma.items import IMAGE, IMAGE_TEXT, MODALITIES, TEXT
+from puma.items.item import IMAGE, IMAGE_TEXT, MODALITIES, TEXT
+from puma.items.skips import Skip
 
 MAX_FAULTS = 20
 """Most faults of one file that a message lists."""

@@ -2,7 +2,7 @@
 
 Here: :class:`Benchmark`, and by name all of :mod:`puma.data.layout` (paths), :mod:`puma.data.records` and
 :mod:`puma.data.writing` (single files). Not here: saying everything that is wrong with a folder
-(:mod:`puma.data.validation`), training examples (:mod:`puma.data.pairs`), scoring (:mod:`puma.evaluation`). Loads no
+(:mod:`puma.data.validation`), training examples (:mod:`puma.training.pairs`), scoring (:mod:`puma.evaluation`). Loads no
 torch.
 
 The layout, under one root (image paths are relative to it)::
@@ -48,9 +48,9 @@ from puma.data.records import (
     read_qrels,
     read_queries,
 )
-from puma.data.skips import Skip
 from puma.data.writing import write_instructions, write_pool, write_qrels, write_queries
 from puma.errors import DataError, InputError
+from puma.items.skips import Skip
 
 __all__ = [
     "ALL",

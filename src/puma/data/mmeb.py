@@ -32,7 +32,7 @@ from typing import Any
 
 from puma.data.mbeir import MAX_FAULTS
 from puma.errors import DataError, InputError
-from puma.items import Item
+from puma.items.item import Item
 
 IMAGE_TOKEN = "<|image_1|>"
 """What MMEB's texts hold where the picture goes; stripped, since the encoder places the picture itself."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from puma.data.lines import ID, MODALITY_OF, Faults, Fields, SkippedLines, lines, objects, shown
-from puma.data.skips import Skip
-from puma.items import IMAGE, IMAGE_TEXT, TEXT, Item
+from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
+from puma.items.skips import Skip
 
 TASKS: dict[tuple[str, str], int] = {
     (TEXT, IMAGE): 0,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from puma.data.records import TASK_MODALITIES
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 NONE = "none"
 """What a query without any hit counts as: one that could not be embedded, or that a run lacks."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from puma.data.mbeir import TaskName
-from puma.embedding import embed_readable
 from puma.errors import InputError
 from puma.evaluation.judged import Judged
 from puma.evaluation.matrices import matrix, release
 from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
-from puma.items import MODALITIES, Encoder
+from puma.items.encoder import Encoder, embed_readable
+from puma.items.item import MODALITIES
 
 By = tuple[np.ndarray, np.ndarray, dict[str, str]]
 """Vectors, which are there, and why the others are not, by id."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from puma.errors import DependencyError, DownloadError, ImageError, InputError, ModelError
-from puma.items import IMAGE, IMAGE_TEXT, TEXT, Item
+from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
 
 BATCH = 32
 """Items of a forward pass, as sentence-transformers has it."""
@@ -192,7 +192,7 @@ def load_foreign(
 
 
 def _device() -> str:
-    from puma.model import default_device
+    from puma.retriever.model import default_device
 
     return default_device()
 

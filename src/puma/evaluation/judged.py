@@ -15,7 +15,7 @@ import numpy as np
 
 from puma.data.mbeir import Benchmark, Candidate, Query, TaskName, open_benchmark
 from puma.errors import DataError, InputError
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 POOLS = ("local", "global")
 CODE = {modality: code for code, modality in enumerate(MODALITIES)}

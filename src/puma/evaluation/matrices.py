@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from puma.errors import InputError, StorageError
-from puma.folders import storage_errors
+from puma.storage.folders import storage_errors
 
 ROWS_AT_ONCE = 2**14
 """Vectors written to the file at once, at most."""
@@ -67,7 +67,7 @@ def matrix(size: int, dim: int, memory: int | None, scratch: Path | None) -> tup
 
 @contextlib.contextmanager
 def parts_of(vectors: np.ndarray, places: np.ndarray, scratch: Path | None) -> Iterator[list[np.ndarray]]:
-    """The rows at these places, in this order, as a source for :mod:`puma.index.bulk`.
+    """The rows at these places, in this order, as a source for :mod:`puma.index.exact.streamed`.
 
     Rows that lie side by side are parts as they are, of an array in memory or of a file. Where too many do not, all of
     them are copied: those of a file to a file in ``scratch``, gone after the block.

@@ -3,7 +3,7 @@
 Here: :func:`evaluate` for an encoder, :func:`chance` for a random ranking, in one shape of table
 (:data:`puma.evaluation.counting.Tables`); by name also :func:`evaluate_embeddings` and :func:`evaluate_runs` for what
 others have made. Not here: the metrics (:mod:`puma.evaluation.metrics`), the files' format
-(:mod:`puma.data.mbeir`), showing results (:mod:`puma.evaluation.report`).
+(:mod:`puma.data.mbeir`), showing results (:mod:`puma.evaluation.report.page`).
 
 The rules: a query takes its task's first instruction unless asked otherwise, a candidate none; scores are cosines of
 the fp32 vectors in double precision, rounded to six decimals (what differs less is rounding noise), and ties count
@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 
 from puma.data.mbeir import TaskName
-from puma.embedding import BATCH
 from puma.errors import InputError
 from puma.evaluation.counting import INSTRUCTIONS, KS, RANKED_K, Tables, check_ks, count, headline, store
-from puma.evaluation.embeddings import evaluate_embeddings
 from puma.evaluation.encoded import InMemory, Kept, check_modalities
 from puma.evaluation.judged import POOLS, Judged
 from puma.evaluation.matrices import check_memory, scratch_folder
 from puma.evaluation.metrics import chance_hit_rate, chance_mrr, chance_ndcg, chance_recall
 from puma.evaluation.processes import is_first
 from puma.evaluation.scored_runs import evaluate_runs
+from puma.evaluation.stored.reading import evaluate_embeddings
 from puma.evaluation.stored.resumable import Resumable, made_with, opened_store
-from puma.items import MODALITIES, Encoder
+from puma.items.encoder import BATCH, Encoder
+from puma.items.item import MODALITIES
 from puma.storage.vectors import VectorStore
 
 __all__ = ["KS", "POOLS", "Tables", "chance", "evaluate", "evaluate_embeddings", "evaluate_runs"]

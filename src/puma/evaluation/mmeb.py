@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from puma.data.mmeb import META_TASKS, OUT_OF_DISTRIBUTION, SUBSETS, Row, Side, find_subsets, image_folder, read_subset
-from puma.embedding import BATCH, embed_readable
 from puma.errors import InputError
 from puma.evaluation.metrics import ranks_of_positives
 from puma.evaluation.processes import is_first
 from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
-from puma.index.exact import rounded
-from puma.items import Encoder, Item
+from puma.index.exact.small import rounded
+from puma.items.encoder import BATCH, Encoder, embed_readable
+from puma.items.item import Item
 from puma.storage.vectors import VectorStore
 
 SKIPS_LISTED = 50

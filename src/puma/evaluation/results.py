@@ -1,6 +1,6 @@
 """Results documents: one evaluation as one JSON file that other programs, and ``puma compare``, read.
 
-Here: the format, writing, reading. Not here: how it is shown (:mod:`puma.evaluation.report`), how two are compared
+Here: the format, writing, reading. Not here: how it is shown (:mod:`puma.evaluation.report.page`), how two are compared
 (:mod:`puma.evaluation.compare`). Nothing in this module loads torch.
 
 ::
@@ -21,7 +21,7 @@ from typing import Any
 
 from puma.errors import DataError, InputError
 from puma.evaluation.judged import POOLS
-from puma.folders import write_json
+from puma.storage.folders import write_json
 
 FORMAT = 1
 BENCHMARK_FIELDS = ("root", "dataset", "split", "instruction")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from puma.errors import DataError, InputError
-from puma.folders import storage_errors
+from puma.storage.folders import storage_errors
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], tag: str = "puma") -> None:

@@ -26,7 +26,7 @@ from puma.evaluation.counting import KS, Tables, best_ranks, check_ks, extras, h
 from puma.evaluation.judged import CODE, POOLS, Judged
 from puma.evaluation.metrics import Run, find
 from puma.evaluation.runs import read_run
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 _OURS = re.compile(r"(?:(?P<dataset>\w+)_)?task(?P<task>\d+)_(?P<split>[a-z]+)_(?P<pool>local|global)\.run")
 _UNIIR = re.compile(

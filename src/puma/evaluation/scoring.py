@@ -2,9 +2,9 @@
 
 Here: :func:`score`, the one place where an evaluation's vectors meet. Not here: where vectors come from
 (:mod:`puma.evaluation.counting`), the figures (:mod:`puma.evaluation.metrics`), the pass over the pool, which is
-:mod:`puma.index.bulk`'s. Nothing in this module loads torch.
+:mod:`puma.index.exact.streamed`'s. Nothing in this module loads torch.
 
-A score is what :mod:`puma.index.rescoring` defines: the dot product in double precision, rounded to six decimals (what
+A score is what :mod:`puma.index.exact.rescoring` defines: the dot product in double precision, rounded to six decimals (what
 differs less is rounding noise). One vector stored twice ties with itself exactly, wherever it stands, and no figure
 depends on the memory.
 """
@@ -21,10 +21,10 @@ import numpy as np
 from puma.evaluation.judged import View
 from puma.evaluation.matrices import parts_of
 from puma.evaluation.metrics import gains_in_order
-from puma.index.bulk import ranks_of_positives_streamed, top_k
+from puma.index.exact.memory import resident_bytes
+from puma.index.exact.rescoring import pair_scores
+from puma.index.exact.streamed import ranks_of_positives_streamed, top_k
 from puma.index.interface import SCORE_DECIMALS
-from puma.index.memory import resident_bytes
-from puma.index.rescoring import pair_scores
 
 AMPLE_BYTES = 4 * 10**9
 """Memory for scores where no limit is given: for more candidates than a block, more changes little."""

@@ -26,7 +26,7 @@ from puma.index.interface import (
     checked_vectors,
     encoded_payload,
 )
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 
 class Index:

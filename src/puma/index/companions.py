@@ -1,7 +1,7 @@
 """What is stored beside the rows of an index: small pictures by content, and which source gave which id.
 
 Here: two small tables and their orphans. Not here: the rows (:mod:`puma.index.lance`), making the pictures
-(``puma.thumbnails``), reading the sources (``puma.ingest``). Nothing in this module loads torch.
+(``puma.items.thumbnails``), reading the sources (``puma.search.ingest``). Nothing in this module loads torch.
 
 The caller holds the write lock around everything that writes.
 """

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from puma.errors import InputError
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 ORDERED = ("gt", "gte", "lt", "lte")
 COMPARISONS = ("eq", "ne", *ORDERED, "in", "nin")

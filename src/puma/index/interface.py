@@ -16,7 +16,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.index.filters import Filter
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 SCORE_DECIMALS = 6
 """Scores are rounded to this many decimals before they are compared: what differs less is rounding noise of the model,

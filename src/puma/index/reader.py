@@ -20,7 +20,7 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import maintenance
 from puma.index.companions import one_of
-from puma.index.exact import Block, exact_search, rounded
+from puma.index.exact.small import Block, exact_search, rounded
 from puma.index.filters import Filter, as_sql, quoted
 from puma.index.interface import Hit, Row
 from puma.index.snapshot import Snapshot

@@ -1,7 +1,7 @@
 """All rows of one version of a small index in memory, ready for exact search.
 
 Here: :class:`Snapshot`. Not here: when one is taken (:mod:`puma.index.lance`), the search itself
-(:mod:`puma.index.exact`). Nothing in this module loads torch.
+(:mod:`puma.index.exact.small`). Nothing in this module loads torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from puma.index.exact import Block
+from puma.index.exact.small import Block
 from puma.index.interface import Hit
 from puma.index.tables import matrix
 

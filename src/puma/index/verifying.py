@@ -19,7 +19,7 @@ from puma.index.companions import Sources, Thumbnails
 from puma.index.filters import filter_fields
 from puma.index.interface import UNIT_TOLERANCE
 from puma.index.tables import ITEMS, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
-from puma.items import MODALITIES
+from puma.items.item import MODALITIES
 
 NAMED = 3
 """Ids named in one message; the others are counted."""

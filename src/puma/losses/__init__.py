@@ -1,4 +1,4 @@
-"""The losses: pure functions, and one object over them for the trainer (:mod:`puma.losses.objective`)."""
+"""The losses: pure functions, and one object over them for the trainer (:mod:`puma.training.objective`)."""
 
 from puma.losses.baselines import (
     LOSS_FUNCTIONS,

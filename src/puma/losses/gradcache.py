@@ -42,7 +42,7 @@ def split_part(part: Part, size: int) -> list[Part]:
     if n <= size:
         return [part]
     if "puma_pictured" not in part:
-        raise InputError("a batch to be cut for grad_cache needs puma_pictured, as puma.data.collating makes it")
+        raise InputError("a batch to be cut for grad_cache needs puma_pictured, as puma.training.collating makes it")
     pictures = [0, *part["puma_pictured"].long().cumsum(0).tolist()]
     grid = part.get(PATCHES)
     patches = [0, *grid.prod(1).cumsum(0).tolist()] if grid is not None else []

@@ -1,6 +1,6 @@
 """MAC-Loss: contrastive learning whose temperature is lower for negatives of the positive's own modality.
 
-Pure functions on tensors; the trainer's loss object is in :mod:`puma.losses.objective`. Source: method.md "Learning"
+Pure functions on tensors; the trainer's loss object is in :mod:`puma.training.objective`. Source: method.md "Learning"
 (paper section 3.2).
 """
 

@@ -1,7 +1,7 @@
 """Retrieval with no language model layer at all: what a trained model must beat.
 
-Here: the encoder. Not here: the regression and the text vectors (:mod:`puma.mini.projector`), the features
-(:mod:`puma.mini.vision`).
+Here: the encoder. Not here: the regression and the text vectors (:mod:`puma.mini.base.projector`), the features
+(:mod:`puma.mini.base.vision`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from puma.errors import ImageError, InputError
-from puma.items import Item, as_item
-from puma.mini.held_out import held_out_split
-from puma.mini.projector import (
+from puma.items.item import Item, as_item
+from puma.mini.base.held_out import held_out_split
+from puma.mini.base.projector import (
     HELD_OUT,
     STRENGTHS,
     AffineMap,
@@ -30,7 +30,7 @@ from puma.mini.projector import (
     token_ids,
     unit,
 )
-from puma.mini.vision import VisionTower, picture_features
+from puma.mini.base.vision import VisionTower, picture_features
 
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"plain": lambda x: x, "root": np.sqrt}
 """What may be done to a pooled feature first (they are not negative: the towers end in relu6)."""
@@ -83,7 +83,7 @@ class RidgeBaseline:
             captions: their n captions.
             home: cache folder for the features.
             seed: draws the held-out pairs.
-            precision: of the tower, see :class:`puma.mini.vision.VisionTower`.
+            precision: of the tower, see :class:`puma.mini.base.vision.VisionTower`.
 
         Raises:
             InputError: the lengths differ, or there are too few unrelated pairs.

@@ -1,7 +1,7 @@
 """``puma-mini``: the model that commands use when none is named.
 
 Here: where its adapter lies, and the folder that is made of it once. Not here: the adapter's format
-(:mod:`puma.mini.adapter`), the base (:mod:`puma.mini.base`), the training. Data, recipe and figures are in
+(:mod:`puma.mini.adapter.file`), the base (:mod:`puma.mini.base.assemble`), the training. Data, recipe and figures are in
 docs/model-card-puma-mini.md.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from puma.errors import InputError, ModelError
-from puma.folders import storage_errors
-from puma.mini.packages import cache_home, sha256_of
+from puma.mini.fetch.packages import cache_home, sha256_of
+from puma.storage.folders import storage_errors
 
 NAME = "puma-mini"
 ADAPTER = Path(__file__).with_name("puma-mini.safetensors")
@@ -39,13 +39,13 @@ def default_model(
     may ask at once. Making it takes about a minute, 2 GB of memory and 0.5 GB of disk; afterwards it is only named.
 
     Args:
-        home: cache folder; :func:`puma.mini.packages.cache_home` if None.
+        home: cache folder; :func:`puma.mini.fetch.packages.cache_home` if None.
         adapter: another adapter made for a mini base; :data:`ADAPTER` if None.
         say: hears one line before anything is made, and nothing if all is there.
 
     Raises:
         ModelError: there is no adapter, or it is damaged or for no mini base.
-        DependencyError, DownloadError, StorageError: as :func:`puma.mini.base.assemble`.
+        DependencyError, DownloadError, StorageError: as :func:`puma.mini.base.assemble.assemble`.
     """
     path = ADAPTER if adapter is None else Path(adapter)
     if not path.is_file():
@@ -77,8 +77,9 @@ def default_model(
 
 
 def _make(folder: Path, adapter: Path, home: str | os.PathLike[str] | None) -> None:
-    from puma.mini.adapter import read_adapter, read_header  # heavy, and not needed where the folder is there
-    from puma.mini.base import BaseSettings, assemble
+    from puma.mini.adapter.file import read_adapter, read_header  # heavy, and not needed where the folder is there
+    from puma.mini.base.assemble import assemble
+    from puma.mini.base.settings import BaseSettings
 
     settings = read_header(adapter)["base"].get("settings")
     if not settings:

@@ -24,27 +24,27 @@ import numpy as np
 import torch
 
 from puma.data.mbeir import Benchmark
-from puma.data.pairs import Pair, first_instructions, read_pairs
-from puma.encoding import has_fast_bf16
 from puma.errors import InputError
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import means
-from puma.evaluation.report import Curve, write_report
-from puma.folders import write_json
-from puma.items import Item
-from puma.mini import pictures
-from puma.mini.base import assemble
+from puma.evaluation.report.page import Curve, write_report
+from puma.items.item import Item
+from puma.mini import openpics as pictures
+from puma.mini.base.assemble import assemble
+from puma.mini.base.projector import training_pairs
+from puma.mini.base.vision import PictureFeatures, VisionTower, picture_features, tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.packages import cache_home
-from puma.mini.projector import training_pairs
+from puma.mini.fetch.packages import cache_home
 from puma.mini.recipe import Recipe
 from puma.mini.showcase import QUERIES, answered, answered_queries, task_sheets
-from puma.mini.vision import PictureFeatures, VisionTower, picture_features, tower_precision
-from puma.model import Retriever
-from puma.search import Searcher
-from puma.settings import TrainConfig
-from puma.teacher import CaptionTargets, caption_targets
-from puma.training import batches_of, train
+from puma.retriever.encoding import has_fast_bf16
+from puma.retriever.model import Retriever
+from puma.search.searcher import Searcher
+from puma.storage.folders import write_json
+from puma.training.config import TrainConfig
+from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.stage import batches_of, train
+from puma.training.teacher.store import CaptionTargets, caption_targets
 
 Say = Callable[[str], None]
 

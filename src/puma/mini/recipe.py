@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from puma.encoding import has_fast_bf16
-from puma.mini.base import BaseSettings
-from puma.settings import TrainConfig
+from puma.mini.base.settings import BaseSettings
+from puma.retriever.encoding import has_fast_bf16
+from puma.training.config import TrainConfig
 
 SHARED: dict[str, Any] = {
     "batch_size": 64,

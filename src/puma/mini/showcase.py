@@ -1,6 +1,6 @@
 """What the quickstart shows: a dozen queries of every kind on the index, and each task's successes and failures.
 
-Not here: the page they are drawn on (:mod:`puma.evaluation.report`).
+Not here: the page they are drawn on (:mod:`puma.evaluation.report.page`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from puma.data.mbeir import Benchmark
+from puma.evaluation.report.sheets import Asked, Result, Sheet
 from puma.evaluation.runs import read_run
-from puma.evaluation.sheets import Asked, Result, Sheet
 from puma.index import Hit
-from puma.items import IMAGE, TEXT, Item
-from puma.search import Searcher
+from puma.items.item import IMAGE, TEXT, Item
+from puma.search.searcher import Searcher
 
 TASK_NAMES = {
     0: "text to image",

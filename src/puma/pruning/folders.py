@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
-from puma.folders import write_json, written_folder
 from puma.pruning.layers import cut, decoder_of, kept_layers
 from puma.pruning.loading import load_model, load_processor, model_folder
+from puma.storage.folders import write_json, written_folder
 
 RECORD = "puma_pruning.json"
 """The file in a pruned folder that says which of the base's layers it kept."""

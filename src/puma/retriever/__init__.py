@@ -1,1 +1,1 @@
-"""From a base to a retriever: loading, the limits of processors, decoding for them."""
+"""The retriever: a pruned multimodal LLM with ``[RET]``, its prompt, its batches and its folder."""

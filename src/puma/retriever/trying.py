@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from puma.encoding import LARGEST_RATIO, within_limits
 from puma.errors import ImageError
-from puma.items import Item
+from puma.items.item import Item
 from puma.pruning.loading import load_processor, model_folder
 from puma.retriever.decoding import why_refused
+from puma.retriever.encoding import LARGEST_RATIO, within_limits
 
 
 class ImageTrial:

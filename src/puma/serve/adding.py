@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from puma.embedding import Skip
-from puma.ingest import content_digest
-from puma.items import Item
-from puma.search import Added, Searcher
+from puma.items.encoder import Skip
+from puma.items.item import Item
+from puma.search.ingest import content_digest
+from puma.search.searcher import Added, Searcher
 from puma.serve.batching import BusyError
-from puma.serve.state import Service
+from puma.serve.service import Service
 
 MAX_WAITING = 16
 """Requests to add that may wait for their turn; each holds its items in memory meanwhile."""

@@ -1,6 +1,6 @@
 """``create_app``: the service as an ASGI application.
 
-Here: wiring. Not here: routes (:mod:`puma.serve.routes`), the doors (:mod:`puma.serve.doors`), batching.
+Here: wiring. Not here: routes (:mod:`puma.serve.routes`), the doors (:mod:`puma.serve.middleware`), batching.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fastapi.security import HTTPBearer
 
 import puma
 from puma.errors import InputError
-from puma.items import Encoder
-from puma.search import Searcher
+from puma.items.encoder import Encoder
+from puma.search.searcher import Searcher
 from puma.serve import routes
-from puma.serve.doors import Doors
-from puma.serve.faults import install
+from puma.serve.error_responses import install
+from puma.serve.middleware import Doors
 from puma.serve.schemas import ERRORS
+from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
-from puma.serve.state import Service
 
 
 def create_app(

@@ -1,7 +1,7 @@
 """Requests of many clients joined into batches for one encoder, which runs in a thread of its own.
 
 Here: the queue with its bound, the encoder's thread, and how results, faults and cancellations find their way. Not
-here: how a batch is shared out (:mod:`puma.serve.waiting`), HTTP, indexes (:mod:`puma.serve.state`).
+here: how a batch is shared out (:mod:`puma.serve.queue`), HTTP, indexes (:mod:`puma.serve.service`).
 
 While the encoder works, requests gather; when it is done it takes as many as a batch holds, so no request waits for
 company except where others have lately been about, and then for a moment only. Waiting requests get equal shares of
@@ -25,9 +25,9 @@ from typing import Protocol
 import numpy as np
 
 from puma.errors import InputError, ModelError
-from puma.items import Encoder, Item, open_image
-from puma.serve.settings import ServeSettings
-from puma.serve.waiting import (
+from puma.items.encoder import Encoder
+from puma.items.item import Item, open_image
+from puma.serve.queue import (
     BusyError,
     ClientGoneError,
     ClosingError,
@@ -36,6 +36,7 @@ from puma.serve.waiting import (
     WaitedTooLongError,
     next_batch,
 )
+from puma.serve.settings import ServeSettings
 
 LONGEST_RETRY_S = 60
 PATIENCE = 0.05

@@ -1,1 +1,1 @@
-"""What must be whole after a kill. Loads no torch."""
+"""Folders, row files and shards that are whole after a kill. Loads no torch."""

@@ -33,7 +33,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from puma.errors import InputError, StorageError
-from puma.folders import storage_errors, write_json
+from puma.storage.folders import storage_errors, write_json
 
 NOTE = "made-with.json"
 FLOAT_BYTES = 4

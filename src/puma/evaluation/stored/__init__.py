@@ -1,1 +1,1 @@
-"""Vectors that are kept: while they are made, and as files of a benchmark."""
+"""Vectors kept in files: written, read, and scored without a model."""

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from puma.embedding import BATCH, embed_readable
 from puma.errors import InputError
 from puma.evaluation.processes import first_does, processes, wait
-from puma.items import Encoder, Item
+from puma.items.encoder import BATCH, Encoder, embed_readable
+from puma.items.item import Item
 from puma.storage.vectors import Group, VectorStore
 
 FORMAT = 1

@@ -1,4 +1,4 @@
-"""``/v2/embed``: Cohere's shape. Here: the route. Not here: the forms of vectors (:mod:`puma.serve.embedded`)."""
+"""``/v2/embed``: Cohere's shape. Here: the route. Not here: the forms of vectors (:mod:`puma.serve.formats`)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from puma.errors import InputError
-from puma.items import Item
-from puma.serve.answers import json_answer
-from puma.serve.embedded import as_types, item_of, item_of_parts, model_name, query_instruction, shortened
-from puma.serve.pictures import CheckedPicture, picture_from_text
+from puma.items.item import Item
+from puma.serve.formats import as_types, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.images import CheckedPicture, picture_from_text
+from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import CohereAnswer, CohereRequest
+from puma.serve.service import service
 from puma.serve.settings import ServeSettings
-from puma.serve.state import service
 
 router = APIRouter(tags=["embeddings"], responses=ERRORS)
 

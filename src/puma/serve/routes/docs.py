@@ -17,7 +17,7 @@ from fastapi import APIRouter, Header
 from starlette.responses import HTMLResponse, Response
 
 from puma.errors import DependencyError
-from puma.serve.answers import NotFoundError
+from puma.serve.responses import NotFoundError
 
 router = APIRouter(include_in_schema=False)
 

@@ -1,5 +1,5 @@
 """``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's pictures. Here: the route, which is short
-because it is the busiest one. Not here: batching, pictures, the forms of vectors (:mod:`puma.serve.embedded`)."""
+because it is the busiest one. Not here: batching, pictures, the forms of vectors (:mod:`puma.serve.formats`)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from puma.errors import InputError
-from puma.items import Item
-from puma.serve.answers import json_answer
-from puma.serve.embedded import as_base64, as_floats, item_of, item_of_parts, model_name, query_instruction, shortened
-from puma.serve.pictures import picture_from_text
+from puma.items.item import Item
+from puma.serve.formats import as_base64, as_floats, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.images import picture_from_text
+from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Message, Part, TextOrPicture, TextPart
+from puma.serve.service import Service, service
 from puma.serve.settings import ServeSettings
-from puma.serve.state import Service, service
 
 router = APIRouter(tags=["embeddings"], responses=ERRORS)
 

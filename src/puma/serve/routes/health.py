@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from puma.serve.metrics import MEDIA_TYPE
-from puma.serve.state import service
+from puma.serve.service import service
 
 router = APIRouter(tags=["service"])
 

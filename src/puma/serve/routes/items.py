@@ -10,17 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from puma.errors import InputError
-from puma.items import Item
-from puma.search import Searcher
+from puma.items.item import Item
+from puma.items.thumbnails import MEDIA_TYPE
+from puma.search.searcher import Searcher
 from puma.serve.adding import Incoming, add_items
-from puma.serve.answers import NotFoundError, json_answer, stored_item
-from puma.serve.asking import named, wanted
-from puma.serve.pictures import picture_from_text
+from puma.serve.images import picture_from_text
+from puma.serve.queries import named, wanted
+from puma.serve.responses import NotFoundError, json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
 from puma.serve.schemas_search import AddAnswer, AddRequest, DeleteAnswer, ItemsAnswer, NewItem, Stored
+from puma.serve.service import Service, service
 from puma.serve.settings import ServeSettings
-from puma.serve.state import Service, service
-from puma.thumbnails import MEDIA_TYPE
 
 router = APIRouter(tags=["items"], responses=ERRORS)
 

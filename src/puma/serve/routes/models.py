@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from puma.serve.answers import json_answer
-from puma.serve.embedded import model_name
+from puma.serve.formats import model_name
+from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import ModelEntry, ModelsAnswer
-from puma.serve.state import Service, service
+from puma.serve.service import Service, service
 
 router = APIRouter(tags=["models"], responses=ERRORS)
 

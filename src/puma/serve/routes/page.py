@@ -1,7 +1,7 @@
 """The search page: ``/`` and its static files below ``/page/``, read once from the package.
 
 Here: routes. Not here: what the page does (``puma/serve/page``, plain files that need no build), its content security
-policy (:mod:`puma.serve.doors`).
+policy (:mod:`puma.serve.middleware`).
 
 A file is served by its name in a dict made beforehand, never by a path: there is nothing to traverse.
 """
@@ -16,8 +16,8 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from puma.serve.service import service
 from puma.serve.settings import ServeSettings
-from puma.serve.state import service
 
 router = APIRouter(include_in_schema=False)
 

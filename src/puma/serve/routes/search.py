@@ -10,13 +10,13 @@ from fastapi import APIRouter, Body, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
 from puma.errors import InputError
-from puma.search import Searcher
-from puma.serve.answers import json_answer, stored_item
-from puma.serve.asking import Question, instruction_of, named, page_of_hits, question
-from puma.serve.pictures import picture_from_bytes
+from puma.search.searcher import Searcher
+from puma.serve.images import picture_from_bytes
+from puma.serve.queries import Question, instruction_of, named, page_of_hits, question
+from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
-from puma.serve.state import Service, service
+from puma.serve.service import Service, service
 
 router = APIRouter(tags=["search"], responses=ERRORS)
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from puma.serve.state import service
-from puma.serve.tokens import LIFE_S, Token
+from puma.serve.auth import LIFE_S, Token
+from puma.serve.service import service
 
 router = APIRouter(tags=["service"])
 

@@ -1,5 +1,5 @@
 """``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search. A picture to search with rides in the
-clients' ``extra_body``. Not here: how a query becomes hits (:mod:`puma.serve.asking`)."""
+clients' ``extra_body``. Not here: how a query becomes hits (:mod:`puma.serve.queries`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from starlette.responses import Response
 
 from puma.index import Hit
-from puma.search import Searcher
-from puma.serve.answers import json_answer, stored_item
-from puma.serve.asking import named, page_of_hits, question, wanted
+from puma.search.searcher import Searcher
+from puma.serve.queries import named, page_of_hits, question, wanted
+from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
 from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
-from puma.serve.state import service
+from puma.serve.service import service
 
 router = APIRouter(tags=["vector stores"], responses=ERRORS)
 

@@ -1,0 +1,92 @@
+"""``puma``: the command line. Thin: it gathers the modules of :mod:`puma.cli.commands` and turns errors into one line.
+
+Here: the application, its error handler and its exit codes (0 done, 1 the machine's fault, 2 the user's, 130
+interrupted). Not here: what the commands do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+
+import typer
+
+if not sys.stderr.isatty():  # read by tqdm when it is imported, below: a log file wants a line now and then, not a film
+    os.environ.setdefault("TQDM_MININTERVAL", "10")
+
+from puma.cli import commands
+from puma.errors import PumaError
+
+app = typer.Typer(
+    name="puma",
+    help="Turn any open multimodal LLM into a fast any-to-any retriever, and use it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_INTERRUPTED = 130
+# Typer may carry its own copy of click, whose classes are not the ones of an installed click.
+_USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+@app.callback()
+def _root(
+    debug: bool = typer.Option(False, "--debug", help="Show Python's traceback of an error (or set PUMA_DEBUG=1)."),
+) -> None:
+    if debug:
+        os.environ["PUMA_DEBUG"] = "1"
+
+
+for _module in sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name[0] != "_"):
+    importlib.import_module(f"puma.cli.commands.{_module}").register(app)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit code; never raises for what the user or the machine did."""
+    try:
+        result = app(args=arguments, prog_name="puma", standalone_mode=False)
+        if result == _INTERRUPTED:  # some versions of Typer turn Ctrl-C into this exit code themselves
+            raise KeyboardInterrupt
+        return result if isinstance(result, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted; what was finished is kept, the same command goes on from there", _INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as in `puma search ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except PumaError as error:
+        return _say(str(error), error.exit_code)
+    except MemoryError:
+        return _say("not enough memory; use a smaller batch, a smaller model, or a larger machine", 1)
+    except OSError as error:
+        return _say(f"{error.filename or 'the operating system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if isinstance(error, _USAGE):  # an unknown option, a missing argument; a group without a command shows its help
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        fault = (
+            f"a defect in PUMA ({type(error).__name__}: {error}); run again with PUMA_DEBUG=1 and report the traceback"
+        )
+        return _say(fault, 1)
+
+
+def run() -> None:
+    """The ``puma`` program."""
+    sys.exit(main())
+
+
+def _say(message: str, code: int) -> int:
+    if os.environ.get("PUMA_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,224 @@
+"""What several commands share: loading the model, printing JSON and skips. Heavy imports inside functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from puma.errors import IndexMismatchError, InputError, ModelError
+from puma.items.encoder import Skip
+from puma.items.item import Item
+
+DEFAULT_MODEL = "puma-mini"
+QUICKSTART_MODEL = Path("runs/quickstart/model")
+SKIPS_SHOWN = 20
+DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Number types by the names that the command line takes, as torch calls them."""
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"Retriever folder. Default: PUMA_MODEL, else {DEFAULT_MODEL} (ships with PUMA, made ready on first use).",
+    ),
+]
+
+
+def _one_of(flag: str, value: str | None, names: Iterable[str]) -> str | None:
+    if value is not None and value not in names:
+        raise InputError(f"{flag} {value}: give one of {', '.join(names)}")
+    return value
+
+
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        callback=lambda value: _one_of("--dtype", value, DTYPES),
+        help="Number type of the weights: fp32, bf16, fp16, or auto, as they were saved.",
+    ),
+]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        "--attn",
+        callback=lambda value: _one_of("--attn", value, ATTENTIONS),
+        help="sdpa, eager or flash_attention_2 (needs a GPU). Default: the libraries' own choice.",
+    ),
+]
+ForeignModel = Annotated[
+    str | None,
+    typer.Option(
+        "--st",
+        metavar="NAME",
+        help="Instead of --model somebody else's sentence-transformers model: a folder, or org/name on the hub.",
+    ),
+]
+ForeignPrompt = Annotated[
+    str | None,
+    typer.Option("--st-prompt", help="With --st: queries take the model's own prompt of this name, as query."),
+]
+WorkFolder = Annotated[
+    Path | None,
+    typer.Option("--work", help="Keep vectors here until the result is written; an interrupted run goes on from them."),
+]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Throw away what an interrupted run of this left, and start anew.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index's folder.")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Folders, pictures, .txt, .jsonl, .csv, .parquet, .pdf.")
+]
+
+
+def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+    """The retriever of this folder, else of PUMA_MODEL, else the default one, which is made on its first use.
+
+    ``puma-mini`` names the default one too, against PUMA_MODEL; a folder of that name goes first.
+
+    Args:
+        dtype: a name in :data:`DTYPES`.
+        attn: a name in :data:`ATTENTIONS`; None for the libraries' own choice.
+
+    Raises:
+        InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
+        cannot be fetched.
+    """
+    options = loading_options(dtype, attn)
+    quiet_libraries()
+    from puma.retriever.model import Retriever
+
+    chosen = model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+    if str(chosen) == DEFAULT_MODEL and not os.path.exists(chosen):
+        chosen = default_folder()
+    return Retriever.from_pretrained(chosen, **options)
+
+
+def loading_options(dtype: str, attn: str | None) -> dict[str, Any]:
+    """``dtype`` (a torch dtype) and ``attn`` as keywords of the loading functions, those that were given."""
+    options: dict[str, Any] = {}
+    if dtype != "auto":
+        quiet_libraries()
+        import torch
+
+        options["dtype"] = getattr(torch, DTYPES[dtype])
+    if attn is not None:
+        options["attn"] = attn
+    return options
+
+
+def load_encoder(
+    model: Path | None, st: str | None, st_prompt: str | None, *, dtype: str = "auto", attn: str | None = None
+) -> Any:
+    """A retriever of :func:`load_retriever`, or somebody else's sentence-transformers model.
+
+    Raises:
+        InputError: both are named, or ``st_prompt`` without ``st``. Else as :func:`load_retriever` and
+            :func:`puma.evaluation.foreign.load_foreign`.
+    """
+    check_foreign(model, st, st_prompt)
+    if st is None:
+        return load_retriever(model, dtype=dtype, attn=attn)
+    options = loading_options(dtype, attn)
+    quiet_libraries()
+    from puma.evaluation.foreign import load_foreign
+
+    return load_foreign(st, query_prompt=st_prompt, **options)
+
+
+def check_foreign(model: Path | None, st: str | None, st_prompt: str | None) -> None:
+    """Raise InputError where ``--st`` does not go with the rest."""
+    if st is not None and model is not None:
+        raise InputError("give one of --model and --st, got both")
+    if st is None and st_prompt is not None:
+        raise InputError("--st-prompt goes with --st: it names a prompt of that model")
+
+
+def note(line: str) -> None:
+    """A line on stderr, of the first of several processes only."""
+    from puma.evaluation.processes import is_first
+
+    if is_first():
+        typer.echo(line, err=True)
+
+
+def default_folder() -> Path:
+    """The default model's folder; a line on stderr if it has to be made.
+
+    Raises:
+        ModelError: it is not in this installation; the message names what else there is.
+    """
+    from puma.mini.default import default_model
+
+    try:
+        return default_model(say=lambda line: typer.echo(line, err=True))
+    except ModelError as error:
+        if not (QUICKSTART_MODEL / "config.json").is_file():
+            raise
+        raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
+
+
+def searcher_of(index: Path, model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+    """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
+
+    Raises:
+        IndexMismatchError: the index was made by another model; the message says how to name it.
+    """
+    from puma.search.searcher import Searcher
+
+    try:
+        return Searcher(load_retriever(model, dtype=dtype, attn=attn), index)
+    except IndexMismatchError as error:
+        if model is not None:
+            raise
+        used = (
+            f"PUMA_MODEL={os.environ['PUMA_MODEL']}"
+            if os.environ.get("PUMA_MODEL")
+            else f"{DEFAULT_MODEL}, the default"
+        )
+        raise IndexMismatchError(f"{error} No --model was given, so it was {used}.") from None
+
+
+def query_item(text: str | None, image: Path | None) -> Item:
+    """A query from a command's arguments; its picture is opened here, so that a wrong path is told before the model is
+    loaded.
+
+    Raises:
+        InputError: neither was given. ImageError: the picture cannot be opened.
+    """
+    item = Item(text=text, image=image)
+    item.open_image()
+    return item
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_skips(skips: Sequence[Skip]) -> None:
+    """Each skip on a line of stderr, up to twenty."""
+    for skip in skips[:SKIPS_SHOWN]:
+        typer.echo(f"skipped {skip}", err=True)
+    if len(skips) > SKIPS_SHOWN:
+        typer.echo(f"... and {len(skips) - SKIPS_SHOWN} more (all of them with --json)", err=True)
+
+
+def quiet_libraries() -> None:
+    """Set threads once, keep the libraries' own talk off the terminal; before torch is imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import torch
+    from transformers.utils import logging
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    logging.disable_progress_bar()

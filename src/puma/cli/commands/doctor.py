@@ -1,0 +1,90 @@
+"""``puma doctor``: is what PUMA was given in order? A benchmark's folder in M-BEIR's layout, alone or for a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from puma.cli.commands._shared import Json, print_json
+from puma.errors import InputError
+
+if TYPE_CHECKING:
+    from puma.data.findings import Findings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    mbeir: Annotated[
+        Path | None, typer.Option("--mbeir", metavar="DIR", help="A folder in M-BEIR's layout: M-BEIR or its kind.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; may be given several times. Default: all three.")
+    ] = None,
+    images: Annotated[
+        str,
+        typer.Option(help="Pictures to open: all, none (not even looked up), or how many. All files are looked up."),
+    ] = "1000",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the pictures opened."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say every file, line and picture of a benchmark that is missing or malformed, all together.
+
+    A folder with any of M-BEIR's data sets is held against all files that M-BEIR publishes; --split narrows that. Large
+    files are streamed. The exit code is 0 if all is well, 1 if there are faults, 2 if the folder is not one.
+
+    With --model a picture that this model's processor refuses is a fault, and those that it gets distorted are noted.
+
+    Example: puma doctor --mbeir M-BEIR --split test --images 5000
+    """
+    from puma.data.validation import examine
+
+    if mbeir is None:
+        raise InputError("nothing to look at: give a benchmark's folder by --mbeir")
+    wanted: str | int = int(images) if images.isdigit() else images
+    trial = None
+    if model is not None:
+        from puma.retriever.trying import ImageTrial
+
+        trial = ImageTrial(model)
+    findings = examine(
+        mbeir, splits=split or None, images=wanted, say=lambda line: typer.echo(line, err=True), try_on_model=trial
+    )
+    if as_json:
+        print_json(findings.as_json())
+    else:
+        _tell(findings)
+    if findings.total:
+        raise typer.Exit(1)
+
+
+def _tell(findings: Findings) -> None:
+    shown = Counter((fault.file, fault.kind) for fault in findings.faults)
+    by_file: dict[str, list[str]] = {}
+    for fault in sorted(findings.faults):
+        place = f"line {fault.line}: " if fault.line else ""
+        by_file.setdefault(fault.file, []).append(f"  {fault.kind}: {place}{fault.message}")
+    for file, told in by_file.items():
+        typer.echo(file)
+        for line in told:
+            typer.echo(line)
+        for (name, kind), count in shown.items():
+            more = findings.count_in(name, kind) - count
+            if name == file and more:
+                typer.echo(f"  {kind}: ... and {more:,} more")
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    looked = f"{findings.files:,} files, {findings.records:,} records, {findings.images:,} pictures looked up"
+    typer.echo(f"{findings.root}: {looked}, {findings.opened:,} opened")
+    counted = ", ".join(f"{kind} {count:,}" for kind, count in sorted(findings.counts.items()))
+    typer.echo(f"faults: {findings.total:,} ({counted})" if findings.total else "no faults")

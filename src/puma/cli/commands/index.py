@@ -1,0 +1,227 @@
+"""``puma index add | ls | stats | verify | compact | export | rm``: filling an index, looking into it, upkeep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from puma.cli.commands._shared import (
+    Attention,
+    Dtype,
+    IndexFolder,
+    Json,
+    Model,
+    Paths,
+    print_json,
+    print_skips,
+    searcher_of,
+)
+
+if TYPE_CHECKING:
+    from puma.search.ingest.filling import Added
+
+ModalityList = Annotated[
+    list[str] | None, typer.Option("--modality", help="Only text, image, or image,text; may be given several times.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Make an index, add to it, look into it.", rich_markup_mode=None)
+    for command in (add, ls, stats, verify, compact, export, rm):
+        group.command(command.__name__)(command)
+    app.add_typer(group, name="index")
+
+
+def add(
+    index: IndexFolder,
+    paths: Paths,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Also remove what came from these paths and is not there any more.")
+    ] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="With --sync: a path may be gone or empty now.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed pictures and texts and store them. What is stored already is not embedded again.
+
+    An interrupted run goes on where it was when the same command is given again. What cannot be read is listed and
+    left out.
+
+    Example: puma index add my.index ~/Pictures captions.jsonl
+
+    Example: puma index add my.index ~/Pictures --sync
+    """
+    from puma.errors import InputError
+    from puma.index import Index
+    from puma.search.ingest import read_items
+    from puma.search.ingest.syncing import Watch
+
+    if allow_empty and not sync:
+        raise InputError("--allow-empty goes with --sync: without it nothing is removed")
+    paths = [path.expanduser() for path in paths]
+    # Wrong paths and a folder that is no index are told before a model is loaded.
+    lost: list[Path] = []
+    if sync:
+        watch = Watch(Index(index), paths)
+        if not allow_empty:
+            watch.refuse_empty()
+        lost = watch.lost()
+    read_items([path for path in paths if path not in lost])
+    Index(index)
+    searcher = searcher_of(index, model, dtype=dtype, attn=attn)
+    kept: list[Added] = []
+    try:
+        added = searcher.add_paths(
+            paths, batch_size=batch_size, sync=sync, allow_empty=allow_empty, on_batch=lambda done: kept.append(done)
+        )
+    except KeyboardInterrupt:
+        done = kept[-1].embedded if kept else 0
+        typer.echo(f"{index}: {done} items of this run are stored, {len(searcher.index)} in all", err=True)
+        raise
+    if as_json:
+        print_json(added.as_dict() | {"rows": len(searcher.index)})
+        return
+    print_skips(added.skips)
+    parts = [f"{added.embedded} added", f"{added.present} there already"]
+    counts = {
+        "of them updated": added.updated,
+        "repeated": added.repeated,
+        "removed": added.deleted,
+        "kept because their files could not be read": added.kept,
+    }
+    parts += [f"{count} {what}" for what, count in counts.items() if count]
+    parts += [f"{len(added.skips)} skipped", f"{added.ignored} other files ignored"]
+    typer.echo(f"{index}: {', '.join(parts)}; {len(searcher.index)} items in all")
+
+
+def ls(
+    index: IndexFolder,
+    limit: Annotated[int, typer.Option("-n", min=1, help="Items shown.")] = 20,
+    modality: ModalityList = None,
+    after: Annotated[str | None, typer.Option(help="Only items whose ids come after this one: the next page.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="As in puma search.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List items by id.
+
+    Example: puma index ls my.index -n 5 --modality image
+    """
+    from puma.cli.commands._where import parsed_where
+    from puma.index import Index
+
+    rows = Index(index, create=False).page(limit, after, modality or None, parsed_where(where), vectors=False)
+    if as_json:
+        print_json([{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"{row.id}  {row.modality:10}  {describe(row.payload)}")
+
+
+def stats(index: IndexFolder, as_json: Json = False) -> None:
+    """Count items; name the model; tell the size.
+
+    Example: puma index stats my.index --json
+    """
+    from puma.index import Index
+
+    found = Index(index, create=False).stats()
+    if as_json:
+        print_json(found)
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count} {name}" for name, count in value.items())
+        typer.echo(f"{key:12} {value}")
+
+
+def verify(index: IndexFolder, as_json: Json = False) -> None:
+    """Read everything in an index and tell what is wrong with it. Exit code 1 if anything is.
+
+    Example: puma index verify my.index
+    """
+    from puma.index import Index
+
+    opened = Index(index, create=False)
+    faults = opened.verify()
+    if as_json:
+        print_json({"rows": len(opened), "faults": faults})
+    else:
+        for fault in faults:
+            typer.echo(fault)
+        typer.echo(f"{index}: {len(opened)} items, {len(faults) or 'no'} fault{'s' if len(faults) != 1 else ''}")
+    if faults:
+        raise typer.Exit(1)
+
+
+def compact(index: IndexFolder, as_json: Json = False) -> None:
+    """Make an index small and fast at once; it does so by itself now and then.
+
+    Old versions go, so a search that another process began before may have to be repeated.
+
+    Example: puma index compact my.index
+    """
+    from puma.index import Index
+
+    done = Index(index, create=False).compact()
+    if as_json:
+        print_json(done)
+        return
+    typer.echo(f"{index}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in done.items()))
+
+
+def export(
+    index: IndexFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .jsonl or .parquet file to write.")],
+    vectors: Annotated[bool, typer.Option("--vectors", help="The vectors too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write all items to a file: id, modality, payload (as text in Parquet), and with --vectors the vector.
+
+    Example: puma index export my.index items.parquet --vectors
+    """
+    from puma.cli.commands._exporting import write_rows
+    from puma.index import Index
+
+    count = write_rows(Index(index, create=False), out, vectors)
+    if as_json:
+        print_json({"out": str(out), "items": count, "vectors": vectors})
+        return
+    typer.echo(f"{out}: {count} items")
+
+
+def rm(
+    index: IndexFolder,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, as ls and search --json show them.")],
+    as_json: Json = False,
+) -> None:
+    """Remove items. Their files stay as they are, and the next `puma index add` of those puts them back.
+
+    Example: puma index rm my.index 9f86d081884c7d659a2feaa0c55ad015
+    """
+    from puma.errors import InputError
+    from puma.index import Index
+
+    opened = Index(index, create=False)
+    there = opened.get(ids, vectors=False)
+    missing = [name for name in dict.fromkeys(ids) if name not in there]
+    if not there:
+        raise InputError(f"{index}: no item has the id {', '.join(map(repr, missing[:5]))}; nothing was removed")
+    removed = opened.delete(list(there))
+    if as_json:
+        print_json({"removed": removed, "missing": missing, "rows": len(opened)})
+        return
+    for name in missing:
+        typer.echo(f"{name}: no such item", err=True)
+    typer.echo(f"{index}: {removed} removed; {len(opened)} items in all")
+
+
+def describe(payload: dict) -> str:
+    """A payload on one line: the text, and the picture's path."""
+    return "  ".join(str(payload[key]).replace("\n", " ") for key in ("text", "image") if key in payload)[:160]

@@ -1,0 +1,216 @@
+"""``puma serve``: indexes and a model as a service over HTTP, with a page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, load_retriever
+from puma.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from puma.serve.settings import ServeSettings
+
+_ORIGIN = re.compile(r"https?://[^/\s?#@]+|\*")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|\*")
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1|::ffff:127(\.[0-9]{1,3}){3}")
+_SHORT_TOKEN = 16
+
+
+def register(app: typer.Typer) -> None:
+    app.command("serve")(serve)
+
+
+def serve(
+    indexes: Annotated[
+        list[Path] | None, typer.Argument(metavar="[INDEX]...", help="Index folders; none to serve embeddings only.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at. Any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File that holds the token clients must send. Or set PUMA_TOKEN.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a token: anyone may use it.")
+    ] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="No adding and deleting over HTTP.")] = False,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="A web origin whose pages may call the service; may be repeated.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name this service is addressed by, as behind a proxy; may be repeated."),
+    ] = None,
+    model_name: Annotated[
+        list[str] | None, typer.Option(help="Name of the model in /v1/models; may be repeated.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Items a forward pass.")] = 64,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a first item may wait for company.")] = 4.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Items that wait at most; then clients get 429.")] = 1024,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds a request may wait; then it gets 503.")] = 30.0,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request on stderr.")] = False,
+) -> None:
+    """Serve indexes over HTTP: a search page at /, embeddings in OpenAI's and Cohere's shapes, /docs.
+
+    Example: puma serve my.index
+
+    Example: PUMA_TOKEN=$(openssl rand -hex 24) puma serve my.index --host 0.0.0.0
+    """
+    from puma.serve.settings import ServeSettings
+
+    folders = named_folders(indexes or [], writable=not read_only)
+    loopback = _LOOPBACK.fullmatch(host.lower()) is not None
+    token = _token(token_file)
+    if not loopback and token is None and not insecure:
+        raise InputError(
+            f"--host {host}: others could use this service; give it a token (PUMA_TOKEN or --token-file), "
+            "or say --insecure if that is meant"
+        )
+    origins = [_matching(_ORIGIN, "--cors-origin", origin.rstrip("/"), "https://name") for origin in cors_origin or []]
+    if "*" in origins and token is None and not insecure:
+        raise InputError("--cors-origin '*': every web page could use this service; give it a token or say --insecure")
+    settings = ServeSettings(
+        token=token,
+        hosts=(
+            *_hosts(host, loopback, token),
+            *(_matching(_HOST, "--allow-host", h, "a name") for h in allow_host or []),
+        ),
+        cors_origins=tuple(origins),
+        model_names=tuple(model_name or [_name_of(model)]),
+        writable=not read_only,
+        max_batch=max_batch,
+        max_batch_images=max(1, max_batch // 4),
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        timeout_s=timeout,
+        access_log=access_log,
+    )
+    raise typer.Exit(_run(folders, host, port, model, {"dtype": dtype, "attn": attn}, settings))
+
+
+def named_folders(folders: list[Path], *, writable: bool) -> dict[str, Path]:
+    """Indexes by the names they are served under: ``my.index`` as ``my``. They are opened, which costs no model.
+
+    Raises:
+        InputError: two have one name, or one does not exist (a single one that may be written to is made).
+    """
+    from puma.index import Index
+
+    named: dict[str, Path] = {}
+    for folder in folders:
+        folder = folder.expanduser()
+        name = folder.absolute().stem
+        if name in named:
+            raise InputError(f"{folder} and {named[name]} would both be served as {name!r}; rename one of them")
+        named[name] = folder
+        Index(folder, create=writable and len(folders) == 1)
+    return named
+
+
+def _run(
+    folders: dict[str, Path],
+    host: str,
+    port: int,
+    model: Path | None,
+    options: dict[str, Any],
+    settings: ServeSettings,
+) -> int:
+    from puma.serve.binding import address_of, bound_socket
+
+    imports = threading.Thread(
+        target=_import_service, args=[bool(folders)], daemon=True
+    )  # while torch loads, which is longest
+
+    # torch's threads wait busily after each batch; the index's search, which comes then, needs the cores (2 of 35 ms).
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    bound = bound_socket(host, port)
+    try:
+        imports.start()
+        retriever = load_retriever(model, **options)
+        imports.join()
+        from puma.search.searcher import Searcher
+        from puma.serve import create_app
+        from puma.serve.server import run
+
+        searchers = {name: Searcher(retriever, folder) for name, folder in folders.items()}
+        app = create_app(searchers, encoder=retriever, settings=settings)
+        asyncio.run(app.state.service.warm())  # here, where a model that does not work is told in one line
+        if settings.access_log:
+            _log_requests()
+        what = ", ".join(f"{name} ({len(each.index):,} items)" for name, each in searchers.items()) or "embeddings"
+        line = f"PUMA serves {what} with {settings.model_names[0]} on {address_of(bound, host)}"
+        return run(app, bound, ready=lambda: print(line, flush=True))
+    finally:
+        bound.close()
+
+
+def _import_service(with_index: bool) -> None:
+    with contextlib.suppress(Exception):  # what is wrong is told where they are imported for good
+        if with_index:
+            import lancedb  # noqa: F401
+        import puma.serve.app
+        import puma.serve.server  # noqa: F401
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        told, given = "PUMA_TOKEN", os.environ.get("PUMA_TOKEN")
+    else:
+        told = f"--token-file {file}"
+        try:
+            given = file.expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{told}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+    if given is None:
+        return None
+    token = given.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(f"{told}: must hold one token of letters, digits and signs; `openssl rand -hex 24` makes one")
+    if len(token) < _SHORT_TOKEN:
+        typer.echo(f"warning: {told}: a token of {len(token)} characters can be guessed; take 32", err=True)
+    return token
+
+
+def _hosts(host: str, loopback: bool, token: str | None) -> tuple[str, ...]:
+    """What the Host header may say. With a token nothing is gained by making a browser call us by a foreign name."""
+    from puma.serve.settings import ANY_ADDRESS, ANY_HOST
+
+    own = ("localhost", "127.0.0.1", "[::1]")
+    bound = f"[{host}]" if ":" in host else host
+    if loopback:
+        return (*own, bound)
+    return (ANY_HOST,) if token is not None else (*own, bound, ANY_ADDRESS)
+
+
+def _matching(pattern: re.Pattern[str], flag: str, value: str, like: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ConfigError(f"{flag} {value!r}: must look like {like}")
+    return value
+
+
+def _name_of(model: Path | None) -> str:
+    chosen = str(model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
+    return DEFAULT_MODEL if chosen == DEFAULT_MODEL else Path(chosen).expanduser().absolute().name
+
+
+def _log_requests() -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger: Any = logging.getLogger("puma.serve.access")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

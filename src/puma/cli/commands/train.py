@@ -1,0 +1,238 @@
+"""``puma train``: a retriever of any base and any data in M-BEIR's layout, by a recipe or by flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from puma.cli.commands._shared import Json, print_json
+
+PAPER = "qwen2-vl-7b"
+"""The recipe whose first stage the flags start from."""
+
+HELP = """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is
+given again.
+
+RECIPE is a YAML file or the name of a shipped one: mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b, qwen3-vl-2b,
+qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
+
+Examples:
+
+  puma train mini --out my-mini
+
+  puma train qwen2-vl-2b --data mbeir --out my-retriever --set retrieve.epochs=1 --set layers=16
+
+  puma train qwen2-vl-7b --dry-run          parameters, memory, FLOPs; nothing is downloaded
+
+  puma train --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --layers 12 --out my-retriever --set steps=1000
+
+  puma train qwen2-vl-2b --data mbeir --out m --eval-every 500 --patience 4 --report-to tensorboard
+
+On several GPUs, by either launcher; batch sizes are for each of them:
+
+  torchrun --nproc-per-node 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
+
+  accelerate launch --num-processes 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train", help=HELP, short_help="A retriever of a base and your data, by a recipe or by flags.")(train)
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's file or name (docs/recipes.md).")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base model (folder or hub name), or a retriever to train on.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data in M-BEIR's layout, with a train split.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The retriever's folder.")] = None,
+    layers: Annotated[int | None, typer.Option("--layers", "-k", help="Decoder layers kept; all if not given.")] = None,
+    keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 and the very last.")] = False,
+    prompt: Annotated[
+        str | None, typer.Option(help="chat (the base's own template; the default), open-quote or short.")
+    ] = None,
+    distil_steps: Annotated[
+        int | None, typer.Option(help="Steps of stage 1, on the data's text pairs; 0 for none.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="What a frozen base is held in under LoRA adapters: auto (bf16), fp32, bf16, 4bit (CUDA)."),
+    ] = None,
+    attn: Annotated[
+        str | None, typer.Option(help="sdpa, eager or flash_attention_2; the base's own way if not given.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps of stage 2 between evaluations on the data's val split; the best is kept.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Evaluations without a gain after which stage 2 stops.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="Show the log elsewhere too: tensorboard, wandb or trackio.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with a faulty row, which else is left out and counted.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A value that goes before the recipe's: retrieve.learning_rate=1e-4, layers=8; without a recipe also "
+            "learning_rate=1e-4, of stage 2. May be repeated.",
+        ),
+    ] = None,
+    distil_settings: Annotated[
+        list[str] | None, typer.Option("--distil-set", help="A setting of stage 1, as learning_rate=1e-4.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, without weights or data, and stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    from puma.cli.commands._shared import quiet_libraries
+    from puma.errors import InputError
+
+    quiet_libraries()
+    from puma.training.recipes import recipe as recipes
+
+    given: dict[str, Any] = {
+        "base": base,
+        "layers": layers,
+        "keep_last": keep_last or None,
+        "prompt": prompt,
+        "dtype": dtype,
+        "attn": attn,
+        "retrieve.eval_every": eval_every,
+        "retrieve.patience": patience,
+        "retrieve.report_to": report_to,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    first = {f"distil.{key}": value for key, value in parsed(distil_settings).items()}
+    if recipe is not None:
+        if distil_steps is not None:
+            first = {"distil": None} if distil_steps == 0 else {**first, "distil.steps": distil_steps}
+        plan = recipes.read_recipe(recipe, {**changes, **first, **parsed(settings)})
+    elif base is None:
+        raise InputError("nothing to train: give a recipe (puma train mini) or --base; see puma train --help")
+    else:
+        second = {key if "." in key else f"retrieve.{key}": value for key, value in parsed(settings).items()}
+        stage_1 = {**_paper_distil(), "distil.steps": distil_steps, **first} if distil_steps else {}
+        plan = recipes.recipe_of({**changes, **stage_1, **second})
+    if dry_run:
+        report = recipes.dry_run(plan)
+        print_json(report) if as_json else typer.echo(told(report))
+        return
+    if out is None:
+        raise InputError("no --out: give the new retriever's folder (or --dry-run)")
+    asked = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
+    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked, strict=strict)
+    if as_json:
+        print_json({"out": str(out), "log": log})
+        return
+    typer.echo(f"{out}: trained; try  puma evaluate --model {out}" + (f" --root {data}" if data else ""))
+
+
+def parsed(pairs: list[str] | None) -> dict[str, object]:
+    """``name=value`` settings, values read as YAML.
+
+    Raises:
+        ConfigError: one has no ``=``.
+    """
+    import yaml
+
+    from puma.errors import ConfigError
+
+    values: dict[str, object] = {}
+    for pair in pairs or ():
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            raise ConfigError(f"--set {pair!r}: write name=value, as learning_rate=1e-4")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {pair!r}: the value is no YAML") from None
+        try:  # YAML takes 1e-4 for a word
+            values[name.strip()] = float(read) if isinstance(read, str) else read
+        except ValueError:
+            values[name.strip()] = read
+    return values
+
+
+def _paper_distil() -> dict[str, Any]:
+    """The paper's first stage by dotted key; the flags leave checkpointing off unless it is set."""
+    from dataclasses import asdict
+
+    from puma.training.recipes.recipe import read_recipe
+
+    stage = read_recipe(PAPER).distil
+    values = asdict(stage) if stage is not None else {}
+    return {f"distil.{k}": v for k, v in values.items() if k not in ("stage", "gradient_checkpointing")}
+
+
+PARTS = ("weights", "gradients", "optimiser", "teacher", "working")
+WORK = ("vision", "forward", "backward", "recompute", "teacher")
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """A dry run's report as lines to read; memory in GiB, work in TFLOP."""
+    layers = report["layers"]
+    which = " (the first k-1 and the last)" if layers["keep_last"] else ""
+    lines = [f"{report['base']}: {layers['kept']} of {layers['of']} decoder layers kept{which}", ""]
+    lines.append(f"{'parameters':34}{'with token embeddings':>24}{'without':>12}")
+    names = {"base": "base as published", "unpruned": "unpruned, as teacher", "kept": "kept"}
+    for key, name in names.items():
+        counts = report["parameters"][key]
+        lines.append(f"  {name:32}{_count(counts['total']):>24}{_count(counts['without_embeddings']):>12}")
+    lines += ["  " + report["rule"], ""]
+    for row in report["stages"]:
+        lines += [*_stage_lines(row), ""]
+    load = report["workload"]
+    pictures = f"{load['image_tokens'] or 256} tokens of a picture where the base reads pictures at their own size"
+    lines.append(
+        f"Assumed of an item: {load['text_tokens']} tokens of text, {pictures} (workload in the recipe). "
+        "One device, one step; estimates, not measurements."
+    )
+    return "\n".join(lines)
+
+
+def _stage_lines(row: Mapping[str, Any]) -> list[str]:
+    cost, columns = row["cost"], {"this recipe": row["cost"], "unpruned": row["unpruned"]}
+    if "two_models" in row:
+        columns["second model as teacher"] = row["two_models"]
+    lines = [
+        f"stage {cost['stage']}: {cost['items']} items, {cost['tokens']:,} tokens a step and device, "
+        f"{_count(cost['trainable'])} parameters trained",
+        f"{'':36}" + "".join(f"{name:>26}" for name in columns),
+    ]
+
+    def line(name: str, values: list[str]) -> None:
+        lines.append(f"  {name:34}" + "".join(f"{value:>26}" for value in values))
+
+    for part in PARTS:
+        line(f"{part}, GiB", [_gib(c["memory"][part]) for c in columns.values()])
+    for kind in ("plain", "checkpointed"):
+        line(f"activations, {kind}, GiB", [_gib(c["memory"][f"activations_{kind}"]) for c in columns.values()])
+        line(f"total, {kind}, GiB", [_gib(c["memory"][f"total_{kind}"]) for c in columns.values()])
+    for part in WORK:
+        if any(c["flops"][part] for c in columns.values()):
+            line(f"{part}, TFLOP", [_tera(c["flops"][part]) for c in columns.values()])
+    line("total, TFLOP", [_tera(c["flops"]["total"]) for c in columns.values()])
+    whole = row["unpruned"]["flops"]["total"]
+    line("work against the unpruned model", [f"{c['flops']['total'] / whole:.2f}" for c in columns.values()])
+    return lines
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.2f}"
+
+
+def _tera(number: int) -> str:
+    return f"{number / 1e12:.2f}"

@@ -1,0 +1,1 @@
+"""Evaluation through mteb's own code."""

@@ -1,0 +1,88 @@
+"""Items through the model into the store, past pictures that cannot be read; what is stored is not embedded again.
+
+Here: the loop and the items' keys. Not here: what a batch's states are (depths), the files (store).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puma.errors import ImageError
+from puma.evaluation.probing.depths import depth_states
+from puma.evaluation.probing.material import Asked
+from puma.evaluation.probing.store import StateStore, key_of
+from puma.retriever.encoding import length_sorted_groups, prefetched, why_unusable
+from puma.retriever.model import Retriever
+
+
+def embed(
+    retriever: Retriever,
+    asked: Sequence[Asked],
+    keys: Sequence[bytes],
+    store: StateStore,
+    variants: Sequence[str],
+    batch_size: int,
+    half: bool,
+    progress: bool,
+) -> list[str]:
+    """Add the states of all items that are not in the store yet; returns those that cannot be read, with the reason."""
+    from tqdm import tqdm
+
+    unique = {key: place for place, key in enumerate(keys)}
+    todo = [place for key, place in unique.items() if key not in store]
+    model, device = retriever.model, next(retriever.model.parameters()).device
+    faults: list[str] = []
+
+    def prepare(rows: list[int]) -> dict[str, Any]:
+        places = [todo[row] for row in rows]
+        try:
+            return {"places": places, "features": features(retriever, [asked[place] for place in places])}
+        except ImageError:
+            bad = {place: reason for place in places if (reason := why_unusable(retriever.inputs, asked[place].item))}
+            if not bad:
+                raise
+            good = [place for place in places if place not in bad]
+            rest = features(retriever, [asked[place] for place in good]) if good else None
+            return {"places": good, "features": rest, "bad": bad}
+
+    model.eval()
+    groups = length_sorted_groups([asked[place].item for place in todo], batch_size)
+    with (
+        tqdm(
+            total=len(unique), initial=len(unique) - len(todo), unit="item", desc="every depth", disable=not progress
+        ) as bar,
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
+    ):
+        for rows, batch in prefetched(groups, prepare):
+            faults += [f"{asked[place].where}: {reason}" for place, reason in batch.get("bad", {}).items()]
+            if batch["places"]:
+                moved = {key: value.to(device) for key, value in batch["features"].items()}
+                states = depth_states(model, moved, variants=variants)
+                stacked = torch.stack([states[variant] for variant in variants])  # [variants, layers, n, dim]
+                store.append([keys[place] for place in batch["places"]], stacked.permute(2, 0, 1, 3).cpu().numpy())
+            bar.update(len(rows))
+    return faults
+
+
+def features(retriever: Retriever, asked: Sequence[Asked]) -> Mapping[str, torch.Tensor]:
+    """One batch of the model's inputs. Raises ImageError."""
+    return retriever.inputs.features([one.item for one in asked], [one.instruction for one in asked])
+
+
+def item_key(retriever: Retriever, asked: Asked) -> bytes:
+    """The key of an item's states: what it says, and what its picture holds, wherever that lies."""
+    written = retriever.inputs.written([asked.item], asked.instruction)[0]
+    if asked.item.image is None:
+        return key_of(written, None)
+    path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's pictures are files
+    try:
+        return key_of(written, hashlib.sha256(path.read_bytes()).digest())
+    except OSError:  # told as unreadable when it is embedded
+        return key_of(written, os.fsencode(path))

@@ -1,0 +1,1 @@
+"""Exact search: all vectors compared, in memory or streamed from files within a memory budget."""

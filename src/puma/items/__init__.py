@@ -1,0 +1,31 @@
+"""Items, the one currency from a file to a vector; opening their images safely; embedding many of them. Loads no torch."""
+
+from puma.items.encoder import Encoder
+from puma.items.item import (
+    FORMATS,
+    IMAGE,
+    IMAGE_TEXT,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MODALITIES,
+    TEXT,
+    ImageSource,
+    Item,
+    as_item,
+    open_image,
+)
+
+__all__ = [
+    "FORMATS",
+    "IMAGE",
+    "IMAGE_TEXT",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "MODALITIES",
+    "TEXT",
+    "Encoder",
+    "ImageSource",
+    "Item",
+    "as_item",
+    "open_image",
+]

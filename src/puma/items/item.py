@@ -1,0 +1,306 @@
+"""Items, the one currency from a file to a vector, and the safe opening of their pictures.
+
+Here: what an item may hold, its modality, and decoding with limits (bytes, pixels, formats, animation, EXIF rotation,
+transparency). Not here: anything of models or prompts. Nothing in this module loads torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from puma.errors import ImageError, InputError
+from puma.items.image_checks import why_costly, why_too_many_scans
+
+TEXT, IMAGE, IMAGE_TEXT = "text", "image", "image,text"
+MODALITIES = (TEXT, IMAGE, IMAGE_TEXT)
+"""The three modalities as M-BEIR spells them; the position in this tuple is the modality's integer code."""
+
+MAX_PIXELS = 80_000_000
+"""Largest picture that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
+MAX_BYTES = 100 * 2**20
+"""Largest picture file that is read, in bytes."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""The only decoders tried. SVG is not among them: it is a program, not a picture."""
+MAX_SLOW_SAMPLES = 8_000_000
+"""Largest picture, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
+PPM): it takes a third of a microsecond each."""
+VALUES_AT_ONCE = 2**20
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation: the turn that puts the picture upright."""
+
+ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, np.ndarray]
+LeastSide = Union[int, Callable[[tuple[int, int]], "int | None"], None]
+"""Pixels that both sides of a JPEG must keep when it is decoded small, or what gives them for a size (width, height);
+None for the full size."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text, a picture, or both.
+
+    Args:
+        text: the text, or None. White space alone counts as no text.
+        image: a PIL image, a path, encoded bytes, or a uint8 array [height, width] or [height, width, 3 or 4]; or None.
+            It is opened only when the item is embedded.
+
+    Raises:
+        InputError: if neither is given, or one is of another type.
+    """
+
+    text: str | None = None
+    image: ImageSource | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is not None and not isinstance(self.text, str):
+            raise InputError(f"Item.text must be a string or None, got {type(self.text).__name__}: {self.text!r:.80}")
+        if self.text is not None and not self.text.strip():
+            object.__setattr__(self, "text", None)
+        if isinstance(self.image, str) and not self.image:
+            object.__setattr__(self, "image", None)
+        if self.image is not None and not isinstance(self.image, (Image.Image, str, os.PathLike, bytes, np.ndarray)):
+            raise InputError(
+                f"Item.image must be a PIL image, a path, bytes or an array, got {type(self.image).__name__}"
+            )
+        if self.text is None and self.image is None:
+            raise InputError("an Item needs text or an image, and has neither (text was empty or None, image None)")
+
+    @property
+    def modality(self) -> str:
+        """One of ``text``, ``image``, ``image,text``."""
+        if self.image is None:
+            return TEXT
+        return IMAGE if self.text is None else IMAGE_TEXT
+
+    @property
+    def image_name(self) -> str:
+        """What messages call the image: its path, or its type in angle brackets; empty without one."""
+        return "" if self.image is None else _name(self.image)
+
+    def open_image(self, *, least_side: LeastSide = None) -> Image.Image | None:
+        """The image, decoded by :func:`open_image`, or None."""
+        return None if self.image is None else open_image(self.image, least_side=least_side)
+
+
+def as_item(value: Any) -> Item:
+    """Turn what people write into an Item: an Item, a string (always text), a PIL image, a Path, or a dict with
+    ``text`` and/or ``image``. A string is never taken for a path, nor the other way round.
+
+    Examples:
+        >>> as_item("a red fox").modality
+        'text'
+        >>> as_item({"text": "at night", "image": Image.new("RGB", (8, 8))}).modality
+        'image,text'
+    """
+    if isinstance(value, Item):
+        return value
+    if isinstance(value, str):
+        return Item(text=value)
+    if isinstance(value, (Image.Image, os.PathLike, bytes, np.ndarray)):
+        return Item(image=value)
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - {"text", "image"})
+        if unknown:
+            raise InputError(f"an item's dict takes the keys 'text' and 'image', got also {unknown}")
+        return Item(text=value.get("text"), image=value.get("image"))
+    raise InputError(f"cannot make an item of {type(value).__name__}: give a string, a picture, a Path or a dict")
+
+
+def open_image(
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    least_side: LeastSide = None,
+) -> Image.Image:
+    """Decode a picture to RGB, upright, on white where it was transparent; of an animation, the first frame.
+
+    Nothing but a picture or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
+    bytes a pixel of the picture's claimed size, which is at most ``max_pixels``, and a few times the file's size.
+
+    Args:
+        source: as :class:`Item`'s ``image``. A PIL image is copied, never returned itself.
+        max_pixels: pictures of more pixels are refused before they are decoded.
+        max_bytes: files of more bytes are refused before they are read.
+        least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
+            as both its sides keep this many pixels. None for the full size. Or what gives one of these for the file's
+            (width, height).
+
+    Raises:
+        ImageError: the file is missing, too large, truncated, of no format in :data:`FORMATS`, or made to be slow
+            (:mod:`puma.items.image_checks`).
+    """
+    name = _name(source)
+    try:
+        with _QUIET:
+            picture = _opened(source, name, max_pixels, max_bytes)
+            if least_side is not None and picture.format in ("JPEG", "MPO") and picture is not source:
+                side = least_side(picture.size) if callable(least_side) else least_side
+                if side is not None:
+                    picture.draft("RGB", (side, side))
+            return _flattened(_upright(picture), picture is source)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; scale the picture down") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except PermissionError:
+        raise ImageError(f"{name}: may not be read; look at the file's permissions") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise ImageError(f"{name}: too large to decode in memory") from None
+    except Exception as error:  # decoders raise almost anything on damaged bytes
+        raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+class _Quiet:
+    """While any thread opens a picture, Pillow's warnings about odd ones go nowhere.
+
+    Counted, because ``warnings.catch_warnings`` alone is not made for threads: the first to leave would give the others
+    their warnings back, and the last could leave the filter behind for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return f"<{type(source).__name__}>"
+
+
+def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> Image.Image:
+    """The picture with its header read, its size and cost checked, nothing decoded."""
+    if isinstance(source, Image.Image):
+        picture = source
+    elif isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.ndim not in (2, 3)
+            or (source.ndim == 3 and source.shape[2] not in (3, 4))
+        ):
+            raise ImageError(
+                f"an image array must be uint8 [height, width] or [height, width, 3 or 4], "
+                f"got {source.dtype} {list(source.shape)}"
+            )
+        _check_size(source.shape[1], source.shape[0], name, max_pixels)
+        return Image.fromarray(source)
+    else:
+        data = _read(source, name, max_bytes)
+        reason = why_costly(data, max_pixels)
+        if reason:
+            raise ImageError(f"{name}: {reason}; no ordinary picture has that, save it anew")
+        # From memory: PIL keeps a file of its own open when a decoder fails half way.
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        reason = why_too_many_scans(data, picture.width * picture.height) if data.startswith(b"\xff\xd8") else None
+        if reason:
+            raise ImageError(f"{name}: {reason}; save it anew")
+    _check_size(*picture.size, name, max_pixels)
+    tiles = getattr(picture, "tile", ())
+    samples = picture.width * picture.height * len(picture.getbands())
+    if samples > MAX_SLOW_SAMPLES and any(tile[0] in Image.DECODERS for tile in tiles):
+        raise ImageError(
+            f"{name}: {samples:,} samples of a kind of {picture.format} that is slow to decode, over the limit of "
+            f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
+        )
+    return picture
+
+
+def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not a picture")
+        size = path.stat().st_size
+    if size > max_bytes:
+        raise ImageError(f"{name}: {size:,} bytes are over the limit of {max_bytes:,}")
+    if size == 0:
+        raise ImageError(f"{name}: the file is empty")
+    return source if isinstance(source, bytes) else path.read_bytes()
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width} x {height} pixels are over the limit of {max_pixels:,}; scale it down")
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the picture has no pixels")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged notes on a sound picture
+        return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _flattened(picture: Image.Image, borrowed: bool) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture.copy() if borrowed else picture
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        paper = Image.new("RGB", picture.size, (255, 255, 255))
+        paper.paste(picture, mask=picture.getchannel("A"))
+        return paper
+    return picture.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of more than eight bits, uint8 [height, width]: from 0 to 1 (fractions), 255 or 65535, whichever holds the
+    largest value. What is no number is black. In pieces: a copy in floating point would be larger than the picture."""
+    flat = values.reshape(-1)
+    pieces = [slice(start, start + VALUES_AT_ONCE) for start in range(0, len(flat), VALUES_AT_ONCE)]
+    largest = max(float(np.max(flat[piece], initial=0, where=np.isfinite(flat[piece]))) for piece in pieces)
+    top = 65535.0 if largest > 255 else 255.0
+    if values.dtype.kind == "f" and largest <= 1:
+        top = 1.0
+    grey = np.empty(len(flat), np.uint8)
+    for piece in pieces:
+        with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is widened
+            numbers = np.nan_to_num(flat[piece].astype(np.float64), posinf=top, neginf=0.0)
+        grey[piece] = np.clip(numbers / top, 0, 1) * 255
+    return grey.reshape(values.shape)

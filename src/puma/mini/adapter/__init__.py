@@ -1,0 +1,1 @@
+"""The adapter file that ships with the package: quantised differences to the mini base."""

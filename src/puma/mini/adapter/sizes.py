@@ -1,0 +1,77 @@
+"""What takes the room in an adapter, and what was lost there: sums over tensors, as a table.
+
+Not here: writing the adapter (:mod:`puma.mini.adapter.file`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as it was written: ``moved`` is the norm of its difference from the base, ``lost`` that of what did
+    not come back."""
+
+    name: str
+    kind: str
+    numbers: int
+    size: int
+    lost: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one part of the model takes in the file.
+
+    Args:
+        name: the part, as ``language_model.layers.mlp``.
+        kinds: how its tensors are written, see :mod:`puma.mini.adapter.coding`.
+        numbers: that its tensors hold.
+        size: bytes.
+        error: norm of what was lost over the norm of the difference from the base.
+    """
+
+    name: str
+    kinds: str
+    numbers: int
+    size: int
+    error: float
+
+
+def rooms_of(tensors: Iterable[Tensor], total: int) -> tuple[Room, ...]:
+    """The parts by size, largest first; what ``total`` bytes hold besides tensors is ``header``."""
+    parts: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        parts.setdefault(part_of(tensor.name), []).append(tensor)
+    rooms = []
+    for name, inside in parts.items():
+        lost, moved = sum(t.lost**2 for t in inside) ** 0.5, sum(t.moved**2 for t in inside) ** 0.5
+        kinds = ", ".join(sorted({t.kind for t in inside}))
+        error = lost / moved if moved else 0.0
+        rooms.append(Room(name, kinds, sum(t.numbers for t in inside), sum(t.size for t in inside), error))
+    rooms.append(Room("header", "", 0, total - sum(room.size for room in rooms), 0.0))
+    return tuple(sorted(rooms, key=lambda room: (-room.size, room.name)))
+
+
+def part_of(name: str) -> str:
+    """The part that a tensor belongs to: its first three names, numbers left out.
+
+    Examples:
+        >>> part_of("language_model.layers.0.mlp.up_proj.weight")
+        'language_model.layers.mlp'
+        >>> part_of("language_model.norm.weight")
+        'language_model.norm'
+    """
+    return ".".join(re.sub(r"\.\d+(?=\.)", "", name).split(".")[:3]).removesuffix(".weight").removesuffix(".bias")
+
+
+def table(rooms: Iterable[Room]) -> str:
+    """The rooms that take any, a line each, and the sum."""
+    rooms = tuple(rooms)
+    lines = [f"{'part':48} {'numbers':>12} {'bytes':>12} {'error':>9}  written as"]
+    lines += [f"{r.name:48} {r.numbers:12,} {r.size:12,} {r.error:9.5f}  {r.kinds}" for r in rooms if r.size]
+    return "\n".join([*lines, f"{'in all':48} {sum(r.numbers for r in rooms):12,} {sum(r.size for r in rooms):12,}"])

@@ -1,0 +1,56 @@
+"""Holding training pairs out to make a choice on, without a leak.
+
+Here: the split. Not here: what is chosen (:mod:`puma.mini.base.projector`, :mod:`puma.mini.baseline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from puma.errors import InputError
+
+
+def held_out_split(
+    captions: Sequence[str], pictures: Sequence[int], share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to fit on and positions held out, such that neither a caption nor a picture is on both sides.
+
+    Pairs that share a caption or a picture, directly or through others, stay together. (Splitting by caption alone
+    would hold out a picture whose other captions are fitted on, and choose a strength far too low.) Of the held-out
+    pairs, those with a caption and a picture not yet seen among them are kept, so that ranks are not blurred by equals.
+
+    Args:
+        captions: of n pairs.
+        pictures: of the n pairs, equal numbers for equal pictures.
+        share: of the pairs, at most (but never fewer than two groups) held out.
+        seed: draws the groups.
+
+    Raises:
+        InputError: fewer than four groups.
+    """
+    _, words = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
+    _, images = np.unique(np.asarray(pictures), return_inverse=True)
+    nodes = int(words.max(initial=-1)) + 1
+    edges = coo_matrix((np.ones(len(words)), (words, nodes + images)), shape=(nodes + len(images),) * 2)
+    group = np.unique(connected_components(edges, directed=False)[1][words], return_inverse=True)[1]
+    sizes = np.bincount(group)
+    if len(sizes) < 4:
+        raise InputError(f"choosing the ridge strength needs four or more unrelated pairs, got {len(sizes)}")
+    chosen, held = np.zeros(len(sizes), bool), 0
+    # a group too large for the share is passed over: half of all pairs in one must not be what is held out
+    for number in np.random.default_rng(seed).permutation(len(sizes)):
+        if held + sizes[number] <= share * len(words):
+            chosen[number], held = True, held + sizes[number]
+    if chosen.sum() < 2:
+        chosen[np.argsort(sizes, kind="stable")[:2]] = True
+    fit, seen_words, seen_images, outside = np.flatnonzero(~chosen[group]), set(), set(), []
+    for i in np.flatnonzero(chosen[group]).tolist():
+        if words[i] not in seen_words and images[i] not in seen_images:
+            seen_words.add(words[i])
+            seen_images.add(images[i])
+            outside.append(i)
+    return fit, np.array(outside)

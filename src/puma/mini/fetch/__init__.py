@@ -1,0 +1,1 @@
+"""Packages fetched from the registries by name, verified, unpacked."""

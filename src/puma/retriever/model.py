@@ -1,0 +1,294 @@
+"""The retriever: a pruned multimodal LLM with ``[RET]``, its prompt and its processor, in a folder that
+sentence-transformers loads too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma.errors import InputError
+from puma.items.item import Item, as_item
+from puma.pruning.loading import cast_weights, load_model, load_processor, model_folder, saved_type, weight_type
+from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
+from puma.retriever.encoding import Inputs, VisionFeatures, encode_items
+from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.prompts import (
+    OPEN_QUOTE,
+    RET,
+    SHORT,
+    PromptFormat,
+    control_tokens,
+    from_chat_template,
+    with_special_tokens,
+)
+from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
+from puma.storage.folders import write_json, written_folder
+
+PROMPT_FILE = "puma_prompt.json"
+"""The file in a model folder that holds its :class:`~puma.retriever.prompts.PromptFormat`."""
+
+INSTRUCTIONS_FILE = "puma_instructions.json"
+"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
+
+PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
+"""Prompt formats by name; ``chat`` is the model's own chat template, see :func:`puma.retriever.prompts.from_chat_template`."""
+
+
+class Retriever:
+    """Embeds texts, pictures, and both together, into one space.
+
+    Examples:
+        >>> retriever = Retriever.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
+        >>> retriever.encode(["a red fox", Path("fox.png")]).shape          # doctest: +SKIP
+        (2, 576)
+
+    Args:
+        model: a transformers base model (no LM head needed).
+        processor: its processor; the tokenizer knows ``[RET]``.
+        prompt: how items are written out.
+    """
+
+    mixed_instructions = True
+    """Whether :meth:`encode` takes an instruction an item: a service may then join requests that ask differently."""
+
+    def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
+        self.model, self.processor, self.prompt = model.eval(), processor, prompt
+        self.inputs = Inputs(processor, prompt)
+        self.vision: VisionFeatures | None = None
+        self.autocast: torch.dtype | None = None
+        self.saved_dtype: torch.dtype = next(model.parameters()).dtype
+        """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
+        self.instructions: dict[tuple[str, str], str] = {}
+        """What the model was trained to be asked, by (query modality, wanted modality); search asks the same."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        attn: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Retriever:
+        """Load a retriever folder, or the folder's name on the hub.
+
+        Args:
+            path: the folder, or a hub name. A folder that holds a LoRA adapter only (peft's ``adapter_config.json``) is
+                merged into the retriever that it names as its base.
+            device: where to put it; by default CUDA if there is one.
+            dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
+                ``fp16``.
+            attn: ``sdpa``, ``eager`` or ``flash_attention_2``; None leaves it to transformers.
+            revision, token: of the hub.
+
+        Raises:
+            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype`` or
+                ``attn``.
+            ModelError: transformers cannot load it, or weights are missing.
+        """
+        folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
+        if is_adapter_folder(folder):
+            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn)
+            retriever.model = with_adapter(retriever.model, folder)
+            return retriever
+        if not (folder / PROMPT_FILE).is_file():
+            raise InputError(
+                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
+                "make one of it with `puma train` or Retriever.from_base"
+            )
+        prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
+        processor = load_processor(folder)
+        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
+        retriever = cls(model, processor, prompt)
+        retriever.saved_dtype = saved_type(folder)
+        if (folder / INSTRUCTIONS_FILE).is_file():
+            rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
+            retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
+        return retriever
+
+    @classmethod
+    def from_base(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layers: int | None = None,
+        keep_last: bool = False,
+        prompt: str | PromptFormat = "chat",
+        image_tokens: tuple[int, int] | None = None,
+        dtype: torch.dtype | str = "auto",
+        attn: str | None = None,
+        quantise: str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Retriever:
+        """Make an untrained retriever of a base: load it without its LM head, only ``layers`` of its decoder, and add
+        ``[RET]``.
+
+        Args:
+            path: a base model's folder or hub name.
+            layers: decoder layers kept; None keeps all (the teacher).
+            keep_last: keep the first ``layers - 1`` and the last.
+            prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
+            image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
+                :func:`puma.retriever.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
+            dtype, attn, device, revision, token: as :meth:`from_pretrained`.
+            quantise: ``4bit`` holds the frozen weights in four bits (CUDA and bitsandbytes); None as they are.
+
+        Raises:
+            InputError: on a wrong name or number.
+            ModelError: the base cannot be used.
+        """
+        if isinstance(prompt, str) and prompt != "chat" and prompt not in PROMPTS:
+            raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
+        folder = model_folder(path, what="base", revision=revision, token=token)
+        processor = load_processor(folder)
+        if isinstance(prompt, str):
+            prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
+        if image_tokens is not None:
+            limit_image_tokens(processor, *image_tokens)
+        where = device or default_device()
+        model = load_model(
+            folder,
+            layers=layers,
+            keep_last=keep_last,
+            dtype=dtype,
+            attn=attn,
+            quantise=quantise,
+            head=False,
+            device=where,
+        )
+        prompt = with_special_tokens(processor.tokenizer, prompt)
+        add_ret_token(model, processor, prompt)
+        retriever = cls(model, processor, prompt)
+        retriever.saved_dtype = saved_type(folder)
+        return retriever
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every
+        weight."""
+        digest = hashlib.sha256(json.dumps(self.prompt.to_dict(), sort_keys=True).encode())
+        digest.update(self.processor.image_processor.to_json_string().encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy()
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(
+        self,
+        items: Sequence[Any] | Any,
+        instruction: str | Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Embed items.
+
+        Args:
+            items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of
+                them.
+            instruction: one line that says what is wanted, for queries; candidates take none. A sequence gives each
+                item its own.
+            batch_size: items a forward pass.
+            show_progress: a bar with rate and time left.
+
+        Returns:
+            float32 [n, dim], rows of unit length.
+
+        Raises:
+            InputError: something is no item; ImageError: a picture cannot be opened.
+        """
+        if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
+            items = list(items) if isinstance(items, Iterator) else [items]
+        return encode_items(
+            self.model,
+            self.inputs,
+            [as_item(item) for item in items],
+            instruction=instruction,
+            batch_size=batch_size,
+            show_progress=show_progress,
+            vision=self.vision,
+            autocast=self.autocast,
+        )
+
+    def save_pretrained(
+        self, path: str | os.PathLike[str], *, replace: bool = False, dtype: torch.dtype | str | None = None
+    ) -> Path:
+        """Write the folder: weights, processor, chat template, prompt, and what sentence-transformers needs to load it.
+
+        It appears only when whole.
+
+        Args:
+            path: the folder.
+            replace: whether an existing folder may be exchanged.
+            dtype: converts the weights, here and in the folder, so that both give the same vectors; None leaves them as
+                they are. ``retriever.saved_dtype`` is the base's own.
+        """
+        kind = weight_type(dtype)
+        if isinstance(kind, torch.dtype):
+            cast_weights(self.model, kind)
+        tokenizer = self.processor.tokenizer
+        if getattr(tokenizer, "backend_tokenizer", None) is not None:  # a used tokenizer would save its last limits
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        with written_folder(path, replace=replace) as work:
+            self.model.save_pretrained(work)
+            self.processor.save_pretrained(work)
+            write_json(work / PROMPT_FILE, self.prompt.to_dict())
+            rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
+            write_json(work / INSTRUCTIONS_FILE, rows)
+            write_sentence_transformers_files(
+                work, self.dim, image_backend_of(self.processor), self.model.config.model_type
+            )
+            write_model_card(work, self)
+        return Path(path)
+
+    def to(self, device: str) -> Retriever:
+        """Move the weights; returns self."""
+        self.model.to(device)
+        return self
+
+
+def default_device() -> str:
+    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:
+    """Add ``[RET]`` to tokenizer, chat template and embeddings; its row starts from ``prompt.seed``'s last token.
+
+    Returns:
+        The token's id.
+    """
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens([RET], special_tokens=True)
+    tokenizer.padding_side = "right"
+    ret_id = tokenizer.convert_tokens_to_ids(RET)
+    table = model.get_input_embeddings()
+    if ret_id >= table.weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        table = model.get_input_embeddings()
+    with torch.no_grad():
+        seed = tokenizer(prompt.seed, add_special_tokens=False)["input_ids"] if prompt.seed else []
+        table.weight[ret_id] = (
+            table.weight[seed[-1]] if seed else table.weight[:ret_id].float().mean(0).to(table.weight.dtype)
+        )
+    processor.chat_template = prompt.chat_template(control_tokens(processor))
+    tokenizer.chat_template = None
+    return int(ret_id)

@@ -1,0 +1,123 @@
+"""Pages of PDF files as records: a picture of the page and the words on it.
+
+Here: rendering within limits. Not here: what a record is (:mod:`puma.search.ingest.records`). Nothing in this module loads
+torch; pypdfium2 (the extra ``pdf``) is loaded when a document is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from puma.errors import DependencyError
+from puma.items.encoder import Skip
+from puma.items.item import MAX_BYTES, Item
+from puma.search.ingest.records import ID_LENGTH, Record, source_of
+
+PAGE_SIDE = 1024
+"""Pixels of the longer side of a rendered page, whatever size the document claims."""
+PAGE_TEXT = 4000
+"""Characters of a page's words that are kept; models read fewer."""
+RENDERING = b"pdf page 1, 1024, 4000"
+"""Changes whenever the same page would be embedded otherwise."""
+_ONE_AT_A_TIME = threading.RLock()  # PDFium is not made for threads
+
+
+def pages(path: Path) -> Iterator[Record | Skip]:
+    """Every page as a record of a picture, with its words if it has a text layer. What cannot be rendered is a skip,
+    and so is the whole document if it is damaged, locked, too large, or pypdfium2 is missing."""
+    source = source_of(path)
+    try:
+        data = _bytes(path)
+        document = _opened(data)
+    except (DependencyError, _UnreadableError) as error:
+        yield Skip(str(path), str(error), source)
+        return
+    identity = hashlib.sha256(data).digest()
+    try:
+        for number in range(1, _length(document) + 1):
+            where = f"{path}:{number}"
+            try:
+                item = _rendered(document, number)
+            except _UnreadableError as error:
+                yield Skip(where, str(error), source, None, f"{source}#page={number}")
+                continue
+            # By the document's bytes, not the rendered ones: those may differ by a pixel with another pypdfium2.
+            content = hashlib.sha256(RENDERING + identity + b"%d" % number).hexdigest()[:ID_LENGTH]
+            payload = ({"text": item.text} if item.text else {}) | {"image": f"{source}#page={number}", "page": number}
+            yield Record(content, item, payload, content, where, source)
+    finally:
+        with _ONE_AT_A_TIME:
+            document.close()
+
+
+def count_pages(path: Path) -> int:
+    """How many pages; 1 where that cannot be told."""
+    try:
+        document = _opened(_bytes(path))
+    except (DependencyError, _UnreadableError):
+        return 1
+    with _ONE_AT_A_TIME:
+        try:
+            return len(document)
+        finally:
+            document.close()
+
+
+class _UnreadableError(Exception):
+    """A document or page that cannot be used; the message says why."""
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > MAX_BYTES:
+        raise _UnreadableError(f"{path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        import pypdfium2
+    except ImportError:
+        raise DependencyError("PDF pages need pypdfium2: pip install 'puma-retrieval[pdf]'") from None
+    with _ONE_AT_A_TIME:
+        try:
+            return pypdfium2.PdfDocument(data)
+        except pypdfium2.PdfiumError as error:
+            raise _UnreadableError(f"cannot be opened as a PDF ({error})") from None
+
+
+def _length(document: Any) -> int:
+    with _ONE_AT_A_TIME:
+        return len(document)
+
+
+def _rendered(document: Any, number: int) -> Item:
+    """One page: its picture as JPEG bytes (a batch of decoded pages would take gigabytes) and its words."""
+    import pypdfium2
+
+    with _ONE_AT_A_TIME:
+        try:
+            page = document[number - 1]
+            try:
+                width, height = page.get_size()
+                if not (width > 0 and height > 0):
+                    raise _UnreadableError("the page has no size")
+                scale = min(PAGE_SIDE / max(width, height), 4.0)
+                picture = page.render(scale=scale).to_pil().convert("RGB")
+                words = page.get_textpage()
+                try:
+                    text = words.get_text_range(0, min(PAGE_TEXT, words.count_chars()))
+                finally:
+                    words.close()
+            finally:
+                page.close()
+        except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
+            raise _UnreadableError(f"the page cannot be rendered ({error})") from None
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    text = " ".join(text.encode("utf-8", "ignore").decode("utf-8").replace("\0", " ").split())
+    return Item(text=text or None, image=stream.getvalue())

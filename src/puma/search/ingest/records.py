@@ -1,0 +1,193 @@
+"""What is read: records with an id, an item and a payload, and everything that had to be left out, with the reason.
+
+Here: the record, its id, and how one is made of a line's or a row's fields. Not here: opening files
+(:mod:`puma.search.ingest.reading`). Nothing in this module loads torch.
+
+An id is the digest of what is embedded (modality, text, the picture's bytes) unless the file gives one: reading the
+same things twice gives the same ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puma.errors import ImageError, InputError
+from puma.items.encoder import Skip
+from puma.items.item import MAX_BYTES, Item
+
+ID_LENGTH = 32
+"""Hexadecimal digits of a content id: 128 bits."""
+MBEIR_IMAGES = "mbeir_images"
+"""The folder in M-BEIR's layout that pictures' paths start with."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One item to be indexed.
+
+    Args:
+        id: given by the file, or :attr:`content`.
+        content: digest of the modality, the text and the picture's bytes.
+        payload: what is returned with a hit: ``text`` and ``image`` as far as the item has them, and the file's other
+            fields. ``image`` is the picture's absolute path; of a picture inside a file, that file's path with ``#``
+            and the picture's name, row or page.
+        where: the file, and the line if it has lines.
+        source: the absolute path of the file that this comes from; None for items given directly.
+    """
+
+    id: str
+    item: Item
+    payload: dict[str, Any]
+    content: str
+    where: str
+    source: str | None = None
+
+    def skipped(self, reason: str) -> Skip:
+        """This record left out, so that what its source gave before can be told."""
+        named = self.id if self.id != self.content else None
+        return Skip(self.where, reason, self.source, named, None if named else self.payload.get("image"))
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file in a folder whose suffix is no picture's."""
+
+    where: str
+
+
+Found = Record | Skip | Ignored
+
+
+def content_digest(item: Item) -> str:
+    """The digest of what would be embedded: 32 hexadecimal digits.
+
+    Raises:
+        ImageError: the picture's file cannot be read or is over the size limit.
+        InputError: the text is not valid Unicode.
+    """
+    digest = hashlib.sha256(item.modality.encode())
+    try:
+        text = (item.text or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the text is not valid Unicode") from None
+    # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
+    digest.update(b"\0%d\0" % len(text) + text)
+    if isinstance(item.image, (str, os.PathLike)):
+        digest.update(_file_bytes(Path(item.image)))
+    elif isinstance(item.image, bytes):
+        digest.update(item.image)
+    elif item.image is not None:
+        picture = item.open_image()
+        assert picture is not None
+        digest.update(f"{picture.size}".encode() + picture.tobytes())
+    return digest.hexdigest()[:ID_LENGTH]
+
+
+def source_of(path: Path) -> str:
+    """A path as sources are written: absolute, without ``..``, links as they are."""
+    return os.path.abspath(path)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is valid Unicode; old disks and archives hold some that are not."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Record | Skip:
+    """A record from a line's or a row's fields, or why there is none.
+
+    Args:
+        fields: ``text``, ``image``, ``id``, and others that become payload. An ``image`` is a path (relative to
+            ``base``), or the bytes of a picture.
+        where, source: as in :class:`Record`. Bytes are named by ``where``'s end.
+    """
+    fields = dict(fields)
+    text, image, name = fields.pop("text", None), fields.pop("image", None), fields.pop("id", None)
+    shown = None
+    try:
+        if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+            raise InputError(f"id must be a string or an integer, got {type(name).__name__}")
+        name = None if name in (None, "") else str(name)
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"text must be a string, got {type(text).__name__}")
+        if isinstance(image, InsideFile):
+            shown, image = image.name, image.data
+        elif image is not None and not isinstance(image, str):
+            raise InputError(f"image must be a string, got {type(image).__name__}")
+        if not (text or "").strip() and not image:
+            raise InputError("empty: neither text nor image")
+        if isinstance(image, str) and image:
+            if "\0" in image:
+                raise InputError("image: a path cannot hold a NUL character")
+            image = Path(base, image).absolute()
+            shown = str(image)
+        item = Item(text=text, image=image or None)
+        content = content_digest(item)
+    except ImageError as error:  # the entry is there, its picture is not: what was read of it before may stay
+        return Skip(where, str(error), source, name, None if name else shown)
+    except InputError as error:
+        return Skip(where, str(error), source if name else None, name)
+    payload = ({"text": item.text} if item.text else {}) | ({"image": shown} if shown else {}) | fields
+    return Record(name or content, item, payload, content, where, source)
+
+
+@dataclass(frozen=True)
+class InsideFile:
+    """A picture inside another file: its bytes, and what it is called there."""
+
+    data: bytes
+    name: str
+
+
+def pool_fields(fields: dict[str, Any]) -> dict[str, Any] | None:
+    """A line of an M-BEIR candidate pool as this package's fields; None if it is no such line.
+
+    Examples:
+        >>> pool_fields({"did": "9:1", "txt": "a fox", "img_path": None, "modality": "text", "src_content": None})
+        {'id': '9:1', 'text': 'a fox', 'image': None}
+    """
+    if not ("did" in fields and {"txt", "img_path"} & set(fields) and not {"text", "image", "id"} & set(fields)):
+        return None
+    more = fields.get("src_content")
+    try:
+        told = json.loads(more) if isinstance(more, str) else more
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict):  # OpenPics keeps names and styles there
+        told = {key: value for key, value in told.items() if key not in ("id", "text", "image")}
+    else:
+        told = {} if more is None else {"src_content": more}
+    known = {"did", "txt", "img_path", "modality", "src_content"}  # the modality is the index's own to tell
+    found = {"id": fields["did"], "text": fields.get("txt"), "image": fields.get("img_path")}
+    return found | told | {key: value for key, value in fields.items() if key not in known}
+
+
+def pool_root(folder: Path) -> Path:
+    """The folder that the pictures' paths of a pool in ``folder`` are relative to: the nearest above that holds
+    ``mbeir_images``; the pool's own if there is none."""
+    whole = folder.absolute()
+    return next((above for above in (whole, *whole.parents) if (above / MBEIR_IMAGES).is_dir()), folder)
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: is a folder, not a picture")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: not a regular file")  # a pipe would be waited for without end
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,122 @@
+"""From what embedding clients send to vectors in the form that they ask for.
+
+Here: names of the model, instructions of tasks, parts joined to items, cutting, quantising and writing of vectors.
+Not here: routes, schemas, batching.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from puma.errors import InputError
+from puma.items.item import Item
+from puma.search.searcher import INSTRUCTIONS
+from puma.serve.images import CheckedPicture, picture_from_text
+from puma.serve.responses import NotFoundError
+from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextPart
+from puma.serve.service import Service
+from puma.serve.settings import ServeSettings
+
+DECIMALS = 8
+"""Of numbers in JSON: a unit vector's float32 has no more to say, and a double's digits are twice as many."""
+
+
+def model_name(service: Service, name: str | None) -> str:
+    """The name to answer with; the first one if none is asked for.
+
+    Raises:
+        NotFoundError: another model is asked for.
+    """
+    names = service.settings.model_names
+    if not name:
+        return names[0]
+    if name not in names:
+        raise NotFoundError(f"model {name!r}: not served; there is {', '.join(map(repr, names))}", "model_not_found")
+    return name
+
+
+def query_instruction(service: Service, item: Item) -> str | None:
+    """The instruction of a query of which only is known that it is one: that of a search for any modality."""
+    for searcher in service.searchers.values():
+        return searcher.instruction_for(item.modality, None)
+    own = getattr(service.encoder, "instructions", {})
+    return None if own else INSTRUCTIONS.get((item.modality, None))
+
+
+def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedPicture | None]:
+    """Texts and at most one picture as one item; texts are joined by line breaks.
+
+    Raises:
+        InputError: nothing in it, or several pictures. ImageError: the picture cannot be used.
+    """
+    texts = [part.text for part in parts if isinstance(part, TextPart) and part.text.strip()]
+    addresses = [part.image_url for part in parts if isinstance(part, ImagePart)]
+    if len(addresses) > 1:
+        raise InputError(f"{name}: one picture an input, got {len(addresses)}; send an input for each")
+    picture = None
+    for address in addresses:
+        url = address.url if isinstance(address, ImageAddress) else address
+        picture = picture_from_text(url, limits, f"{name}.image_url")
+    return item_of("\n".join(texts), picture, name), picture
+
+
+def item_of(text: str | None, picture: CheckedPicture | None, name: str) -> Item:
+    """An item of a request's field.
+
+    Raises:
+        InputError: there is neither text nor picture.
+    """
+    if picture is None and (text is None or not text.strip()):
+        raise InputError(f"{name}: is empty; give a text or a picture")
+    return Item(text, None if picture is None else picture.data)
+
+
+def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first ``dimensions`` numbers of each row, of unit length again: float32 [n, dimensions].
+
+    Raises:
+        InputError: the vectors have fewer.
+    """
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    if dimensions > vectors.shape[1]:
+        raise InputError(f"dimensions: this model's vectors have {vectors.shape[1]}, asked for {dimensions}")
+    cut = vectors[:, :dimensions].astype(np.float64)
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return (cut / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def as_floats(vectors: np.ndarray) -> list[list[float]]:
+    """Rows as short decimal numbers, each within 5e-9 of what it was."""
+    rows: list[list[float]] = np.round(vectors.astype(np.float64), DECIMALS).tolist()
+    return rows
+
+
+def as_base64(vectors: np.ndarray) -> list[str]:
+    """Rows as base64 of little-endian float32."""
+    return [base64.b64encode(row.tobytes()).decode("ascii") for row in np.ascontiguousarray(vectors, dtype="<f4")]
+
+
+def as_types(vectors: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
+    """Vectors [n, dim] in each of Cohere's types.
+
+    ``int8``: each row scaled so that its largest number is 127 or -127, which leaves cosines as they are; ``uint8``:
+    128 more. ``ubinary``: a bit a number, set where it is above zero, eight to a byte, the first highest; ``binary``:
+    128 less.
+    """
+    made: dict[str, Any] = {}
+    scaled = np.round(vectors / np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-12) * 127).astype(np.int64)
+    bits = np.packbits(vectors > 0, axis=1).astype(np.int64)
+    for kind in dict.fromkeys(kinds):
+        if kind == "float":
+            made[kind] = as_floats(vectors)
+        elif kind == "base64":
+            made[kind] = as_base64(vectors)
+        else:
+            numbers = {"int8": scaled, "uint8": scaled + 128, "binary": bits - 128, "ubinary": bits}[kind]
+            made[kind] = numbers.tolist()
+    return made

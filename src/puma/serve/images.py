@@ -1,0 +1,136 @@
+"""Pictures that come in over HTTP: data URIs, base64, uploads. Checked in this order, each step before the next costs
+anything: kind of address, length of the text, base64, first bytes, width and height from the header.
+
+Here: from what a client sends to encoded bytes that are small enough to be decoded. Not here: decoding
+(:mod:`puma.items`), which happens in the batch. No address is ever fetched. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from PIL import Image, UnidentifiedImageError
+
+from puma.errors import ImageError
+from puma.items.item import FORMATS
+from puma.serve.settings import ServeSettings
+
+_ADDRESS = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{0,20}:)?//|\s*(?:file|ftp|https?|blob|s3|gs):", re.IGNORECASE)
+_HEADER = 200
+"""Characters in which a data URI must have come to its comma."""
+_BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """Encoded bytes that may be decoded, and what their header says."""
+
+    data: bytes
+    width: int
+    height: int
+    format: str
+    bit_depth: int
+
+
+def picture_from_text(value: str, limits: ServeSettings, name: str = "image") -> CheckedPicture:
+    """The picture in a data URI or in bare base64.
+
+    Args:
+        value: what the client sent.
+        limits: ``max_image_bytes`` and ``max_image_pixels`` of them are used.
+        name: of the field, for messages.
+
+    Raises:
+        ImageError: an address, an SVG, no base64, no picture, or one beyond the limits.
+    """
+    payload = value
+    if value[:5].lower() == "data:":
+        comma = value.find(",", 0, _HEADER)
+        header = value[5 : max(comma, 5)].lower().replace(" ", "")
+        if comma < 0 or not header.endswith(";base64"):
+            raise ImageError(f"{name}: a data URI must look like data:image/png;base64,...")
+        if "svg" in header:
+            raise ImageError(_svg(name))
+        payload = value[comma + 1 :]
+    elif _ADDRESS.match(value[:64]):
+        raise ImageError(f"{name}: addresses are never fetched; send the picture itself as data:image/png;base64,...")
+    # Four characters stand for three bytes; line breaks and %3D make a text a little longer than that.
+    if len(payload) > limits.max_image_bytes * 3 // 2 + 16:
+        raise ImageError(_large(name, len(payload) * 3 // 4, limits))
+    if "%" in payload:
+        payload = unquote(payload)
+    try:
+        data = base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError(
+            f"{name}: not base64; send data:image/png;base64,... or the picture's bytes as base64"
+        ) from None
+    return picture_from_bytes(data, limits, name)
+
+
+def picture_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") -> CheckedPicture:
+    """The picture in encoded bytes; its header is read, nothing is decoded.
+
+    Raises:
+        ImageError: an SVG, no picture of a known format, or one beyond the limits.
+    """
+    if len(data) > limits.max_image_bytes:
+        raise ImageError(_large(name, len(data), limits))
+    if not data:
+        raise ImageError(f"{name}: the picture is empty")
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<?xml", b"<svg", b"<!doctype", b"<!--")):
+        raise ImageError(_svg(name))
+    width, height, kind, mode = _webp_canvas(data) or _header(data, name)
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the picture has no pixels")
+    if width * height > limits.max_image_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are over the limit of {limits.max_image_pixels:,}; scale it down"
+        )
+    return CheckedPicture(data, width, height, kind.lower(), _BITS.get(mode, 8))
+
+
+def _header(data: bytes, name: str) -> tuple[int, int, str, str]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.width, picture.height, picture.format or "", picture.mode
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: far too many pixels; scale the picture down") from None
+    except Exception as error:  # decoders raise almost anything on damaged bytes
+        raise ImageError(f"{name}: the picture's header cannot be read ({type(error).__name__})") from None
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int, str, str] | None:
+    """A WebP's size. Read here because opening one allots its whole canvas."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind, body = data[12:16], data[20:]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"), "webp", "RGB"
+    if kind == b"VP8L" and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), "webp", "RGB"
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        return (
+            int.from_bytes(body[6:8], "little") & 0x3FFF,
+            int.from_bytes(body[8:10], "little") & 0x3FFF,
+            "webp",
+            "RGB",
+        )
+    return None
+
+
+def _svg(name: str) -> str:
+    return f"{name}: SVG is a program, not a picture, and is refused; send it rendered, as PNG"
+
+
+def _large(name: str, size: int, limits: ServeSettings) -> str:
+    return f"{name}: about {size:,} bytes are over the limit of {limits.max_image_bytes:,}"

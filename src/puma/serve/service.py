@@ -1,0 +1,166 @@
+"""What every route works with: the encoder behind its batcher, the indexes, the settings.
+
+Here: :class:`Service` and :func:`service`, which routes call to get at it. Not here: HTTP shapes
+(:mod:`puma.serve.routes`), how batches are formed (:mod:`puma.serve.batching`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from PIL import Image
+from starlette.requests import Request
+
+from puma.errors import InputError
+from puma.index import Hit
+from puma.items.encoder import Encoder
+from puma.items.item import Item
+from puma.search.searcher import Searcher
+from puma.serve.batching import Batcher
+from puma.serve.metrics import Metrics
+from puma.serve.queue import BusyError, WaitedTooLongError, picture_pixels
+from puma.serve.settings import ServeSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLIENT_GONE: ContextVar[Callable[[], Awaitable[object]] | None] = ContextVar("CLIENT_GONE", default=None)
+"""Of the current request: comes back when its client has hung up. Set by :mod:`puma.serve.middleware`."""
+
+
+class UnknownIndexError(InputError):
+    """No index of this name is served; the message lists those that are."""
+
+
+class Service:
+    """The running service. One a process; routes get it by :func:`service`."""
+
+    def __init__(self, encoder: Encoder, searchers: Mapping[str, Searcher], settings: ServeSettings) -> None:
+        self.encoder, self.searchers, self.settings = encoder, dict(searchers), settings
+        self.metrics = Metrics()
+        self.batcher = Batcher(encoder, settings, self.metrics)
+        self.metrics.watch_queue(lambda: self.batcher.depth)
+        self.fingerprint = encoder.fingerprint  # of every weight: asked for once, not with every item that is added
+        # One writer: more would only wait for each other's commits.
+        self.writing, self.writers = asyncio.Lock(), 0
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
+        self._pending = 0
+        self._warm = False
+
+    @property
+    def model_name(self) -> str:
+        """The name that is answered for the model."""
+        return self.settings.model_names[0]
+
+    def searcher(self, name: str | None) -> Searcher:
+        """The index of this name; the first one if None.
+
+        Raises:
+            UnknownIndexError: there is none.
+        """
+        if name is None and self.searchers:
+            return next(iter(self.searchers.values()))
+        if not self.searchers:
+            raise UnknownIndexError("this service has no index; start it with one: puma serve my.index")
+        if name not in self.searchers:
+            raise UnknownIndexError(f"index {name!r}: not served; there are {sorted(self.searchers)}")
+        return self.searchers[name]
+
+    async def embed(self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None) -> np.ndarray:
+        """Embed items together with those of other requests: float32 [n, dim].
+
+        Args:
+            items: pictures as encoded bytes; they are decoded when their turn comes.
+            instructions: one for all, or one an item.
+
+        Raises:
+            InputError: too many items, or a text that no UTF-8 can say. ImageError: a picture cannot be decoded. Only
+                this request fails.
+            BusyError: the queue is full (429). WaitedTooLongError (a TimeoutError): it waited too long (503).
+        """
+        given = [instructions] * len(items) if instructions is None or isinstance(instructions, str) else instructions
+        if len(given) != len(items):
+            raise InputError(f"instructions: {len(given)} of them for {len(items)} items; give one for all or one each")
+        if len(items) > self.settings.max_inputs:
+            raise InputError(f"{len(items)} inputs are over the limit of {self.settings.max_inputs} a request")
+        for place, (item, asked) in enumerate(zip(items, given, strict=True)):
+            _check_text(item.text, f"input {place}")
+            _check_text(asked, f"the instruction of input {place}")
+        if any(item.image is not None for item in items):
+            pixels = await self.blocking(picture_pixels, items, self.settings.max_batch_pixels)
+        else:
+            pixels = [0] * len(items)
+        return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get())
+
+    async def find(self, searcher: Searcher, vector: np.ndarray, k: int, **options: object) -> list[Hit]:
+        """``searcher.index.search`` of one vector [dim], off the event loop."""
+        started = time.perf_counter()
+        hits = await self.blocking(searcher.index.search, vector[None], k, **options)  # type: ignore[arg-type]
+        self.metrics.searched(time.perf_counter() - started)
+        return hits[0]
+
+    async def blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what blocks (index reads and writes, decoding) in a pool of a few threads.
+
+        Raises:
+            BusyError: too much is waiting for them. WaitedTooLongError: it took too long; it may still be done.
+        """
+        if self._pending >= self.settings.max_queue:
+            raise BusyError(f"{self._pending} calls are waiting for the indexes; try again later")
+        self._pending += 1
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        except BaseException:
+            self._pending -= 1
+            raise
+        work.add_done_callback(self._returned)
+        done, _ = await asyncio.wait({work}, timeout=self.settings.timeout_s)
+        if not done:
+            work.cancel()
+            raise WaitedTooLongError(f"no answer within {self.settings.timeout_s:g} s; the service is busy, try later")
+        return work.result()
+
+    def _returned(self, work: asyncio.Future) -> None:
+        self._pending -= 1
+        if not work.cancelled():
+            work.exception()  # seen: who asked may have stopped listening
+
+    async def warm(self) -> None:
+        """Send a text and a picture through the encoder and a search through each index, so that the first request is
+        as fast as the next. Done once.
+
+        Raises:
+            EncoderFaultError: the model cannot embed anything here.
+        """
+        if self._warm:
+            return
+        picture = Image.new("RGB", (64, 64), (120, 60, 30))
+        vectors = await self.batcher.embed([Item("warm"), Item(image=picture)], [None, None], [0, 64 * 64])
+        for searcher in self.searchers.values():
+            await self.blocking(searcher.index.search, vectors[:1], 1)
+        self._warm = True
+
+    def close(self) -> None:
+        """Finish what was accepted, end all threads."""
+        self.batcher.close()
+        self._pool.shutdown()
+
+
+def service(request: Request) -> Service:
+    """The service of this request's app."""
+    found: Service = request.app.state.service
+    return found
+
+
+def _check_text(text: str | None, what: str) -> None:
+    try:
+        if text is not None and not text.isascii():
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{what}: holds half of a surrogate pair, which is no character") from None

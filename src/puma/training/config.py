@@ -1,0 +1,252 @@
+"""The settings of one training stage: plain values, checked all together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from puma.errors import ConfigError
+from puma.losses import LOSSES
+from puma.losses.distillation import KINDS
+
+STAGES = ("distil", "retrieve")
+TEACHERS = ("store", "shared")
+BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
+REPORTS = ("none", "tensorboard", "wandb", "trackio")
+FREE = ("steps", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
+"""Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training. The defaults are the recipe's second stage (method.md) where they do not depend on the
+    machine.
+
+    Args:
+        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
+        steps: optimisation steps; 0 takes ``epochs``.
+        epochs: passes over the queries where ``steps`` is 0.
+        batch_size: pairs a batch, on each device.
+        accumulate: batches whose gradients are averaged before a step. Each batch is contrasted by itself, so this
+            brings no more negatives; for one large batch in little memory give ``grad_cache``.
+        chunks: length-sorted parts that a step's items are cut into.
+        learning_rate: peak; it warms up linearly over ``warmup`` of the steps and falls by ``schedule`` to
+            ``final_rate`` of itself.
+        schedule: ``cosine`` or ``linear``.
+        warmup, final_rate: fractions in [0, 1].
+        projector_rate: learning rate of the vision projector; 0 leaves it frozen (the recipe).
+        weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
+        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
+        margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
+            None masks known ones only (the paper).
+        hard_negatives: explicit negatives of each query that join its batch, of those the data names.
+        grad_cache: items a forward pass where a batch is too large for the memory: the gradients are those of the
+            whole batch (GradCache). 0 runs it in one piece.
+        symmetric: average the candidates' view into the contrastive loss.
+        contrastive_weight, distillation_weight: of the two terms.
+        distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
+        teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
+            very backbone that is trained, adapters off, all layers (:class:`puma.training.teacher.dual_depth.DualDepth`).
+        teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
+            step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
+        modality_dropout: how often the picture or the text of an image+text query is withheld, in [0, 1]
+            (:class:`puma.training.dropout.ModalityDropout`).
+        balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
+            alike.
+        lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
+        lora_alpha, lora_dropout: LoRA's scale and dropout.
+        precision: ``fp32`` or ``bf16`` (autocast; what is trained and the optimiser stay fp32).
+        base_precision: the type that the frozen weights under LoRA adapters are held in: ``fp32``, ``bf16``, ``4bit``
+            (bitsandbytes' nf4, the decoder layers' linear weights, CUDA only), or ``auto``: ``bf16`` with LoRA and
+            ``precision="bf16"``, else ``fp32``. What is trained is always fp32.
+        gradient_checkpointing: trade time for memory: activations are computed again in the backward pass.
+        eval_every: steps between evaluations on the data's val split; 0 for none. The last step is evaluated too.
+        eval_queries: queries of a task that an evaluation asks at most; 0 for all.
+        keep_best: with ``eval_every``, the weights of the best evaluation are the result, not the last ones.
+        patience: evaluations without a gain after which training stops; 0 never stops early.
+        report_to: where the log goes beside its files: ``none``, ``tensorboard``, ``wandb`` or ``trackio``.
+        max_unreadable: the share of the rows met whose image may be unreadable, in [0, 1]; they are replaced, and
+            training stops above it.
+        workers: processes that prepare batches ahead; 0 prepares them in the training process, -1 goes by the cores.
+        save_steps: steps between checkpoints; 0 for an eighth of the run.
+        seed: of batches and dropout.
+    """
+
+    stage: str = "retrieve"
+    steps: int = 0
+    epochs: float = 2.0
+    batch_size: int = 150
+    accumulate: int = 1
+    chunks: int = 4
+    learning_rate: float = 3e-4
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    final_rate: float = 0.0
+    projector_rate: float = 0.0
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip: float = 1.0
+    loss: str = "mac"
+    temperature: float = 0.03
+    decay: float = 0.5
+    margin: float | None = None
+    hard_negatives: int = 0
+    grad_cache: int = 0
+    symmetric: bool = False
+    contrastive_weight: float = 1.0
+    distillation_weight: float = 0.0
+    distillation: str = "mse"
+    teacher: str = "store"
+    teacher_share: float = 1.0
+    modality_dropout: float = 0.0
+    balance: float = 1.0
+    lora_rank: int = 128
+    lora_alpha: int = 256
+    lora_dropout: float = 0.1
+    precision: str = "bf16"
+    base_precision: str = "auto"
+    gradient_checkpointing: bool = False
+    eval_every: int = 0
+    eval_queries: int = 200
+    keep_best: bool = True
+    patience: int = 0
+    report_to: str = "none"
+    max_unreadable: float = 0.01
+    workers: int = -1
+    save_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
+        # Every rule is asked, so that all faults come together; one that reads a value of a wrong type has been told.
+        broken = [
+            (name, rule) for name, names, holds, rule in self._rules() if not wrong.keys() & set(names) and not holds()
+        ]
+        faults = [f"{name}={getattr(self, name)!r}: {rule}" for name, rule in [*wrong.items(), *broken]]
+        if faults:
+            raise ConfigError("training configuration:\n  " + "\n  ".join(faults))
+
+    def _has_its_type(self, field: Any) -> bool:
+        value, kind = getattr(self, field.name), str(field.type)
+        if kind == "float | None" and value is None:
+            return True
+        if kind in ("str", "bool"):
+            return isinstance(value, str if kind == "str" else bool)
+        number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+
+    def _rules(self) -> list[tuple[str, tuple[str, ...], Callable[[], bool], str]]:
+        """(the key a fault is told under, the keys read, whether it holds, what to give)."""
+
+        def each(names: str, holds: Callable[[Any], bool], rule: str) -> list[Any]:
+            return [(name, (name,), lambda name=name: holds(getattr(self, name)), rule) for name in names.split()]
+
+        def one_of(name: str, choices: tuple[str, ...]) -> list[Any]:
+            return each(name, lambda value: value in choices, f"give one of {choices}")
+
+        shared = self.teacher == "shared"
+        frozen_in = self.base_precision
+        return [
+            *one_of("stage", STAGES),
+            *one_of("schedule", ("cosine", "linear")),
+            *one_of("precision", ("fp32", "bf16")),
+            *one_of("loss", LOSSES),
+            *one_of("distillation", KINDS),
+            *one_of("teacher", TEACHERS),
+            *one_of("base_precision", BASE_PRECISIONS),
+            *one_of("report_to", REPORTS),
+            *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
+            *each(
+                "steps save_steps lora_rank seed hard_negatives grad_cache eval_every eval_queries patience",
+                lambda value: value >= 0,
+                "give a whole number of at least 0",
+            ),
+            *each("decay projector_rate distillation_weight weight_decay", lambda value: value >= 0, "give at least 0"),
+            *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
+            *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
+            *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
+            *each("workers", lambda value: value >= -1, "give a whole number of at least 0, or -1 to go by the cores"),
+            *each(
+                "warmup final_rate modality_dropout balance max_unreadable",
+                lambda value: 0 <= value <= 1,
+                "give a number in [0, 1]",
+            ),
+            *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
+            *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
+            (
+                "epochs",
+                ("epochs", "steps"),
+                lambda: self.steps > 0 or self.epochs > 0,
+                "give a positive number, or steps",
+            ),
+            (
+                "lora_rank",
+                ("lora_rank",),
+                lambda: not shared or self.lora_rank > 0,
+                "with teacher='shared' give a positive rank: the teacher is this model without its adapters",
+            ),
+            (
+                "projector_rate",
+                ("projector_rate",),
+                lambda: not shared or self.projector_rate == 0,
+                "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
+            ),
+            (
+                "base_precision",
+                ("base_precision", "lora_rank"),
+                lambda: frozen_in not in ("bf16", "4bit") or self.lora_rank > 0,
+                "with lora_rank=0 the base itself is trained, in fp32; give auto or fp32, or a positive lora_rank",
+            ),
+            (
+                "base_precision",
+                ("base_precision", "precision"),
+                lambda: frozen_in not in ("bf16", "4bit") or self.precision == "bf16",
+                "with precision='fp32' give auto or fp32",
+            ),
+            (
+                "patience",
+                ("patience", "eval_every"),
+                lambda: self.patience == 0 or self.eval_every > 0,
+                "stops after evaluations without a gain: give eval_every too, the steps between them",
+            ),
+        ]
+
+    @property
+    def frozen_type(self) -> str:
+        """What ``base_precision`` comes to: ``fp32``, ``bf16`` or ``4bit``."""
+        if self.base_precision != "auto":
+            return self.base_precision
+        return "bf16" if self.lora_rank > 0 and self.precision == "bf16" else "fp32"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """From plain values, as in a recipe file.
+
+        Raises:
+            ConfigError: on unknown keys and unusable values, all of them in one message.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        faults = [f"{key}: no such setting; there are {sorted(known)}" for key in unknown]
+        try:
+            config = cls(**{key: value for key, value in values.items() if key in known})
+        except ConfigError as error:
+            raise ConfigError("\n  ".join([str(error), *faults])) from None
+        except TypeError as error:
+            raise ConfigError("\n  ".join([f"training configuration: {error}", *faults])) from None
+        if faults:
+            raise ConfigError("training configuration:\n  " + "\n  ".join(faults))
+        return config
+
+
+_KINDS = {
+    "str": "give a string",
+    "int": "give a whole number",
+    "float": "give a number (in YAML 3e-4 is a string: write 3.0e-4)",
+    "float | None": "give a number, or None",
+    "bool": "give true or false",
+}
+"""What to give a key of each type."""

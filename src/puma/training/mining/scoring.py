@@ -1,0 +1,161 @@
+"""Scores of queries and candidates, and what is known to be right, as mining needs them.
+
+Here: a split's candidates with their contents (:class:`Pools`), their vectors (:class:`Vectors`), score rows from an
+encoder or a run. Not here: what is chosen (:mod:`puma.training.mining.choosing`) and written
+(:mod:`puma.training.mining.writing`). Nothing in this module loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from puma.data.mbeir import Benchmark, Candidate, Query, TaskName
+from puma.errors import DataError, ImageError
+from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
+from puma.index.exact.small import rounded
+from puma.items.item import Item
+from puma.search.ingest import content_digest
+from puma.training.mining.choosing import UNKNOWN
+
+BLOCK_FLOATS = 2**24
+
+
+class Pools:
+    """The candidates of a split, each once; a task's pool is a list of places among them, its columns."""
+
+    def __init__(self, benchmark: Benchmark, split: str, tasks: Sequence[TaskName], pool: str) -> None:
+        self.candidates: list[Candidate] = []
+        place: dict[str, int] = {}
+        self._columns: dict[TaskName, np.ndarray] = {}
+        for task in benchmark.tasks(split) if pool == "global" else tasks:
+            columns = []
+            for candidate in benchmark.pool(task, split):
+                column = place.setdefault(candidate.did, len(self.candidates))
+                if column == len(self.candidates):
+                    self.candidates.append(candidate)
+                columns.append(column)
+            self._columns[task] = np.array(columns, dtype=np.int64)
+        if pool == "global":
+            self._columns = dict.fromkeys(tasks, np.arange(len(self.candidates)))
+        self.dids = [candidate.did for candidate in self.candidates]
+        self.order = np.empty(len(self.dids), dtype=np.int64)
+        self.order[np.array(sorted(range(len(self.dids)), key=self.dids.__getitem__), dtype=np.int64)] = np.arange(
+            len(self.dids)
+        )
+        self.root = benchmark.root
+        self._codes: dict[str, int] = {}
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """int [n]: equal numbers for candidates of equal content. Reads every image once."""
+        return np.array([self._code(candidate.item(self.root)) for candidate in self.candidates])
+
+    def columns(self, task: TaskName) -> np.ndarray:
+        return self._columns[task]
+
+    def items(self) -> list[Item]:
+        return [candidate.item(self.root) for candidate in self.candidates]
+
+    def code_of(self, content: str) -> int:
+        """The number of a content among the candidates'."""
+        return self._codes.get(content, UNKNOWN) if content else UNKNOWN
+
+    def _code(self, item: Item) -> int:
+        content = _content(item)
+        return self._codes.setdefault(content, len(self._codes)) if content else UNKNOWN
+
+
+def _content(item: Item) -> str:
+    """Equal for equal items: the text, white space aside, and the picture's bytes. Empty if they cannot be read."""
+    text = " ".join((item.text or "").split()) or None
+    try:
+        return content_digest(Item(text=text, image=item.image))
+    except ImageError:
+        return ""
+
+
+class Vectors:
+    """A split's vectors in a store: of the candidates, and of each task's queries."""
+
+    def __init__(self, embedding: Resumable, benchmark: Benchmark, split: str, pools: Pools) -> None:
+        self.embedding, self.benchmark, self.split, self.pools = embedding, benchmark, split, pools
+        self._candidates: tuple[np.ndarray, np.ndarray] | None = None
+        self.faults: dict[str, str] = {}
+        """Why candidates and queries could not be embedded, by id."""
+
+    def share(self, tasks: Sequence[TaskName]) -> None:
+        """Embed this process's share of all that these tasks need."""
+        if tasks:
+            self.embedding.share([self._pool(), *(self._asked(task) for task in tasks)])
+
+    def candidates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [n, dim] and which could be embedded [n]."""
+        if self._candidates is None:
+            vectors, readable, faults = self.embedding.embedded(self._pool())
+            self.faults |= {self.pools.dids[place]: reason for place, reason in faults}
+            self._candidates = vectors, readable
+        return self._candidates
+
+    def queries(self, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a task's queries, under its instruction."""
+        vectors, readable, faults = self.embedding.embedded(self._asked(task))
+        queries = self.benchmark.queries(task, self.split) if faults else []
+        self.faults |= {queries[place].qid: reason for place, reason in faults}
+        return vectors, readable
+
+    def _pool(self) -> Wanted:
+        return Wanted("candidates", self.pools.items, len(self.pools.dids), label="candidates")
+
+    def _asked(self, task: TaskName) -> Wanted:
+        queries, root = self.benchmark.queries(task, self.split), self.benchmark.root
+        return Wanted(
+            safe_name(f"queries-{self.benchmark.label(task)}"),
+            lambda: [query.item(root) for query in queries],
+            len(queries),
+            self.benchmark.instruction(task),
+            f"queries, task {task}",
+        )
+
+
+def right_answers(
+    benchmark: Benchmark, task: TaskName, split: str, queries: Sequence[Query]
+) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """By query: what is right for it or for another of its content, and its content."""
+    qrels = benchmark.qrels(task, split)
+    contents = {query.qid: _content(query.item(benchmark.root)) for query in queries}
+    shared: dict[str, set[str]] = {}
+    for query in queries:
+        judged = {did for did, grade in qrels.get(query.qid, {}).items() if grade > 0}
+        shared.setdefault(contents[query.qid] or query.qid, set()).update(query.positives, judged)
+    return {query.qid: shared[contents[query.qid] or query.qid] for query in queries}, contents
+
+
+def from_encoder(vectors: Vectors, columns: np.ndarray, task: TaskName) -> Iterator[np.ndarray]:
+    """A row of scores a query, over these columns; NaN where one of the two could not be embedded."""
+    candidates, readable = vectors.candidates()
+    asked, heard = vectors.queries(task)
+    pool, lost = candidates[columns].astype(np.float64), ~readable[columns]
+    step = max(1, BLOCK_FLOATS // max(1, len(columns)))
+    for start in range(0, len(asked), step):
+        scores = rounded(asked[start : start + step].astype(np.float64) @ pool.T)
+        scores[:, lost] = np.nan
+        scores[~heard[start : start + step]] = np.nan
+        yield from scores
+
+
+def from_run(
+    run: dict[str, dict[str, float]], queries: Sequence[Query], place: dict[str, int], size: int, task: TaskName
+) -> Iterator[np.ndarray]:
+    met = False
+    for query in queries:
+        row = np.full(size, np.nan)
+        for did, score in run.get(query.qid, {}).items():
+            if did in place:
+                row[place[did]] = score
+                met = True
+        yield row
+    if not met:
+        raise DataError(f"task {task}: no query and candidate of the run file are of this benchmark's split")

@@ -1,0 +1,265 @@
+"""The trainer's loss object: runs the model on a step's chunks and adds up contrastive and distillation terms.
+
+Here: states of queries and candidates, gathered from all processes, masked, and handed to the pure losses. Not here:
+the losses, the batch and its keys (data.collating).
+
+Source: method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1), MAC-Loss (stage 2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from puma.errors import InputError
+from puma.losses.baselines import LOSS_FUNCTIONS
+from puma.losses.distillation import distillation_loss
+from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
+from puma.losses.gradcache import cached_states, split_part
+from puma.losses.mac import hard_temperature, negative_shares
+from puma.losses.negatives import NONE, false_negatives, repeated
+from puma.retriever.pooling import last_token_state
+
+_Taught = tuple[torch.Tensor, torch.Tensor]
+"""A teacher's states [n, d], and bool [n]: which of them it was asked for."""
+PART_KEYS = ("puma_rows", "puma_pictured")
+"""Kept with their chunk; all other ``puma_`` keys ride in the first chunk and speak of the whole batch."""
+
+
+class RetrievalObjective(nn.Module):
+    """Contrastive loss over a step's pairs, with the teacher's states beside it where the step carries them.
+
+    With several processes every query meets the candidates of all of them, with gradient. Each process returns its
+    share scaled so that averaging parameter gradients over processes, as DDP does, gives what one process with the
+    whole batch would have.
+
+    Args:
+        model: a ``SentenceTransformer``; its pipeline's token states are pooled here, raw.
+        temperature: tau_norm.
+        decay: of the hard temperature; 0 makes MAC-Loss plain InfoNCE.
+        contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
+        distillation: the kind, see :func:`puma.losses.distillation_loss`.
+        symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
+            queries'. Explicit hard negatives have no query of their own and no view.
+        loss: one of :data:`puma.losses.LOSSES`.
+        margin: mask candidates whose cosine beats the positive's by more than this; None: none.
+        grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
+            with the batch; 0: off.
+        shared_teacher: gives student and teacher states of one chunk at once, ``states(chunk) -> (student [n, d],
+            teacher [n, d])``; the batch then needs no teacher states. With ``grad_cache`` the second pass uses its
+            ``student_states(chunk)``, where it has one. Asked only if ``distillation_weight`` > 0.
+        teacher_share: the part of a step's chunks, drawn anew each step, for which the shared teacher is asked; in
+            expectation the same loss, at so much of the teacher's cost.
+
+    Raises:
+        InputError: a value out of range, or an unknown loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        temperature: float,
+        decay: float = 0.0,
+        contrastive_weight: float = 1.0,
+        distillation_weight: float = 0.0,
+        distillation: str = "mse",
+        symmetric: bool = False,
+        loss: str = "mac",
+        margin: float | None = None,
+        grad_cache: int = 0,
+        shared_teacher: Any = None,
+        teacher_share: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if loss not in LOSS_FUNCTIONS:
+            raise InputError(f"loss={loss!r}: give one of {tuple(LOSS_FUNCTIONS)}")
+        if grad_cache < 0:
+            raise InputError(f"grad_cache={grad_cache!r}: give a number of items, or 0 for none")
+        self.model = model
+        self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
+        self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
+        self.distillation = distillation
+        self.loss, self.margin, self.grad_cache = loss, margin, grad_cache
+        if not 0 < teacher_share <= 1:
+            raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
+        self.teacher_share = teacher_share
+        self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
+        self.progress = 0.0
+        """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
+        self.last_shares: dict[str, torch.Tensor] = {}
+        """After a step: the fractions ``hard`` and ``other`` of the negatives' softmax mass, for this process's queries
+        (:func:`puma.losses.negative_shares`); for other losses than "mac" as if they were InfoNCE."""
+        hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
+
+    def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
+        """The weighted terms by name; the trainer logs and sums them."""
+        extra = {key: features[0].pop(key) for key in list(features[0]) if _of_the_batch(key)}
+        states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
+        batch = _gathered(states, extra)
+        terms = {"contrastive": self.contrastive_weight * self._contrastive(batch)}
+        if self.distillation_weight:
+            loss = self._distillation(batch, extra, teacher)
+            terms["distillation"] = self.distillation_weight * loss
+        return terms
+
+    def _contrastive(self, batch: _Batch) -> torch.Tensor:
+        q = batch.own  # this process's queries; candidates i < q are their positives
+        hard = self.temperature
+        if self.loss == "mac":
+            hard = hard_temperature(self.temperature, self.decay, self.progress)
+        options: dict[str, Any] = {"temperature": self.temperature, "hard_temperature": hard, "margin": self.margin}
+        function = LOSS_FUNCTIONS[self.loss]
+        wrong = batch.false_negatives(None if self.symmetric else q)  # [q or all queries, c]
+        exclude = wrong[:q] | repeated(batch.candidate_key)
+        view = (batch.queries[:q], batch.candidates, batch.target_modality[:q], batch.candidate_modality)
+        loss = function(*view, exclude=exclude, **options)
+        self.last_shares = negative_shares(*view, exclude=exclude, **options)
+        if self.symmetric:
+            # Seen from candidate j every query that aims at j's modality shares its temperature, as in
+            # the queries' view.
+            backward = function(
+                batch.candidates[:q],
+                batch.queries,
+                batch.candidate_modality[:q],
+                batch.target_modality,
+                exclude=wrong[:, :q].T,
+                **options,
+            )
+            loss = (loss + backward) / 2
+        # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
+        return loss * (world_size() * q / len(batch.queries))
+
+    def _distillation(self, batch: _Batch, extra: dict[str, Any], taught: _Taught | None) -> torch.Tensor:
+        if taught is not None:
+            teacher, rows = taught
+        elif "puma_teacher" in extra:
+            teacher, rows = extra["puma_teacher"], extra["puma_taught"]  # [q + c, d]; bool: which items have a target
+        else:
+            raise InputError(
+                "distillation_weight > 0 but the batch carries no teacher states: give the collator a teacher, or the "
+                "objective a shared_teacher"
+            )
+        # On the rows of all processes: only so is it one process's mean, and only so has "relational" all its pairs.
+        # Every process computes the same, so their average needs no scale.
+        teacher, rows = gather_rows(teacher, batch.items), gather_rows(rows, batch.items)
+        return distillation_loss(batch.states[rows], teacher[rows], self.distillation)
+
+    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Taught | None]:
+        """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
+        if self.grad_cache:
+            chunks = [piece for chunk in chunks for piece in split_part(chunk, self.grad_cache)]
+        asked = iter(self._asked(len(chunks)))
+        taught: list[_Taught] = []
+
+        def run(chunk: dict[str, Any]) -> torch.Tensor:
+            inputs = _inputs(chunk)
+            if not self._shared:
+                return last_token_state(self.model(inputs)["token_embeddings"], chunk["attention_mask"]).float()
+            if here := next(asked):
+                student, teacher = self._shared[0].states(inputs)
+            else:
+                student = self._shared[0].student_states(inputs)
+                teacher = torch.zeros_like(student)
+            rows = torch.full((len(student),), here, device=student.device)
+            taught.append((teacher.detach().float(), rows))
+            return student.float()
+
+        def again(chunk: dict[str, Any]) -> torch.Tensor:
+            student_only = getattr(self._shared[0], "student_states", None) if self._shared else None
+            if student_only is not None:
+                return student_only(_inputs(chunk)).float()
+            return run(chunk)
+
+        if self.grad_cache:
+            states = cached_states(run, again, chunks, self.model)
+        else:
+            states = torch.cat([run(chunk) for chunk in chunks])
+        order = torch.argsort(torch.cat([chunk["puma_rows"] for chunk in chunks]))
+        if not taught:
+            return states[order], None
+        teacher_states, rows = (torch.cat(column)[order] for column in zip(*taught, strict=True))
+        return states[order], (teacher_states, rows)
+
+    def _asked(self, chunks: int) -> list[bool]:
+        """For which of a step's chunks the shared teacher is asked."""
+        if not self._shared or self.teacher_share == 1:
+            return [True] * chunks
+        drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
+        return [number in drawn for number in range(chunks)]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The batch of all processes, this process's rows first."""
+
+    own: int
+    items: list[int]
+    """Queries and candidates of each rank."""
+    states: torch.Tensor
+    queries: torch.Tensor
+    candidates: torch.Tensor
+    target_modality: torch.Tensor
+    candidate_modality: torch.Tensor
+    candidate_key: torch.Tensor
+    content_key: torch.Tensor
+    known: torch.Tensor
+    positive: torch.Tensor
+
+    def false_negatives(self, queries: int | None) -> torch.Tensor:
+        """bool [queries, c], of the first queries or of all."""
+        positive = self.positive[:queries]
+        keys = self.candidate_key
+        return false_negatives(self.known[:queries], keys[positive], keys, self.content_key, positive)
+
+
+def _gathered(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
+    device, q = states.device, len(extra["puma_target_modality"])
+    known = extra["puma_known"]  # [q, m]
+    sizes = gather_sizes([q, len(states) - q, known.shape[1]], device)
+    many = max(m for _, _, m in sizes)
+    known = torch.cat([known, known.new_full((q, many - known.shape[1]), NONE)], 1)
+    asked = torch.cat([extra["puma_target_modality"][:, None], known], 1)  # [q, 1 + m]
+    kinds = ("puma_candidate_modality", "puma_candidate_key", "puma_content_key")
+    told = torch.stack([extra[key] for key in kinds], 1)  # [c, 3]
+    # One collective with gradient, whose backward all processes reach at the same place.
+    items = [n + c for n, c, _ in sizes]
+    states = gather_rows(states, items)
+    asked = gather_rows(asked, [n for n, _, _ in sizes])
+    told = gather_rows(told, [c for _, c, _ in sizes])
+    # They lie as queries, candidates, queries, candidates, ...: this process's first.
+    query_rows: list[int] = []
+    candidate_rows: list[int] = []
+    positive: list[int] = []
+    start = 0
+    for n, c, _ in sizes[rank() :] + sizes[: rank()]:
+        positive += range(len(candidate_rows), len(candidate_rows) + n)
+        query_rows += range(start, start + n)
+        candidate_rows += range(start + n, start + n + c)
+        start += n + c
+    return _Batch(
+        own=q,
+        items=items,
+        states=states,
+        queries=states[query_rows],
+        candidates=states[candidate_rows],
+        target_modality=asked[:, 0],
+        candidate_modality=told[:, 0],
+        candidate_key=told[:, 1],
+        content_key=told[:, 2],
+        known=asked[:, 1:],
+        positive=torch.tensor(positive, device=device),
+    )
+
+
+def _of_the_batch(key: str) -> bool:
+    return key.startswith("puma_") and key not in PART_KEYS
+
+
+def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:
+    """A chunk as the model takes it: a copy, since the pipeline writes its outputs into what it is given."""
+    return {key: value for key, value in chunk.items() if key not in PART_KEYS}

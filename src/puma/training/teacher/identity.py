@@ -1,0 +1,78 @@
+"""What tells one teacher from another, and one picture from another: digests of what states depend on.
+
+Not here: the stores that compare them (teacher, feature_shards).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import torch
+
+from puma.errors import ImageError
+from puma.items.item import ImageSource, open_image
+from puma.retriever.model import Retriever
+
+PICTURE_BYTES = 16
+
+
+def teacher_facts(teacher: Retriever, autocast: torch.dtype | None = None) -> dict[str, str]:
+    """What a teacher's states depend on, each as a short digest: by these a store knows its own teacher.
+
+    ``weights`` samples every tensor (as :attr:`Retriever.fingerprint <puma.retriever.model.Retriever.fingerprint>` does) without
+    the ``[RET]`` row, which has a digest of its own, since it is what one base's retrievers differ in.
+    """
+    inputs, weights = teacher.inputs, hashlib.sha256()
+    table = teacher.model.get_input_embeddings().weight
+    for name, weight in sorted(teacher.model.state_dict().items()):
+        weights.update(f"{name}{tuple(weight.shape)}".encode())
+        if weight.data_ptr() == table.data_ptr():
+            weight = weight[: inputs.ret_id]
+        flat = weight.detach().reshape(-1)
+        weights.update(flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy().tobytes())
+    images = teacher.processor.image_processor
+    pixels = f"{type(images).__name__} {images.to_json_string()} stored {teacher.vision is not None}"
+    kind = next(teacher.model.parameters()).dtype if autocast is None else autocast
+    return {
+        "weights": weights.hexdigest()[:16],
+        "[RET] row": digest(table[inputs.ret_id].detach().float().cpu().numpy().tobytes()),
+        "prompt": digest(json.dumps(inputs.prompt.to_dict(), sort_keys=True).encode()),
+        "tokenizer": digest(_tokenizer(inputs.tokenizer)),
+        "pixel limits and image backend": digest(pixels.encode()),
+        "number type": str(kind).removeprefix("torch."),
+    }
+
+
+def picture_identity(image: ImageSource) -> bytes:
+    """16 bytes that tell a picture from another by content: of a file or its bytes, the bytes; else the pixels.
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            with open(image, "rb") as stream:
+                return hashlib.file_digest(stream, "sha256").digest()[:PICTURE_BYTES]
+        except OSError as error:
+            raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()[:PICTURE_BYTES]
+    opened = open_image(image)
+    return hashlib.sha256(f"{opened.size} ".encode() + opened.tobytes()).digest()[:PICTURE_BYTES]
+
+
+def digest(data: bytes) -> str:
+    """64 bits of a hash, as 16 letters."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _tokenizer(tokenizer: Any) -> bytes:
+    """How texts are cut into tokens, without the padding and truncation that a used tokenizer remembers."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    told = json.loads(backend.to_str())
+    return json.dumps({**told, "truncation": None, "padding": None}, sort_keys=True).encode()

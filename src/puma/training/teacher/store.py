@@ -1,0 +1,277 @@
+"""The teacher of self-distillation: the frozen, unpruned base, and its ``[RET]`` states kept on disk.
+
+A frozen teacher says the same of the same prompt for ever, so its states are computed once, under the facts that shape
+them (weights, ``[RET]`` row, prompt, pixels). Here: what an item is asked as, computing, and the targets that training
+reads. Not here: those facts (identity), the files (feature_shards), the teacher beside its student in one
+model (dual_depth), the loss on the states (losses.distillation).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma.errors import ImageError, InputError
+from puma.items.item import ImageSource, Item
+from puma.retriever.encoding import Inputs, forward_states, length_sorted_groups, prefetched, stored_vision
+from puma.retriever.model import Retriever
+from puma.storage.shards import KEY_BYTES, Shards
+from puma.training.teacher.identity import digest, picture_identity, teacher_facts
+
+Asked = tuple[Item, str | None]
+"""An item and the instruction before it, if any."""
+
+
+class FeatureStore:
+    """The teacher's raw ``[RET]`` states on disk, of texts and of items with pictures: compute once, then train on it.
+
+    An instance is also what training takes as ``teacher``: called with an item and its instruction it gives the
+    target, or None for what was never computed. It holds on to the teacher's way of writing items out, not to its
+    weights.
+
+    A killed :meth:`compute` goes on where it was. Items are told apart by the prompt as written (instruction, cut text,
+    closing line) and by their picture's content, so a moved or renamed picture is found again.
+
+    Args:
+        folder: where the shards are; see :class:`puma.storage.shards.Shards`.
+        teacher: the unpruned base as a retriever.
+        autocast: the type the states are computed in; None for the weights' own.
+
+    Raises:
+        InputError: the folder holds states of another teacher; the message names what differs.
+
+    Examples:
+        >>> store = FeatureStore("teacher", Retriever.from_base(base))                     # doctest: +SKIP
+        >>> store.compute(teacher, [(pair.query, pair.instruction) for pair in pairs])     # doctest: +SKIP
+        >>> train(student, pairs, config, "run", teacher=store)                            # doctest: +SKIP
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], teacher: Retriever, *, autocast: torch.dtype | None = None
+    ) -> None:
+        self.shards = Shards(folder, teacher_facts(teacher, autocast), teacher.dim)
+        self._autocast, self._inputs = autocast, teacher.inputs
+        self._pictures: dict[tuple[str, int, int], bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def key(self, item: Item, instruction: str | None = None) -> bytes:
+        """An item's key: 16 bytes of its written prompt and its picture's content.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        picture = b"" if item.image is None else self._picture(item.image)
+        written = self._inputs.written([item], instruction)[0]
+        return hashlib.sha256(written.encode() + b"\0" + picture).digest()[:KEY_BYTES]
+
+    def compute(
+        self,
+        teacher: Retriever,
+        asked: Sequence[Asked],
+        *,
+        batch_size: int = 64,
+        shard_size: int = 512,
+        show_progress: bool = False,
+    ) -> None:
+        """Compute and keep what is not there yet.
+
+        Args:
+            teacher: the one that the store was opened with, or its equal.
+            asked: items with instructions; what occurs twice is computed once.
+            batch_size: items a forward pass.
+            shard_size: items a shard: a kill loses at most so many.
+
+        Raises:
+            InputError: another teacher; the message names what differs.
+            ImageError: a picture cannot be opened.
+        """
+        from tqdm import tqdm
+
+        Shards(self.shards.folder, teacher_facts(teacher, self._autocast), self.shards.dim)  # compares, or raises
+        unique = {self.key(item, ask): (item, ask) for item, ask in asked}
+        todo = [key for key in unique if key not in self.shards]
+        done = len(unique) - len(todo)
+        with tqdm(total=len(unique), initial=done, unit="item", desc="teacher", disable=not show_progress) as bar:
+            for start in range(0, len(todo), shard_size):
+                keys = todo[start : start + shard_size]
+                rows = _states(teacher, [unique[key] for key in keys], batch_size, self._autocast)
+                self.shards.append(keys, rows)
+                bar.update(len(keys))
+
+    def states_for(self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None) -> np.ndarray:
+        """The states of items, float16 [n, dim], read by memory map.
+
+        Args:
+            items: n items.
+            instructions: one for all, or one an item.
+
+        Raises:
+            InputError: some were never computed.
+        """
+        if isinstance(instructions, str) or instructions is None:
+            instructions = [instructions] * len(items)
+        return self.shards.rows([self.key(item, ask) for item, ask in zip(items, instructions, strict=True)])
+
+    def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
+        """The target [dim] of an item, or None where the store has none."""
+        key = self.key(item, instruction)
+        return self.shards.rows([key])[0] if key in self.shards else None
+
+    def _picture(self, image: ImageSource) -> bytes:
+        if not isinstance(image, (str, os.PathLike)):
+            return picture_identity(image)
+        try:  # a step asks for the same files again and again
+            told = os.stat(image)
+        except OSError as error:
+            raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
+        place = (os.fspath(image), told.st_size, told.st_mtime_ns)
+        if place not in self._pictures:
+            self._pictures[place] = picture_identity(image)
+        return self._pictures[place]
+
+
+def teacher_states(
+    teacher: Retriever,
+    asked: Sequence[Asked],
+    *,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 64,
+    shard_size: int = 512,
+    autocast: torch.dtype | None = None,
+    show_progress: bool = False,
+) -> dict[str, np.ndarray]:
+    """Raw ``[RET]`` states of the teacher (after its final norm, not normalised to length one), by written prompt.
+
+    For texts, whose whole meaning is in the written prompt; :class:`FeatureStore` takes items with pictures too.
+
+    Args:
+        teacher: the unpruned base as a retriever; it is never trained here and no gradient is recorded.
+        asked: items with instructions; repeated prompts are computed once.
+        store: a folder in which each teacher gets a :class:`FeatureStore` of its own; with it a killed run goes on
+            where it was, and a later one reads instead of computing.
+
+    Returns:
+        ``{written prompt: fp16 [dim]}``.
+
+    Raises:
+        InputError: an item holds a picture.
+    """
+    if any(item.image is not None for item, _ in asked):
+        raise InputError("teacher_states takes text items: a picture is not told apart by its written prompt")
+    unique = {teacher.inputs.written([item], ask)[0]: (item, ask) for item, ask in asked}
+    pairs = list(unique.values())
+    if store is None:
+        return dict(zip(unique, _states(teacher, pairs, batch_size, autocast, show_progress), strict=True))
+    name = digest(json.dumps(teacher_facts(teacher, autocast)).encode())
+    kept = FeatureStore(Path(store) / name, teacher, autocast=autocast)
+    kept.compute(teacher, pairs, batch_size=batch_size, shard_size=shard_size, show_progress=show_progress)
+    return dict(zip(unique, kept.shards.rows([kept.key(*pair) for pair in pairs]), strict=True))
+
+
+class PromptTargets:
+    """The paper's targets: what the unpruned base makes of the very prompt that the student reads, instruction
+    included.
+
+    Args:
+        teacher: the teacher; only its way of writing items out is kept.
+        states: by written prompt, from :func:`teacher_states`.
+    """
+
+    def __init__(self, teacher: Retriever, states: Mapping[str, np.ndarray]) -> None:
+        self._inputs, self._states = teacher.inputs, states
+
+    def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
+        """The target [dim], or None for an item with a picture or one that the teacher was not asked about."""
+        if item.image is not None:
+            return None
+        return self._states.get(self._inputs.written([item], instruction)[0])
+
+
+class CaptionTargets:
+    """Targets for texts and pictures in the teacher's space of texts: a text takes the unpruned base's state of itself,
+    a picture that of its caption, whatever is asked of them.
+
+    An extension of the paper's: a base whose vision projector is young (the mini base's is fitted in closed form) knows
+    concepts by their names, and that is what the deep layers can teach about a picture.
+
+    Args:
+        states: by text, raw, without instruction.
+        captions: text by picture path.
+        centre: subtract the mean state. Raw states share a large offset, under which every cosine is near one.
+    """
+
+    def __init__(
+        self, states: Mapping[str, np.ndarray], captions: Mapping[str, str] | None = None, *, centre: bool = False
+    ) -> None:
+        self.captions = dict(captions or {})
+        rows = np.stack(list(states.values())).astype(np.float32) if states else np.zeros((0, 1), np.float32)
+        if centre and len(rows):
+            rows = rows - rows.mean(0)
+        self.states = dict(zip(states, rows, strict=True))
+
+    def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
+        """The target [dim]; None for what has no state, and for items with both text and picture, whose meaning no
+        caption tells."""
+        if item.image is None:
+            return self.states.get(item.text or "")
+        if item.text is not None or not isinstance(item.image, (str, os.PathLike)):
+            return None
+        return self.states.get(self.captions.get(os.fspath(item.image), ""))
+
+
+def caption_targets(
+    teacher: Retriever,
+    texts: Sequence[str],
+    captions: Mapping[str, str] | None = None,
+    *,
+    centre: bool = False,
+    **options: Any,
+) -> CaptionTargets:
+    """:class:`CaptionTargets` of texts and of captions by picture path; ``options`` go to :func:`teacher_states`."""
+    unique = list(dict.fromkeys([*texts, *(captions or {}).values()]))
+    items = [Item(text=text) for text in unique]
+    states = teacher_states(teacher, [(item, None) for item in items], **options)
+    by_text = {text: states[teacher.inputs.written([item])[0]] for text, item in zip(unique, items, strict=True)}
+    return CaptionTargets(by_text, captions, centre=centre)
+
+
+def _states(
+    teacher: Retriever,
+    asked: Sequence[Asked],
+    batch_size: int,
+    autocast: torch.dtype | None,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """float16 [n, dim], in the order asked."""
+    from tqdm import tqdm
+
+    inputs: Inputs = teacher.inputs
+    device = next(teacher.model.parameters()).device
+    out = np.empty((len(asked), teacher.dim), dtype=np.float16)
+
+    def prepare(rows: list[int]) -> dict[str, torch.Tensor]:
+        return inputs.features([asked[i][0] for i in rows], [asked[i][1] for i in rows], teacher.vision)
+
+    teacher.model.eval()
+    gate = stored_vision(teacher.model) if teacher.vision is not None else contextlib.nullcontext()
+    with (
+        tqdm(total=len(asked), unit="item", desc="teacher", disable=not show_progress) as bar,
+        gate,
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+    ):
+        for rows, features in prefetched(length_sorted_groups([item for item, _ in asked], batch_size), prepare):
+            moved: dict[str, Any] = {key: value.to(device) for key, value in features.items()}
+            out[rows] = forward_states(teacher.model, moved).cpu().numpy()
+            bar.update(len(rows))
+    return out

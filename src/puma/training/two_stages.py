@@ -1,0 +1,182 @@
+"""From a base and a data set to a trained retriever folder: both stages of the method in order, on one process or
+several.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from puma.errors import InputError
+from puma.items.skips import Skip, summary
+from puma.pruning import decoder_of
+from puma.pruning.loading import cast_weights
+from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.training.config import TrainConfig
+from puma.training.distributed import join, processes, wait
+from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.run_folder import CONFIGURATION
+from puma.training.stage import TrainResult, train
+from puma.training.teacher.dual_depth import DualDepth
+from puma.training.teacher.store import PromptTargets, teacher_states
+from puma.training.unreadable import FILE as LIST
+from puma.training.validation import Validation
+
+NO_TEXTS = "no pairs of two texts to distil on"
+
+
+def to_stderr(line: str) -> None:
+    """Print on stderr, from the first process."""
+    if processes()[0] == 0:
+        print(line, file=sys.stderr)
+
+
+def train_two_stages(
+    base: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layers: int | None = None,
+    keep_last: bool = False,
+    prompt: str = "chat",
+    image_tokens: tuple[int, int] | None = None,
+    attn: str | None = None,
+    distil: TrainConfig | None = None,
+    retrieve: TrainConfig | None = None,
+    distil_if_texts: bool = False,
+    strict: bool = False,
+    say: Callable[[str], None] = to_stderr,
+) -> dict[str, list[dict[str, float]]]:
+    """Prune, distil on the data's pairs of texts, train on all its tasks, save.
+
+    Args:
+        base: a base model, or a retriever folder, which is trained on as it is.
+        data: root of a benchmark in M-BEIR's layout.
+        out: the retriever's folder; ``out`` + ``.work`` holds checkpoints. Called again, an unfinished run goes on from
+            them, also with more steps.
+        layers, keep_last, prompt, image_tokens: as :meth:`puma.retriever.model.Retriever.from_base`.
+        attn: how attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``; None for the base's own.
+        distil: stage 1, or None to leave it out.
+        retrieve: stage 2.
+        distil_if_texts: leave stage 1 out, with a message, where the data has no pairs of texts; else that is an error.
+        strict: refuse data with a faulty row; else such rows are left out and counted.
+        say: where messages go.
+
+    Returns:
+        The stages' logs.
+
+    Raises:
+        InputError: ``out`` is there already; distillation of a retriever that has no teacher; no pairs of texts; no
+            val split to evaluate on.
+    """
+    target = free_target(out)
+    trained_before = (Path(base) / PROMPT_FILE).is_file()
+    if trained_before and (layers is not None or distil is not None):
+        raise InputError(
+            f"base={str(base)!r} is a retriever already: it can be trained on, not pruned or distilled again"
+        )
+    retrieve = retrieve or TrainConfig()
+    join()  # the other processes, if any, before weights are placed
+    negatives = max(stage.hard_negatives for stage in (distil, retrieve) if stage is not None)
+    faults: list[Skip] = []
+    pairs = read_pairs(data, negatives=negatives, strict=strict, faults=faults)
+    if faults:
+        say(f"{data}: left out {summary(faults, 'faulty entries')} (--strict refuses such data)")
+    texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
+    if distil is not None and not texts:
+        if not distil_if_texts:
+            raise InputError(
+                f"data={str(data)!r}: {NO_TEXTS}; leave stage 1 out: --distil-steps 0, in a recipe distil: null"
+            )
+        say(f"{data}: {NO_TEXTS}: stage 1 is left out (--distil-steps 0, in a recipe distil: null, says so)")
+        distil = None
+    validation = read_validation(data, [stage for stage in (distil, retrieve) if stage is not None])
+    shared = distil is not None and distil.distillation_weight > 0 and distil.teacher == "shared"
+    if trained_before:
+        retriever = Retriever.from_pretrained(base, attn=attn)
+    elif shared:
+        # whole: the student is cut out of the teacher
+        retriever = Retriever.from_base(base, prompt=prompt, image_tokens=image_tokens, attn=attn)
+    else:
+        retriever = Retriever.from_base(
+            base, layers=layers, keep_last=keep_last, prompt=prompt, image_tokens=image_tokens, attn=attn
+        )
+    work = target.with_name(target.name + ".work")
+    logs = {}
+    if distil is not None:
+        teacher: DualDepth | PromptTargets | None = None
+        if shared:
+            depth = layers or len(decoder_of(retriever.model).layers)
+            teacher = DualDepth(retriever.model, depth, keep_last=keep_last, ret_id=retriever.inputs.ret_id)
+        elif distil.distillation_weight > 0:
+            teacher = _stored_targets(base, prompt, attn, texts, work / "teacher")
+        begun = (work / "retrieve" / CONFIGURATION).is_file()  # stage 2 stands on what stage 1 has become
+        wait()
+        result = train(retriever, texts, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun)
+        logs["distil"] = result.log
+        tell(result, work / "distil", say)
+    result = train(retriever, pairs, retrieve, work / "retrieve", validation=validation)
+    logs["retrieve"] = result.log
+    tell(result, work / "retrieve", say)
+    retriever.instructions = first_instructions(data)
+    cast_weights(retriever.model, retriever.saved_dtype)  # the base's own type
+    if processes()[0] == 0:
+        retriever.save_pretrained(target)
+    wait()
+    return logs
+
+
+def tell(result: TrainResult, work: Path, say: Callable[[str], None]) -> None:
+    """Say which weights a stage kept, and how many pairs it could not use."""
+    if result.best_step is not None:
+        say(f"{work.name}: best on val at step {result.best_step} of {result.steps}; those weights are kept")
+    if result.unreadable:
+        say(f"{work.name}: {result.unreadable:,} pairs replaced, their images cannot be used: {work / LIST}")
+
+
+def free_target(out: str | os.PathLike[str]) -> Path:
+    """The folder to be made.
+
+    Raises:
+        InputError: it is there already.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(
+            f"out={str(out)!r}: exists; give another folder or remove it first (to train a finished retriever on: "
+            f"--base {out} --out another)"
+        )
+    return target
+
+
+def read_validation(data: str | os.PathLike[str], stages: Sequence[TrainConfig]) -> Validation | None:
+    """What the stages evaluate on, read by the first process alone; None where none evaluates.
+
+    Raises:
+        InputError: the data has no val split.
+    """
+    asking = [stage for stage in stages if stage.eval_every]
+    if not asking or processes()[0] != 0:
+        return None
+    return Validation.read(data, queries=asking[-1].eval_queries, seed=asking[-1].seed)
+
+
+def _stored_targets(
+    base: str | os.PathLike[str], prompt: str, attn: str | None, pairs: Sequence[Pair], store: Path
+) -> PromptTargets:
+    """The unpruned base's states of all texts, each process computing its part of them."""
+    rank, ranks = processes()
+    teacher = Retriever.from_base(base, prompt=prompt, attn=attn)
+    asked = [(p.query, p.instruction) for p in pairs] + [(p.candidate, None) for p in pairs]
+    states: dict[str, np.ndarray] = {}
+    # Its own part first: the others' are there by the time they are read. One writer a folder.
+    for part in sorted(range(ranks), key=lambda number: number != rank):
+        folder = store / f"{part}-of-{ranks}" if ranks > 1 else store
+        states |= teacher_states(teacher, asked[part::ranks], store=folder, show_progress=part == rank == 0)
+        if part == rank:
+            wait()
+    return PromptTargets(teacher, states)

@@ -1,0 +1,230 @@
+"""The retriever folder: same vectors in sentence-transformers, safe texts, safe pictures, padding that does not
+matter."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from puma.errors import ImageError, InputError, ModelError
+from puma.items import Item
+from puma.retriever.encoding import PROMPT_CHARACTERS, Inputs, length_sorted_groups, stored_vision
+from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.retriever.pooling import last_token_state
+from puma.retriever.prompts import RET
+
+
+@pytest.fixture(scope="module")
+def retriever(base):
+    return Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(retriever, tmp_path_factory):
+    retriever.encode(["used before saving, long " * 40, "short"])  # a used tokenizer must not leave its limits
+    return retriever.save_pretrained(tmp_path_factory.mktemp("model") / "model")
+
+
+def picture(seed, size=(40, 60)):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+MIXED = [
+    "a red fox",
+    "x",
+    {"image": picture(0)},
+    {"image": picture(1, (200, 90)), "text": "at night"},
+    "a much longer text about a blue heart and a cat",
+    {"text": "blue", "image": picture(2)},
+]
+
+
+def test_unit_rows_in_order_whatever_the_batch(retriever):
+    together = retriever.encode(MIXED, instruction="Find a picture.", batch_size=2)
+    alone = np.concatenate([retriever.encode([item], instruction="Find a picture.") for item in MIXED])
+    assert together.dtype == np.float32
+    assert together.shape == (6, retriever.dim)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert retriever.encode([]).shape == (0, retriever.dim)
+
+
+def test_each_item_may_have_its_own_instruction(retriever):
+    asked = [None, "Find a picture.", None, "Find a text.", "Find a picture.", None]
+    together = retriever.encode(MIXED, asked, batch_size=3)
+    alone = [retriever.encode([item], text)[0] for item, text in zip(MIXED, asked, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together[1] - retriever.encode(MIXED[1])[0]).max() > 1e-3  # the instruction is heard
+    with pytest.raises(InputError, match="instruction: 2 of them for 6 items"):
+        retriever.encode(MIXED, asked[:2])
+
+
+def test_pictures_matter(retriever):
+    one, other = retriever.encode([{"image": picture(0)}, {"image": picture(1)}])
+    assert np.abs(one - other).max() > 1e-4  # rounding makes 1e-7
+
+
+@pytest.mark.parametrize("instruction", [None, "Find a picture."])
+def test_plain_sentence_transformers_gives_the_same_vectors(retriever, saved, instruction):
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(saved), device="cpu")
+    ours = Retriever.from_pretrained(saved, device="cpu").encode(MIXED, instruction=instruction)
+    theirs = plain.encode(MIXED, prompt=instruction)
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert np.abs(ours - retriever.encode(MIXED, instruction=instruction)).max() < 1e-6
+
+
+def test_fingerprint_follows_weights_and_prompt(retriever, saved, base):
+    again = Retriever.from_pretrained(saved, device="cpu")
+    assert again.fingerprint == retriever.fingerprint
+    assert Retriever.from_base(base, layers=3, prompt="open-quote").fingerprint != again.fingerprint
+    with torch.no_grad():
+        again.model.language_model.norm.weight += 1e-3
+    assert again.fingerprint != retriever.fingerprint
+
+
+def test_control_tokens_in_a_text_are_plain_letters(retriever):
+    ids = retriever.inputs.features([Item(text=f"{RET} <image> <|endoftext|> hello")])["input_ids"][0].tolist()
+    assert ids.count(retriever.inputs.ret_id) == 1
+    assert ids[-1] == retriever.inputs.ret_id
+    assert retriever.processor.tokenizer.convert_tokens_to_ids("<image>") not in ids
+
+
+def test_long_texts_lose_words_not_the_closing_line(retriever):
+    limit = retriever.prompt.max_text_tokens
+    long = "fox " * (limit * 3)
+    ids = retriever.inputs.features([Item(text=long)])["input_ids"][0]
+    tail = retriever.processor.tokenizer(retriever.prompt.close_text + RET, add_special_tokens=False)["input_ids"]
+    assert ids[-len(tail) :].tolist() == tail
+    kept = retriever.inputs.clean(long)
+    assert len(retriever.processor.tokenizer(kept, add_special_tokens=False)["input_ids"]) == limit
+    with_picture = retriever.inputs.features([Item(text=long, image=picture(3))])["input_ids"][0]
+    assert with_picture[-1] == retriever.inputs.ret_id
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pooling_under_either_padding(side):
+    hidden = torch.arange(2 * 5 * 3, dtype=torch.float32).reshape(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0] if side == "right" else [0, 0, 1, 1, 1]])
+    expected = torch.stack([hidden[0, 4], hidden[1, 2 if side == "right" else 4]])
+    assert torch.equal(last_token_state(hidden, mask), expected)
+
+
+def test_ret_starts_from_the_seed_token(retriever):
+    table = retriever.model.get_input_embeddings().weight
+    seed = retriever.processor.tokenizer(retriever.prompt.seed, add_special_tokens=False)["input_ids"][-1]
+    assert torch.equal(table[retriever.inputs.ret_id], table[seed])
+
+
+class Stored:
+    """The tower's own outputs, kept."""
+
+    def __init__(self, retriever):
+        self.retriever = retriever
+
+    def lookup(self, item):
+        pixels = self.retriever.processor.image_processor(item.open_image(), return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            return self.retriever.model.vision_tower(pixels).last_hidden_state[0].numpy()
+
+
+def test_stored_vision_features_give_the_towers_vectors(base):
+    retriever = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
+    plain = retriever.encode(MIXED)
+    names = list(retriever.model.state_dict())
+    retriever.vision = Stored(retriever)
+    np.testing.assert_allclose(retriever.encode(MIXED), plain, atol=1e-5)
+    with stored_vision(retriever.model):
+        assert list(retriever.model.state_dict()) == names
+    assert type(retriever.model.vision_tower).__name__ == "EfficientNetModel"
+
+
+def test_groups_keep_every_row_once_and_kinds_apart():
+    items = [Item(text="a" * n) for n in (5, 1, 9)] + [Item(image=picture(0)), Item(text="b", image=picture(1))]
+    groups = length_sorted_groups(items, 2)
+    assert sorted(i for group in groups for i in group) == list(range(5))
+    assert all(len({items[i].image is None for i in group}) == 1 and len(group) <= 2 for group in groups)
+
+
+@given(lengths=st.lists(st.integers(1, 400), max_size=9), size=st.integers(1, 9), fixed=st.integers(0, 900))
+def test_texts_are_divided_into_the_cheapest_batches(lengths, size, fixed):
+    items = [Item(text="a" * n) for n in lengths]
+    groups = length_sorted_groups(items, size, pass_characters=fixed)
+    assert sorted(i for group in groups for i in group) == list(range(len(items)))
+    assert all(len(group) <= size for group in groups)
+    padded = [lengths[i] + PROMPT_CHARACTERS for group in groups for i in group]
+    assert padded == sorted(padded, reverse=True)  # a shortage of memory shows at once
+
+    def cost(ends):
+        return sum(fixed + (end - start) * padded[start] for start, end in itertools.pairwise([0, *ends]))
+
+    n = len(items)
+    every = [
+        [*inner, n]
+        for count in range(n)
+        for inner in itertools.combinations(range(1, n), count)
+        if all(end - start <= size for start, end in itertools.pairwise([0, *inner, n]))
+    ]
+    assert cost(list(itertools.accumulate(map(len, groups)))) == min(map(cost, every), default=0)
+
+
+def test_instructions_lengthen_a_text():
+    items = [Item(text="aaaa"), Item(text="a"), Item(text="aa")]
+    assert length_sorted_groups(items, 1, [None, "find that", None]) == [[1], [0], [2]]
+
+
+def test_mistakes_are_named(retriever, base, tmp_path):
+    with pytest.raises(InputError, match="no such model folder"):
+        Retriever.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="a base model, not a retriever"):
+        Retriever.from_pretrained(base)
+    with pytest.raises(InputError, match="open-quote"):
+        Retriever.from_base(base, prompt="quote")
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        retriever.encode([tmp_path / "gone.png"])
+    with pytest.raises(InputError, match="batch_size"):
+        retriever.encode(["a"], batch_size=0)
+    import transformers as t
+
+    processor = t.AutoProcessor.from_pretrained(base)
+    with pytest.raises(ModelError, match=r"\[RET\]"):
+        Inputs(processor, retriever.prompt)
+
+
+def test_a_damaged_folder_is_a_clear_error(saved, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(saved, broken)
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Retriever.from_pretrained(broken)
+    newer = tmp_path / "newer"
+    shutil.copytree(saved, newer)
+    (newer / PROMPT_FILE).write_text(json.dumps({"future": 1}))
+    with pytest.raises(ModelError, match="newer"):
+        Retriever.from_pretrained(newer)
+
+
+def test_the_instructions_of_training_travel_with_the_folder(retriever, tmp_path):
+    from puma.search import Searcher
+    from puma.search.searcher import INSTRUCTIONS
+
+    retriever.instructions = {("text", "image"): "Show me this."}
+    try:
+        folder = retriever.save_pretrained(tmp_path / "model")
+    finally:
+        retriever.instructions = {}
+    again = Retriever.from_pretrained(folder, device="cpu")
+    assert again.instructions == {("text", "image"): "Show me this."}
+    searcher = Searcher(again, tmp_path / "index")
+    assert searcher.instructions["text", "image"] == "Show me this."
+    assert searcher.instructions["image", "text"] == INSTRUCTIONS["image", "text"]
+    assert ("text", None) not in searcher.instructions

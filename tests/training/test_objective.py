@@ -1,0 +1,215 @@
+"""The trainer's object: masks and hard negatives as the pure loss would have them, shares, shared teacher, faults."""
+
+import pytest
+import torch
+
+from puma.errors import InputError
+from puma.losses import LOSS_FUNCTIONS, LOSSES, distillation_loss, hard_temperature, mac_loss, negative_shares
+from puma.training.objective import RetrievalObjective
+
+DIM = 5
+
+
+class Table(torch.nn.Module):
+    """A model that looks its states up: item n's state is row n."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = torch.nn.Parameter(torch.randn(rows, DIM, generator=torch.Generator().manual_seed(0)))
+        self.asked = []
+
+    def forward(self, chunk):
+        self.asked.append(chunk["item"].tolist())
+        return {"token_embeddings": self.rows[chunk["item"]][:, None]}
+
+
+def chunks_of(q, hard, *, key=None, content=None, known=None, modality=None, **more):
+    """Two chunks in a shuffled order."""
+    c = q + hard
+    order = torch.randperm(q + c, generator=torch.Generator().manual_seed(1))
+    chunks = [
+        {
+            "item": part,
+            "attention_mask": torch.ones(len(part), 1),
+            "puma_rows": part,
+            "puma_pictured": torch.zeros(len(part), dtype=torch.bool),
+        }
+        for part in order.tensor_split(2)
+    ]
+    modality = torch.arange(c) % 2 if modality is None else modality
+    key = torch.arange(c) if key is None else key
+    chunks[0] |= {
+        "puma_target_modality": modality[:q],
+        "puma_candidate_modality": modality,
+        "puma_candidate_key": key,
+        "puma_content_key": torch.arange(c) if content is None else content,
+        "puma_known": key[:q, None] if known is None else known,
+        **{f"puma_{name}": value for name, value in more.items()},
+    }
+    return chunks
+
+
+def parts_of(model, q):
+    return model.rows[:q], model.rows[q:]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hard_negatives_are_candidates_of_every_query(name):
+    model = Table(4 + 7)
+    objective = RetrievalObjective(model, temperature=0.2, decay=0.8, loss=name)
+    objective.progress = 0.4
+    modality = torch.arange(7) % 2
+    expected = LOSS_FUNCTIONS[name](
+        *parts_of(model, 4), modality[:4], modality, temperature=0.2, hard_temperature=hard_temperature(0.2, 0.8, 0.4)
+    )
+    terms = objective(chunks_of(4, 3))
+    assert terms.keys() == {"contrastive"}
+    assert float(terms["contrastive"].detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+def test_masks_of_all_kinds_meet_in_the_loss():
+    """Query 0 knows candidate 1; candidates 2 and 5 have one content; candidate 4 is candidate 3 again; a margin."""
+    model = Table(4 + 6)
+    chunks = chunks_of(
+        4,
+        2,
+        key=torch.tensor([0, 1, 2, 3, 3, 5]),
+        content=torch.tensor([0, 1, 2, 3, 3, 2]),
+        known=torch.tensor([[0, 1], [1, -1], [2, -1], [3, -1]]),
+    )
+    exclude = torch.zeros(4, 6, dtype=torch.bool)
+    exclude[0, 1] = exclude[2, 5] = exclude[3, 4] = True
+    exclude[:, 4] = True  # a repeat counts once
+    modality = torch.arange(6) % 2
+    options = {"temperature": 0.2, "hard_temperature": 0.2, "exclude": exclude, "margin": 0.1}
+    args = (*parts_of(model, 4), modality[:4], modality)
+    objective = RetrievalObjective(model, temperature=0.2, margin=0.1)
+    loss = float(objective(chunks)["contrastive"].detach())
+    assert loss == pytest.approx(float(mac_loss(*args, **options).detach()), rel=1e-6)
+    assert loss != pytest.approx(float(mac_loss(*args, **{**options, "margin": None}).detach()), rel=1e-3)
+    shares = negative_shares(*args, **options)
+    assert {key: float(value) for key, value in objective.last_shares.items()} == pytest.approx(
+        {key: float(value) for key, value in shares.items()}
+    )
+    assert float(sum(objective.last_shares.values())) == pytest.approx(1.0)
+
+
+def test_a_repeated_positive_keeps_its_own_view():
+    """Two queries share a positive; seen from it, its own query is right and the other is masked, not all of them."""
+    model = Table(3 + 3)
+    same = torch.tensor([0, 1, 0])
+    objective = RetrievalObjective(model, temperature=0.2, symmetric=True)
+    loss = objective(chunks_of(3, 0, key=same, content=same))["contrastive"]
+    queries, candidates = parts_of(model, 3)
+    codes = torch.arange(3) % 2
+    shared = torch.tensor([[False, False, True], [False, False, False], [True, False, False]])
+    once = shared | torch.tensor([False, False, True])
+    options = {"temperature": 0.2, "hard_temperature": 0.2}
+    forward = mac_loss(queries, candidates, codes, codes, exclude=once, **options)
+    backward = mac_loss(candidates, queries, codes, codes, exclude=shared, **options)
+    assert float(loss.detach()) == pytest.approx(float((forward + backward).detach()) / 2, rel=1e-6)
+
+
+def test_a_querys_own_positive_among_its_hard_negatives_is_none():
+    """What UniIR's hard-negative path gets wrong: here it adds nothing, neither to the loss nor to the gradient."""
+    with_it, without = Table(2 + 3), Table(2 + 2)
+    with_it.rows.data[4] = with_it.rows.data[2]
+    without.rows.data.copy_(with_it.rows.data[:4])
+    key = torch.tensor([0, 1, 0])
+    for model, chunks in ((with_it, chunks_of(2, 1, key=key, content=key)), (without, chunks_of(2, 0))):
+        codes = torch.zeros_like(chunks[0]["puma_candidate_modality"])
+        chunks[0] |= {"puma_candidate_modality": codes, "puma_target_modality": codes[:2]}
+        RetrievalObjective(model, temperature=0.2)(chunks)["contrastive"].backward()
+    torch.testing.assert_close(with_it.rows.grad[:4], without.rows.grad)
+    assert torch.equal(with_it.rows.grad[4], torch.zeros(DIM))
+
+
+def test_stored_targets_cover_queries_positives_and_hard_negatives():
+    model = Table(2 + 3)
+    teacher = torch.randn(5, DIM)
+    taught = torch.tensor([True, False, True, False, True])
+    objective = RetrievalObjective(model, temperature=0.2, distillation_weight=0.5)
+    terms = objective(chunks_of(2, 1, teacher=teacher, taught=taught))
+    expected = 0.5 * distillation_loss(model.rows[taught], teacher[taught])
+    assert float(terms["distillation"].detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    with pytest.raises(InputError, match="carries no teacher states"):
+        objective(chunks_of(2, 1))
+
+
+class Shared(torch.nn.Module):
+    """A teacher that shares the student's rows: double of them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.both, self.alone = model, 0, 0
+
+    def states(self, chunk):
+        assert not any(key.startswith("puma_") for key in chunk)
+        self.both += 1
+        student = self.model(chunk)["token_embeddings"][:, 0]
+        return student, 2 * student
+
+    def student_states(self, chunk):
+        self.alone += 1
+        return self.model(chunk)["token_embeddings"][:, 0]
+
+
+@pytest.mark.parametrize("cache", [0, 3])
+def test_shared_teacher_sends_no_gradient_and_is_asked_once(cache):
+    model = Table(3 + 4)
+    shared = Shared(model)
+    objective = RetrievalObjective(
+        model, temperature=0.2, contrastive_weight=0.0, distillation_weight=1.0, shared_teacher=shared, grad_cache=cache
+    )
+    terms = objective(chunks_of(3, 1))
+    sum(terms.values()).backward()
+    # mean of (rows - 2 rows)^2 with the teacher held: the gradient is -2 rows / count
+    torch.testing.assert_close(model.rows.grad, -2 * model.rows.detach() / model.rows.numel())
+    assert (shared.both, shared.alone) == ((3, 3) if cache else (2, 0))
+    assert list(objective.state_dict()) == ["model.rows"], "the trainer would see its weights twice"
+
+
+@pytest.mark.parametrize("cache", [0, 3])
+def test_a_share_of_the_chunks_is_taught_and_all_are_in_turn(cache):
+    taught = torch.zeros(3 + 4, dtype=torch.bool)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model = Table(3 + 4)
+        shared = Shared(model)
+        objective = RetrievalObjective(
+            model,
+            temperature=0.2,
+            contrastive_weight=0.0,
+            distillation_weight=1.0,
+            shared_teacher=shared,
+            teacher_share=0.5,
+            grad_cache=cache,
+        )
+        sum(objective(chunks_of(3, 1)).values()).backward()
+        here = model.rows.grad.abs().sum(1) > 0
+        assert 0 < int(here.sum()) < 7
+        # the mean is over the taught rows alone
+        expected = -2 * model.rows.detach()[here] / (int(here.sum()) * DIM)
+        torch.testing.assert_close(model.rows.grad[here], expected)
+        taught |= here
+    assert bool(taught.all())
+
+
+def test_no_distillation_asks_no_teacher():
+    model = Table(3 + 4)
+    shared = Shared(model)
+    RetrievalObjective(model, temperature=0.2, shared_teacher=shared)(chunks_of(3, 1))
+    assert shared.both == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss": "triplet"}, "triplet"),
+        ({"grad_cache": -1}, "grad_cache=-1"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+    ],
+)
+def test_faults_are_named_at_once(changes, said):
+    with pytest.raises(InputError, match=said):
+        RetrievalObjective(Table(2), **{"temperature": 0.1, **changes})

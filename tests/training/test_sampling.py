@@ -1,0 +1,187 @@
+"""Batches over tasks and ranks: no duplicates, slices that partition, the same remainder after any step, the number of
+tasks."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from puma.errors import InputError
+from puma.items import Item
+from puma.training.dropout import ModalityDropout
+from puma.training.pairs import Pair
+from puma.training.sampling import MixedTaskBatches, Run
+
+
+def made(sizes, shared, positives=1):
+    """Tasks of these sizes whose queries share candidates; task 0 asks for pictures, 1 asks with both."""
+    pairs = []
+    for task, size in enumerate(sizes):
+        candidate = Item(image="c.png") if task == 0 else Item(text="c")
+        query = Item(text="q", image="q.png") if task == 1 else Item(text="q")
+        for n in range(size):
+            for k in range(positives):
+                did = f"{task}:{(n + k) % shared}"
+                pairs.append(Pair(query, candidate, None, task, f"{task}-{n}", did, frozenset([did])))
+    return pairs
+
+
+cases = st.fixed_dictionaries(
+    {
+        "sizes": st.lists(st.integers(1, 30), min_size=1, max_size=5),
+        "shared": st.integers(4, 40),
+        "positives": st.integers(1, 2),
+        "batch": st.integers(2, 6),
+        "ranks": st.integers(1, 4),
+        "balance": st.sampled_from([0.0, 0.3, 1.0]),
+        "seed": st.integers(0, 99),
+        "epoch": st.integers(0, 3),
+    }
+)
+
+
+def sampler_of(case, rank=0):
+    pairs = made(case["sizes"], case["shared"], case["positives"])
+    if sum(case["sizes"]) < case["batch"] * case["ranks"]:
+        return None
+    sampler = MixedTaskBatches(
+        pairs, case["batch"], seed=case["seed"], balance=case["balance"], ranks=case["ranks"], rank=rank
+    )
+    sampler.set_epoch(case["epoch"])
+    return sampler
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases)
+def test_ranks_partition_a_global_batch_without_duplicates(case):
+    sampler = sampler_of(case)
+    if sampler is None:
+        return
+    by_rank = [list(sampler_of(case, rank)) for rank in range(case["ranks"])]
+    plan = list(sampler.plan(case["epoch"]))
+    assert all(len(batches) == len(plan) for batches in by_rank), "no rank waits for another for ever"
+    pairs, used = sampler.pairs, []
+    for number, batch in enumerate(plan):
+        parts = [batches[number] for batches in by_rank]
+        assert all(len(part) == case["batch"] for part in parts)
+        assert sorted(row for part in parts for row in part) == sorted(batch)
+        assert len({pairs[row].candidate_id for row in batch}) == case["batch"] * case["ranks"]
+        used += [pairs[row].query_id for row in batch]
+    assert len(used) == len(set(used)), "every query at most once an epoch"
+    assert len(plan) <= len(sampler)
+    if case["shared"] >= max(case["sizes"]) and case["positives"] == 1:
+        assert len(plan) == len(sampler), "without repeats nothing is left over"
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases, stop=st.integers(0, 8))
+def test_after_any_step_the_rest_is_the_same(case, stop):
+    sampler = sampler_of(case, rank=case["ranks"] - 1)
+    if sampler is None:
+        return
+    whole = list(sampler)
+    assert list(sampler) == whole, "iterating anew begins at the epoch's first batch"
+    running = iter(sampler)
+    taken = list(itertools.islice(running, stop))
+    resumed = sampler_of({**case, "epoch": 0}, rank=case["ranks"] - 1)
+    resumed.load_state_dict(sampler.state_dict())
+    assert taken + list(resumed) == whole
+    sampler.load_state_dict({"epoch": case["epoch"], "given": min(stop, len(whole))})
+    assert list(sampler) == whole[stop:]
+    assert list(sampler) == whole, "only the first iteration after it is shortened"
+
+
+def test_state_moves_with_every_batch_given():
+    sampler = MixedTaskBatches(made([12, 12], 12), 4, seed=3)
+    seen = []
+    for batch in sampler:
+        seen.append((sampler.state_dict(), batch))
+    whole = [batch for _, batch in seen]
+    for number, (state, _) in enumerate(seen):
+        assert state == {"epoch": 0, "given": number + 1}
+        other = MixedTaskBatches(made([12, 12], 12), 4, seed=3)
+        other.load_state_dict(state)
+        assert list(other) == whole[number + 1 :]
+    with pytest.raises(InputError, match="state_dict"):
+        sampler.load_state_dict({"epoch": 0})
+
+
+def test_the_number_of_tasks_is_drawn_from_a_normal_around_four():
+    sampler = MixedTaskBatches(made([6000] * 12, 6000), 32, seed=1, balance=0.0)
+    counts = np.array([len({sampler.pairs[row].task for row in batch}) for batch in sampler.plan(0)][:1500])
+    assert abs(counts.mean() - 4.0) < 0.1
+    # rounding to whole numbers adds 1/12 to the variance
+    assert abs(counts.std() - (1 + 1 / 12) ** 0.5) < 0.1
+    assert counts.min() >= 1
+    one = MixedTaskBatches(made([40, 40], 40), 8, mean=9.0, deviation=0.0)
+    assert len({one.pairs[row].task for row in next(iter(one))}) == 2, "clipped to the tasks there are"
+
+
+def test_a_task_in_a_batch_has_two_rows_at_least():
+    pairs = made([50] * 8, 50)
+    for batch in MixedTaskBatches(pairs, 6, seed=2, mean=8.0, deviation=0.0).plan(0):
+        counts = collections.Counter(pairs[row].task for row in batch)
+        if len(batch) and len(counts) <= 3:
+            assert min(counts.values()) >= 2
+            break
+    else:
+        pytest.fail("six rows should hold three tasks at the most")
+
+
+def test_every_rank_gets_its_share_of_every_modality():
+    pairs = made([64, 64, 64], 64)
+    sampler = MixedTaskBatches(pairs, 16, ranks=4, mean=3.0, deviation=0.0)
+    for batch in list(sampler.plan(0))[:2]:
+        pictures = [sum(pairs[row].candidate.image is not None for row in part) for part in sampler.slices(batch)]
+        assert max(pictures) - min(pictures) <= 1
+
+
+def test_a_run_goes_on_over_epochs_and_says_which():
+    pairs = made([9, 9], 3)  # shared candidates leave a rest in every epoch
+    sampler = MixedTaskBatches(pairs, 2, seed=5)
+    run = Run(sampler, 25)
+    drawn = list(run)
+    assert len(drawn) == len(run) == 25
+    assert list(run) == drawn
+    epochs = [batch[0][0] for batch in drawn]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] >= 2
+    by_hand = [[(epoch, row) for row in batch] for epoch in range(4) for batch in sampler.plan(epoch)]
+    assert drawn == by_hand[:25]
+
+
+def test_impossible_batches_are_refused():
+    with pytest.raises(InputError, match=r"batch_size=9: give a number from 2 to 8"):
+        MixedTaskBatches(made([8], 8), 9)
+    with pytest.raises(InputError, match=r"batch_size=3 on each of 4 processes: .* 2 to 2"):
+        MixedTaskBatches(made([8], 8), 3, ranks=4)
+    with pytest.raises(InputError, match="rank=2 of ranks=2"):
+        MixedTaskBatches(made([8], 8), 2, ranks=2, rank=2)
+    with pytest.raises(InputError, match="only 3 different candidates"):
+        Run(MixedTaskBatches(made([8], 3), 4), 5)
+
+
+def test_withheld_parts_come_at_the_rate_asked_and_again_the_same():
+    both = Pair(Item(text="t", image="i.png"), Item(text="c", image="c.png"), "Find it.", 8, "q", "c", frozenset("c"))
+    drop = ModalityDropout(0.3, seed=7)
+    drawn = [drop(both, row) for row in range(4000)]
+    kinds = collections.Counter(pair.query.modality for pair in drawn)
+    assert abs(kinds["image,text"] / 4000 - 0.7) < 0.03
+    assert abs(kinds["text"] / 4000 - 0.15) < 0.02
+    assert all(pair.instruction == "Find it." and pair.candidate is both.candidate for pair in drawn)
+    again = [ModalityDropout(0.3, seed=7)(both, row) for row in reversed(range(4000))]
+    assert [p.query.modality for p in reversed(again)] == [p.query.modality for p in drawn]
+    drop.epoch = 1
+    assert [drop(both, row).query.modality for row in range(200)] != [p.query.modality for p in drawn[:200]]
+
+
+def test_what_has_one_part_only_is_left_whole():
+    alone = Pair(Item(text="t"), Item(text="c", image="c.png"), None, 2, "q", "c", frozenset("c"))
+    assert all(ModalityDropout(1.0)(alone, row) is alone for row in range(20))
+    both = Pair(Item(text="t", image="i.png"), Item(text="c"), None, 6, "q", "c", frozenset("c"))
+    assert all(ModalityDropout(0.0)(both, row) is both for row in range(20))
+    with pytest.raises(InputError, match=r"probability=1\.5"):
+        ModalityDropout(1.5)

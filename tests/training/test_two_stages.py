@@ -1,0 +1,62 @@
+"""Both stages in order: each kind of teacher, and hard negatives from the data."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from puma.data import mbeir
+from puma.errors import InputError
+from puma.items import Item
+from puma.retriever.model import Retriever
+from puma.training.config import TrainConfig
+from puma.training.two_stages import train_two_stages
+
+RETRIEVE = TrainConfig(steps=2, batch_size=4, lora_rank=2, lora_alpha=4, precision="fp32", lora_dropout=0.0)
+DISTIL = replace(RETRIEVE, stage="distil", distillation_weight=1.0, decay=0.0)
+
+
+def texts(root):
+    """A benchmark of text pairs, each query with two negatives."""
+    names = [f"20:{n}" for n in range(1, 21)]
+    pool = [mbeir.Candidate(did, f"text {did}", None, "text") for did in names]
+    queries = [
+        mbeir.Query(did, f"query {did}", None, "text", (did,), (names[n - 3], names[n - 7]), 1)
+        for n, did in enumerate(names)
+    ]
+    mbeir.write_queries(mbeir.query_path(root, "tiny", 1, "train"), queries)
+    mbeir.write_pool(mbeir.pool_path(root, "tiny", 1, "train"), pool)
+    mbeir.write_qrels(mbeir.qrels_path(root, "tiny", 1, "train"), {q.qid: {q.positives[0]: 1} for q in queries}, 1)
+    mbeir.write_instructions(mbeir.instructions_path(root), [("text", "text", "tiny", 20, ["Find it."])])
+    return root
+
+
+def two_stages(base, data, out, batch_size=4, **distil):
+    retrieve = replace(RETRIEVE, hard_negatives=2, batch_size=batch_size)
+    distil = replace(DISTIL, batch_size=batch_size, **distil)
+    return train_two_stages(base, data, out, layers=2, prompt="open-quote", distil=distil, retrieve=retrieve)
+
+
+def test_a_shared_teacher_and_a_stored_one_make_the_same_retriever(base, tmp_path):
+    data = texts(tmp_path / "data")
+    vectors = []
+    for kind in ("store", "shared"):
+        logs = two_stages(base, data, tmp_path / kind, teacher=kind)
+        assert "distillation" in logs["distil"][0]
+        assert "distillation" not in logs["retrieve"][0]
+        made = Retriever.from_pretrained(tmp_path / kind, device="cpu")
+        assert made.model.config.get_text_config().num_hidden_layers == 2
+        assert made.instructions == {("text", "text"): "Find it."}
+        vectors.append(made.encode([Item(text="text 3")]))
+    np.testing.assert_allclose(*vectors, atol=2e-3)  # the store keeps fp16
+    untrained = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu").encode([Item(text="text 3")])
+    assert np.abs(vectors[0] - untrained).max() > 1e-4
+    assert not (tmp_path / "shared.work" / "teacher").exists()
+
+
+def test_a_stage_that_asks_no_teacher_needs_none(base, tmp_path):
+    data = texts(tmp_path / "data")
+    two_stages(base, data, tmp_path / "out", distillation_weight=0.0)
+    assert not (tmp_path / "out.work" / "teacher").exists()
+    with pytest.raises(InputError, match="exists"):
+        two_stages(base, data, tmp_path / "out")
