@@ -22,12 +22,12 @@ from _ablation_variants import Variant
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
 from puma.items import Encoder
-from puma.mini import openpics as pictures
+from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
 from puma.mini.base.projector import training_pairs
 from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.quickstart import KnownPictures, distillation_targets, known_pictures
+from puma.mini.quickstart import KnownImages, distillation_targets, known_images
 from puma.mini.recipe import Recipe
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
@@ -56,16 +56,16 @@ class World:
 
     root: Path
     base: Path
-    vision: KnownPictures
+    vision: KnownImages
     plan: Recipe
 
     @classmethod
     def open(cls) -> World:
         """From the cache folder (``PUMA_HOME``), built first where it is not there yet."""
         plan = Recipe().for_this_machine()
-        root = pictures.build()
-        base = assemble(settings=plan.base, pictures=root)
-        return cls(root, base, known_pictures(base, root, None), plan)
+        root = images.build()
+        base = assemble(settings=plan.base, images=root)
+        return cls(root, base, known_images(base, root, None), plan)
 
     @functools.cached_property
     def pairs(self) -> list[Pair]:

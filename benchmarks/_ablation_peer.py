@@ -1,8 +1,8 @@
 """The peer: sentence-transformers' own way to train the pruned model on pairs, on the same rows and steps.
 
 Its loss with its defaults (``MultipleNegativesRankingLoss``: scale 20, the queries' view only, no false negatives
-masked), its trainer, its collator with its own chat messages and padding, its ``no_duplicates`` batches, its picture
-path (each step opens the pictures and runs the tower). The same as ours, so that the comparison is of these and not of
+masked), its trainer, its collator with its own chat messages and padding, its ``no_duplicates`` batches, its image
+path (each step opens the images and runs the tower). The same as ours, so that the comparison is of these and not of
 the optimiser: the rows, the weights that learn, AdamW's settings and the schedule. Not here: scoring (_ablation_cells).
 """
 
@@ -56,7 +56,7 @@ def train_by_peer(
     for part in (decoder_of(model).layers, decoder_of(model).norm, model.multi_modal_projector):
         part.requires_grad_(True)
     rows = list(itertools.chain.from_iterable(itertools.islice(batches_of(pairs, config), config.steps)))
-    # Keys stand for the messages, so that no_duplicates compares ids and does not open pictures.
+    # Keys stand for the messages, so that no_duplicates compares ids and does not open images.
     asked = {f"query {pairs[row].query_id}": (pairs[row].query, pairs[row].instruction) for row in rows}
     found: dict[str, tuple[Item, str | None]] = {pairs[row].candidate_id: (pairs[row].candidate, None) for row in rows}
     known = {**asked, **found}

@@ -2,7 +2,7 @@
 
 What OpenPics lacks for concepts that it never shows is names: its training split has 6,150. Icon sets draw some 21,000
 more names; WordNet tells what 68,000 words mean. A name that shares a word with a concept of val or test is left out
-(:class:`HeldOut`), so that those stay unseen. Packages are pinned; each set keeps its own licence, and no picture of
+(:class:`HeldOut`), so that those stay unseen. Packages are pinned; each set keeps its own licence, and no image of
 theirs enters the project.
 """
 
@@ -176,9 +176,9 @@ def _drawn(icon: Any, described: Any, colour: str, size: int) -> np.ndarray | No
         data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size - 8, height=size - 8))
     except Exception:  # one unfit drawing of thousands
         return None
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
     page = Image.new("RGB", (size, size), "white")
-    page.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2), picture)
+    page.paste(image, ((size - image.width) // 2, (size - image.height) // 2), image)
     array = np.asarray(page)
     return array if array.std() >= 4 else None  # blank
 

@@ -8,7 +8,7 @@ and student, and two separate models, side by side in one run.
 A random model in Qwen2-VL's architecture (no weights are needed), LoRA on the kept layers, contrastive loss, AdamW. By
 default some 62 M parameters, of which the student keeps 6 of 14 decoder layers, the paper's 12 of 28, with a vision
 tower as heavy beside the student's layers as the paper's is. Two workloads: ``text`` (pairs of texts, as the paper
-distils) and ``pictures`` (text to picture). The variants take turns, step by step, in an order that rotates, so that a
+distils) and ``images`` (text to image). The variants take turns, step by step, in an order that rotates, so that a
 machine's mood falls on all; a ratio is the median over rounds of step time to that round's plain step. ``shared, a
 quarter`` asks the shared teacher about one of the step's four chunks (``teacher_share: 0.25``).
 
@@ -316,7 +316,7 @@ def _sides(workload: str, options: argparse.Namespace) -> list[Chunk]:
 
 
 def keys_of(chunk: Chunk) -> list[bytes]:
-    """A key an item, of its tokens; pictures are told apart by their first pixels here."""
+    """A key an item, of its tokens; images are told apart by their first pixels here."""
     ids = chunk["input_ids"].cpu().numpy()
     return [hashlib.sha256(row.tobytes()).digest()[:KEY_BYTES] for row in ids]
 

@@ -1,9 +1,9 @@
-"""Ten thousand damaged and hostile pictures through the decoder, and what came of them: errors, warnings, memory, time.
+"""Ten thousand damaged and hostile images through the decoder, and what came of them: errors, warnings, memory, time.
 
-    python benchmarks/fuzz_pictures.py                  under a minute
+    python benchmarks/fuzz_images.py                  under a minute
 
 Twice: with a small pixel limit, where the ceiling on memory is tight, and with the service's own limit. Each round is a
-process with a hard ceiling (RLIMIT_AS). The pictures are those of the tests (tests/picture_mutations.py).
+process with a hard ceiling (RLIMIT_AS). The images are those of the tests (tests/image_mutations.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from _machine import described
 from puma.serve import ServeSettings
 from puma.storage.folders import write_json
 
-SURVEY = Path(__file__).parents[1] / "tests" / "picture_survey.py"
+SURVEY = Path(__file__).parents[1] / "tests" / "image_survey.py"
 SMALL = 4_000_000
 
 

@@ -1,11 +1,11 @@
-"""How fast a folder of pictures gets into an index, and what a kill costs.
+"""How fast a folder of images gets into an index, and what a kill costs.
 
-    python benchmarks/ingest.py --pictures FOLDER --model MODEL
+    python benchmarks/ingest.py --images FOLDER --model MODEL
 
-Three figures from one run on the same pictures: the encoder alone (pictures already chosen, vectors thrown away), the
+Three figures from one run on the same images: the encoder alone (images already chosen, vectors thrown away), the
 whole ingest (reading, embedding, thumbnails, storing) with its ratio to the encoder, and the same ingest killed with
-SIGKILL at random moments: how many pictures were embedded more than once. --limit takes so many of the pictures, evenly
-spread; --pictures is OpenPics' by default, built if missing. Without --model it is puma-mini.
+SIGKILL at random moments: how many images were embedded more than once. --limit takes so many of the images, evenly
+spread; --images is OpenPics' by default, built if missing. Without --model it is puma-mini.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from puma.index import Index
 from puma.items.encoder import BATCH, embed_readable
 from puma.mini.openpics import build
 from puma.search import Searcher
-from puma.search.ingest import PICTURES, Record, read_items
+from puma.search.ingest import IMAGES, Record, read_items
 from puma.storage.folders import write_json
 
 WARM_UP = 64
@@ -48,9 +48,9 @@ def main() -> None:
     if options.child:
         ingest_with_diary(options.model, *map(Path, options.child))
         return
-    pictures = options.pictures or build() / "mbeir_images"
+    images = options.images or build() / "mbeir_images"
     with tempfile.TemporaryDirectory(dir=options.work) as work:
-        folder = chosen(pictures, options.limit, Path(work) / "pictures")
+        folder = chosen(images, options.limit, Path(work) / "pictures")
         retriever = load_retriever(options.model)
         alone = encoder_alone(retriever, folder)
         whole = whole_ingest(retriever, folder, Path(work) / "index")
@@ -76,11 +76,11 @@ def main() -> None:
     )
 
 
-def chosen(pictures: Path, limit: int, folder: Path) -> Path:
-    """A folder of links to the pictures, evenly spread over all of them."""
-    every = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
+def chosen(images: Path, limit: int, folder: Path) -> Path:
+    """A folder of links to the images, evenly spread over all of them."""
+    every = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGES)
     if not every:
-        raise SystemExit(f"{pictures}: no pictures")
+        raise SystemExit(f"{images}: no pictures")
     count = min(limit or len(every), len(every))
     folder.mkdir()
     for number in range(count):
@@ -90,7 +90,7 @@ def chosen(pictures: Path, limit: int, folder: Path) -> Path:
 
 
 def encoder_alone(retriever: Any, folder: Path) -> dict[str, Any]:
-    """Pictures a second through the encoder, in an ingest's batches. What occurs twice counts once, as in an ingest."""
+    """Images a second through the encoder, in an ingest's batches. What occurs twice counts once, as in an ingest."""
     records = {entry.id: entry for entry in read_items([folder]) if isinstance(entry, Record)}
     items = [record.item for record in records.values()]
     embed_readable(retriever, items[:WARM_UP])
@@ -101,7 +101,7 @@ def encoder_alone(retriever: Any, folder: Path) -> dict[str, Any]:
 
 
 def whole_ingest(retriever: Any, folder: Path, index: Path) -> dict[str, Any]:
-    """Pictures a second into a new index, and how long the same takes when there is nothing new."""
+    """Images a second into a new index, and how long the same takes when there is nothing new."""
     searcher = Searcher(retriever, index)
     start, used = time.perf_counter(), time.process_time()
     added = searcher.add_paths([folder], progress=True)
@@ -121,13 +121,13 @@ def whole_ingest(retriever: Any, folder: Path, index: Path) -> dict[str, Any]:
     }
 
 
-def speed(pictures: int, seconds: float, used: float) -> dict[str, float]:
+def speed(images: int, seconds: float, used: float) -> dict[str, float]:
     """By the clock, and by the processors' time, which other work on the machine does not change."""
     return {
         "seconds": round(seconds, 2),
-        "pictures_per_second": round(pictures / seconds, 2),
+        "pictures_per_second": round(images / seconds, 2),
         "cpu_seconds": round(used, 2),
-        "pictures_per_cpu_second": round(pictures / used, 2),
+        "pictures_per_cpu_second": round(images / used, 2),
     }
 
 

@@ -3,8 +3,8 @@
     python benchmarks/load.py                     120 s of each kind of request; some twelve minutes
     python benchmarks/load.py --seconds 10 --clients 8 --kinds texts --out /tmp/trial.json
 
-Kinds of request, one item each: ``texts`` to /v1/embeddings, of the lengths people send; ``pictures``, as data URIs;
-``mixed``, four texts to a picture; ``searches`` by text in an index of --rows captions. The clients are in a process of
+Kinds of request, one item each: ``texts`` to /v1/embeddings, of the lengths people send; ``images``, as data URIs;
+``mixed``, four texts to an image; ``searches`` by text in an index of --rows captions. The clients are in a process of
 their own and wait for an answer before they ask again. The bound is the encoder alone in a process of its own, on the
 same items in batches of the service's size, before the service starts and after it ended; the mean of both counts.
 Beside it stands the encoder given all items at once, which may sort them by length. The service's memory is read at the
@@ -38,7 +38,7 @@ from puma.storage.folders import write_json
 
 KINDS = ("texts", "pictures", "mixed", "searches")
 DISTINCT = 2000
-"""Different requests of a kind; pictures are fewer by ten."""
+"""Different requests of a kind; images are fewer by ten."""
 
 
 def main() -> None:
@@ -140,8 +140,8 @@ def items_of(kind: str, root: Path) -> list[Item]:
         return texts
     files = sorted((root / "mbeir_images").rglob("*.webp"))
     chosen = random.Random(0).sample(files, min(len(files), DISTINCT // 10))
-    pictures = [Item(image=path.read_bytes()) for path in chosen]
-    return pictures if kind == "pictures" else pictures + texts[: 4 * len(pictures)]
+    images = [Item(image=path.read_bytes()) for path in chosen]
+    return images if kind == "pictures" else images + texts[: 4 * len(images)]
 
 
 def measured_alone(kind: str, model: Path, root: Path, batch: int, seconds: float) -> dict[str, Any]:

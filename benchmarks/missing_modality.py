@@ -1,4 +1,4 @@
-"""Quality when the picture or the text of an image+text query is withheld (tasks 6, 7, 8 of OpenPics), test split.
+"""Quality when the image or the text of an image+text query is withheld (tasks 6, 7, 8 of OpenPics), test split.
 
     python benchmarks/missing_modality.py --model runs/quickstart/model   # any retriever's folder
     python benchmarks/missing_modality.py --train --steps 24 --threads 1  # two, with and without modality dropout
@@ -37,7 +37,7 @@ DROPOUTS = (0.0, 0.3)
 
 
 class Withheld:
-    """An encoder whose queries come without their text or picture; candidates (no instruction) are embedded once.
+    """An encoder whose queries come without their text or image; candidates (no instruction) are embedded once.
 
     Args:
         encoder: what embeds.
@@ -86,12 +86,12 @@ def measure(encoder: Encoder, root: Path, tasks: Sequence[int] = TASKS) -> dict[
 
 def folder_model(path: Path, root: Path) -> Encoder:
     """A retriever's folder, reading stored vision features where its tower gives such."""
-    from puma.mini.quickstart import known_pictures
+    from puma.mini.quickstart import known_images
     from puma.retriever.model import Retriever
 
     retriever = Retriever.from_pretrained(path)
     try:
-        retriever.vision = known_pictures(path, root, None)
+        retriever.vision = known_images(path, root, None)
     except ModelError:
         print(f"{path}: no tower whose outputs can be stored; pictures are opened each time")
     return retriever
@@ -113,7 +113,7 @@ def main() -> None:
 
         torch.set_num_threads(options.threads)
     from _ablation_cells import World, trained
-    from puma.mini import openpics as pictures
+    from puma.mini import openpics as images
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
@@ -122,7 +122,7 @@ def main() -> None:
         print(f"{row['model']} seed {row['seed']}: {shown}", flush=True)
 
     for path in options.model:
-        root = pictures.build()
+        root = images.build()
         keep({"model": path.name, "seed": None, "scores": measure(folder_model(path, root), root, options.tasks)})
     if not options.train:
         return

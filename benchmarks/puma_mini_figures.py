@@ -2,7 +2,7 @@
 
     python benchmarks/puma_mini_figures.py --model runs/puma-mini/model --name puma-mini
 
-All eight tasks in local and global pools, and text to image and image to text in *pools of 500*: one picture and one
+All eight tasks in local and global pools, and text to image and image to text in *pools of 500*: one image and one
 name for each of 500 concepts that no training pair shows. The pool of all concepts holds flags, letters and numbers,
 whose looks no name tells; ``500 without signs`` leaves those out (and is smaller if the split has fewer concepts);
 ``... with keywords`` has up to three keywords behind the name, as the first prototype's captions had.
@@ -29,7 +29,7 @@ from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import hit_rate_from_ranks, means
 from puma.items import Encoder, Item
 from puma.items.encoder import embed_readable
-from puma.mini import openpics as pictures
+from puma.mini import openpics as images
 from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "puma_mini.json"
@@ -40,7 +40,7 @@ POOL = 500
 def concepts(
     root: Path, split: str, *, signs: bool, keywords: bool = False, limit: int = POOL
 ) -> list[tuple[str, Item]]:
-    """Name and one picture of each concept, at most ``limit``, in an order that a hash of the name gives."""
+    """Name and one image of each concept, at most ``limit``, in an order that a hash of the name gives."""
     benchmark = Benchmark(root)
     shown: dict[str, Item] = {}
     told: dict[str, list[str]] = {}
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"))
     options = parser.parse_args()
     quiet_libraries()
-    root = pictures.build()
+    root = images.build()
     encoder: Encoder
     if options.model:
         from puma.retriever.model import Retriever
@@ -113,7 +113,7 @@ def main() -> None:
         from puma.mini.base.vision import tower_precision
         from puma.mini.baseline import RidgeBaseline
 
-        base = assemble(settings=BaseSettings(image_size=96), pictures=root)
+        base = assemble(settings=BaseSettings(image_size=96), images=root)
         encoder = RidgeBaseline.fit(base, *training_pairs(root), precision=tower_precision())
     row = {
         "name": options.name,

@@ -26,9 +26,9 @@ from puma.cli.commands._shared import quiet_libraries
 from puma.cli.commands.train import parsed
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
-from puma.mini import openpics as pictures
+from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
-from puma.mini.quickstart import distillation_targets, known_pictures, student
+from puma.mini.quickstart import distillation_targets, known_images, student
 from puma.mini.recipe import Recipe
 from puma.storage.folders import write_json
 from puma.training import train
@@ -52,9 +52,9 @@ def main() -> None:
         retrieve=TrainConfig.from_dict({**vars(plan.retrieve), **changes}),
         distil=TrainConfig.from_dict({**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}),
     )
-    root = pictures.build()
-    base = assemble(settings=plan.base, pictures=root)
-    vision = known_pictures(base, root, None)
+    root = images.build()
+    base = assemble(settings=plan.base, images=root)
+    vision = known_images(base, root, None)
     pairs = read_pairs(root, limit=plan.rows_per_query)
     targets = distillation_targets(base, plan, pairs, None)
 

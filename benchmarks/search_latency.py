@@ -153,7 +153,7 @@ def blocks(centres: np.ndarray, rows: int) -> Iterator[tuple[list[str], np.ndarr
         vectors = vectors + chance.standard_normal((count, dim)).astype(np.float32) * (NOISE / dim**0.5)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         numbers = range(start, start + count)
-        # Two thirds pictures with captions or without, as in a collection of pictures.
+        # Two thirds images with captions or without, as in a collection of images.
         kinds = [("image", "image,text", "text")[number % 3] for number in numbers]
         payloads = [
             {

@@ -37,7 +37,7 @@ from torch import nn
 
 from puma.cli.commands._shared import quiet_libraries
 from puma.pruning import count_parameters, prune
-from puma.pruning.shapes import KNOWN, config_from, config_of, empty_model, picture_shape
+from puma.pruning.shapes import KNOWN, config_from, config_of, empty_model, image_shape
 from puma.retriever.pooling import last_token_state
 from puma.storage.folders import write_json
 from puma.training.config import TrainConfig
@@ -255,14 +255,14 @@ def targets(shape: Shape, train: TrainConfig, run: Run) -> dict[str, torch.Tenso
 def make_batch(shape: Shape, train: TrainConfig, run: Run) -> list[dict[str, Any]]:
     """A step's chunks in the collator's form: random tokens and pixels of the sizes that the estimate assumes."""
     workload, config = shape.recipe.workload, shape.config
-    tokens, _ = picture_shape(config, workload.image_tokens)
+    tokens, _ = image_shape(config, workload.image_tokens)
     generator = torch.Generator().manual_seed(run.seed)
     q = train.batch_size
     order, start, chunks = torch.randperm(2 * q, generator=generator), 0, []
-    for items, _, pictured in step_chunks(train, workload, tokens):
-        chunk = make_inputs(config, items - pictured, pictured, workload.text_tokens, tokens, generator)
+    for items, _, with_image in step_chunks(train, workload, tokens):
+        chunk = make_inputs(config, items - with_image, with_image, workload.text_tokens, tokens, generator)
         chunk["puma_rows"] = order[start : start + items]
-        chunk["puma_pictured"] = torch.arange(items) >= items - pictured
+        chunk["puma_with_image"] = torch.arange(items) >= items - with_image
         start += items
         chunks.append({key: value.to(run.device) for key, value in chunk.items()})
     ids = torch.arange(q)
@@ -278,24 +278,24 @@ def make_batch(shape: Shape, train: TrainConfig, run: Run) -> list[dict[str, Any
 
 
 def make_inputs(
-    config: Any, texts: int, pictures: int, text_tokens: int, image_tokens: int, generator: torch.Generator
+    config: Any, texts: int, images: int, text_tokens: int, image_tokens: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Qwen2-VL's inputs: ``texts`` rows of text, then ``pictures`` rows of a picture and text, padded on the right."""
-    n, length = texts + pictures, text_tokens + (image_tokens if pictures else 0)
+    """Qwen2-VL's inputs: ``texts`` rows of text, then ``images`` rows of an image and text, padded on the right."""
+    n, length = texts + images, text_tokens + (image_tokens if images else 0)
     special = min(config.image_token_id, config.vision_start_token_id, config.video_token_id)
     ids = torch.randint(1, min(special, 1000), (n, length), generator=generator)
     mask = torch.ones(n, length, dtype=torch.long)
     mask[:texts, text_tokens:] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    if pictures:
+    if images:
         ids[texts:, 1 : 1 + image_tokens] = config.image_token_id
         ids[texts:, 0] = config.vision_start_token_id
         vision = config.vision_config
         high = max(d for d in range(1, int(image_tokens**0.5) + 1) if image_tokens % d == 0)
         merge, values = vision.spatial_merge_size, 3 * vision.temporal_patch_size * vision.patch_size**2
         grid = [1, high * merge, image_tokens // high * merge]
-        batch["image_grid_thw"] = torch.tensor([grid] * pictures)
-        batch["pixel_values"] = torch.randn(pictures * grid[1] * grid[2], values, generator=generator)
+        batch["image_grid_thw"] = torch.tensor([grid] * images)
+        batch["pixel_values"] = torch.randn(images * grid[1] * grid[2], values, generator=generator)
         batch["mm_token_type_ids"] = (ids == config.image_token_id).long()
     return batch
 
@@ -308,11 +308,11 @@ def encoding(shape: Shape, depth: int, encoder: dict[str, Any], run: Run) -> dic
         encoder["model"] = random_model(shape.config, run.device, torch.bfloat16 if on_gpu else torch.float32).eval()
     model = prune(encoder["model"], depth)
     workload, batch = shape.recipe.workload, shape.encode_batch
-    tokens, _ = picture_shape(shape.config, workload.image_tokens)
+    tokens, _ = image_shape(shape.config, workload.image_tokens)
     generator = torch.Generator().manual_seed(run.seed)
     rates = {}
-    for name, texts, pictures in (("texts", batch, 0), ("pictures", 0, batch)):
-        inputs = make_inputs(shape.config, texts, pictures, workload.text_tokens, tokens, generator)
+    for name, texts, images in (("texts", batch, 0), ("pictures", 0, batch)):
+        inputs = make_inputs(shape.config, texts, images, workload.text_tokens, tokens, generator)
         inputs = {key: value.to(run.device) for key, value in inputs.items()}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)

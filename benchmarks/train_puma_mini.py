@@ -2,7 +2,7 @@
 
     python benchmarks/train_puma_mini.py --out runs/puma-mini --minutes 97 --threads 1
 
-Beside what ``puma train`` does, it trains the vision tower on slightly moved and coloured pictures, and adds icons and
+Beside what ``puma train`` does, it trains the vision tower on slightly moved and coloured images, and adds icons and
 WordNet's glosses (``_extra_pairs.py``) as tasks of their own. Learning rates follow wall time, so that a run ends when
 it is told to. A killed run goes on from its last state when started again. ``--split val`` is for choosing;
 ``puma_mini_figures.py`` scores what was chosen, once.
@@ -33,7 +33,7 @@ from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
 from puma.items import MODALITIES, Item, open_image
 from puma.losses.mac import hard_temperature, mac_loss
-from puma.mini import openpics as pictures
+from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
 from puma.mini.base.settings import BaseSettings
 from puma.mini.base.vision import fast_copy
@@ -64,7 +64,7 @@ class InFloat32(nn.Module):
 
 
 class Data:
-    """Rows, pictures as pixels, and which concept a row is about."""
+    """Rows, images as pixels, and which concept a row is about."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.benchmark = root, Benchmark(root)
@@ -89,11 +89,11 @@ class Data:
         for i, name in enumerate(self.icon_names):
             of_name.setdefault(name, []).append(f"icon:{i}")
         for i, name in enumerate(self.icon_names):
-            picture, text = Item(image=Path(f"/icon/{i}")), Item(text=name)
+            image, text = Item(image=Path(f"/icon/{i}")), Item(text=name)
             known = frozenset(of_name[name])
-            self._add(text, picture, rng.choice(asked[0]), ICON_QUERY, f"i0:{i}", f"icon:{i}", known, name)
+            self._add(text, image, rng.choice(asked[0]), ICON_QUERY, f"i0:{i}", f"icon:{i}", known, name)
             did = f"name:{name}"
-            self._add(picture, text, rng.choice(asked[3]), ICON_NAME, f"i3:{i}", did, frozenset([did]), name)
+            self._add(image, text, rng.choice(asked[3]), ICON_NAME, f"i3:{i}", did, frozenset([did]), name)
 
     def _add_words(self, held: HeldOut) -> None:
         asked, rng = self.benchmark.instructions(1), random.Random(2)
@@ -141,7 +141,7 @@ def _pixels(paths: Sequence[str]) -> np.ndarray:
 
 
 def moved(x: torch.Tensor) -> torch.Tensor:
-    """Pictures turned, scaled, shifted, mirrored (a quarter of them) and recoloured a little; white comes in."""
+    """Images turned, scaled, shifted, mirrored (a quarter of them) and recoloured a little; white comes in."""
     n = len(x)
 
     def draw(low: float, high: float) -> torch.Tensor:
@@ -195,7 +195,7 @@ def unfold(fused: Any, tower: Any) -> None:
 
 
 class Placeholder:
-    """Lets :class:`puma.retriever.encoding.Inputs` write out a picture's tokens; its pixels are put in afterwards."""
+    """Lets :class:`puma.retriever.encoding.Inputs` write out an image's tokens; its pixels are put in afterwards."""
 
     def lookup(self, item: Item) -> np.ndarray:
         side = SIZE // 32
@@ -238,8 +238,8 @@ class Trainer:
         for part in parts:
             chosen = [items[i] for i in part]
             features = self.retriever.inputs.features(chosen, [asked[i] for i in part], Placeholder())
-            if pictured := [item for item in chosen if item.image is not None]:
-                pixels = moved(self.data.images(pictured))
+            if with_image := [item for item in chosen if item.image is not None]:
+                pixels = moved(self.data.images(with_image))
                 features["pixel_values"] = pixels.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = self.model(**features, use_cache=False).last_hidden_state
@@ -284,8 +284,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    root = pictures.build()
-    base = assemble(settings=BaseSettings(image_size=SIZE), pictures=root)
+    root = images.build()
+    base = assemble(settings=BaseSettings(image_size=SIZE), images=root)
     retriever = Retriever.from_base(base, layers=options.layers, prompt="short", dtype=torch.float32)
     retriever.model.set_attn_implementation("eager")
     plain = retriever.model.get_encoder("image")

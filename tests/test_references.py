@@ -17,7 +17,7 @@ OPTIONAL = ("puma.search.integrations.",)
 DOTTED = re.compile(r"(?<![\w./-])puma(?:\.[A-Za-z_]\w*)+")
 ROLE = re.compile(r":(?:mod|func|class|meth|data|attr|exc):`~?([\w.]+)`")
 FILES = re.compile(r"(?:\.(?:index|json|md|svg|png|yaml|toml|work|safetensors|css|html|jsonl|csv))$")
-"""Names of files, as in ``pictures.index``, are no names of the package."""
+"""Names of files, as in ``images.index``, are no names of the package."""
 
 
 def resolves(name: str) -> bool:

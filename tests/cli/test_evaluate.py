@@ -169,7 +169,7 @@ def test_a_folder_of_its_own_keeps_the_plain_table(toy, tmp_path, capsys):
     assert "published" not in run(capsys, "evaluate", "--root", tmp_path, "--json")[1]
 
 
-def test_pictures_left_out_are_told(toy, whole, tmp_path, capsys):
+def test_images_left_out_are_told(toy, whole, tmp_path, capsys):
     root = shutil.copytree(whole, tmp_path / "copy")
     (root / "mbeir_images/nights_images/red.jpg").write_bytes(b"no")
     code, out, err = run(capsys, "evaluate", "--root", root, "--tasks", "nights", "--pools", "local")

@@ -69,7 +69,7 @@ def test_add_search_and_look(toy, things, tmp_path, capsys):
 
 @pytest.fixture
 def filled(toy, things, tmp_path, capsys):
-    """An index of two pictures and three captions with fields."""
+    """An index of two images and three captions with fields."""
     rows = [
         {"text": "red shoe", "id": "s1", "brand": "b3", "price": 19.5, "year": 2020, "code": "7"},
         {"text": "red boot", "id": "s2", "brand": "b3", "price": 40, "year": "2020", "code": 7},

@@ -72,7 +72,7 @@ def test_start_answer_and_end(an_index, tmp_path):
     with puma_serve(tmp_path, an_index) as server:
         assert server.line == f"PUMA serves my (2 items) with puma-mini on http://127.0.0.1:{server.port}"
         log = (tmp_path / "log").read_text().splitlines()
-        assert log == ["warm", "None"]  # a text and a picture went through the encoder before it said so
+        assert log == ["warm", "None"]  # a text and an image went through the encoder before it said so
         status, body, headers = ask(f"{server.url}/healthz")
         assert (status, json.loads(body)) == (200, {"status": "ok", "model": "puma-mini", "indexes": ["my"]})
         assert headers["content-security-policy"]

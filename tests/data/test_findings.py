@@ -1,4 +1,4 @@
-"""Compact id sets against plain dicts; pictures looked up and sampled."""
+"""Compact id sets against plain dicts; images looked up and sampled."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from puma.data.findings import BROKEN_IMAGE, LISTED, MISSING_IMAGE, Findings, Ids, Pictures, code_of, id_of, pairs_of
+from puma.data.findings import BROKEN_IMAGE, LISTED, MISSING_IMAGE, Findings, Ids, Images, code_of, id_of, pairs_of
 from puma.errors import InputError
 
 IDS = st.tuples(st.integers(0, 12), st.integers(0, 2**40 - 1)).map(lambda pair: f"{pair[0]}:{pair[1]}")
@@ -58,7 +58,7 @@ def test_only_the_first_faults_are_listed_but_all_are_counted():
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     for number in range(20):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -67,17 +67,17 @@ def pictures(tmp_path: Path) -> Path:
 
 def look(root: Path, wanted: str | int, order=range(21)) -> Findings:
     findings = Findings(str(root))
-    pictures = Pictures(root, findings, wanted)
+    images = Images(root, findings, wanted)
     for number in order:
-        pictures.look(f"{number}.png", "file", number + 1)
-        pictures.look(f"{number}.png", "again", number + 1)
-    pictures.look(None, "file", 99)
-    pictures.finish()
+        images.look(f"{number}.png", "file", number + 1)
+        images.look(f"{number}.png", "again", number + 1)
+    images.look(None, "file", 99)
+    images.finish()
     return findings
 
 
-def test_all_pictures_are_opened(pictures: Path):
-    findings = look(pictures, "all")
+def test_all_images_are_opened(images: Path):
+    findings = look(images, "all")
     assert findings.counts == {MISSING_IMAGE: 2, BROKEN_IMAGE: 2}
     assert (findings.images, findings.opened) == (42, 40)
     assert "shows 20.png, which is missing" in findings.faults[-1].message
@@ -85,8 +85,8 @@ def test_all_pictures_are_opened(pictures: Path):
     assert (broken.line, broken.message.startswith("shows 7.png, which cannot be used: ")) == (8, True)
 
 
-def test_a_sample_does_not_depend_on_the_order(pictures: Path):
-    found = {number: look(pictures, number) for number in (0, 5, 19, 100)}
+def test_a_sample_does_not_depend_on_the_order(images: Path):
+    found = {number: look(images, number) for number in (0, 5, 19, 100)}
     assert [findings.opened for findings in found.values()] == [0, 5, 19, 20]
     assert all(findings.counts[MISSING_IMAGE] == 2 for findings in found.values())
     assert found[100].counts[BROKEN_IMAGE] == 1
@@ -94,16 +94,16 @@ def test_a_sample_does_not_depend_on_the_order(pictures: Path):
     for _ in range(5):
         order = [int(number) for number in chance.permutation(21)]
         for number in (5, 12):
-            counted = look(pictures, number, order)
-            assert (counted.counts, counted.opened) == (look(pictures, number).counts, number)
+            counted = look(images, number, order)
+            assert (counted.counts, counted.opened) == (look(images, number).counts, number)
 
 
-def test_none_looks_at_nothing(pictures: Path):
-    findings = look(pictures, "none")
+def test_none_looks_at_nothing(images: Path):
+    findings = look(images, "none")
     assert (findings.images, findings.opened, findings.total) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("wanted", ["some", -1, "-3", True, "1.5"])
-def test_another_number_of_pictures_is_refused(tmp_path: Path, wanted):
+def test_another_number_of_images_is_refused(tmp_path: Path, wanted):
     with pytest.raises(InputError, match="all, none or how many"):
-        Pictures(tmp_path, Findings("x"), wanted)
+        Images(tmp_path, Findings("x"), wanted)

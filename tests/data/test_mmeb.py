@@ -170,7 +170,7 @@ def test_what_is_missing_is_told(tmp_path):
         read_subset(tmp_path, "GQA")
 
 
-def test_where_the_pictures_are(tmp_path):
+def test_where_the_images_are(tmp_path):
     assert image_folder(tmp_path) == tmp_path
     for name in ("image-tasks", "images", "eval_images"):
         (tmp_path / name).mkdir()

@@ -113,10 +113,10 @@ def test_the_fingerprint_follows_weights_and_modules(text_model, tmp_path):
 def test_a_folder_of_ours_scores_the_same_both_ways(puma_folder, root, tmp_path, monkeypatch, capsys):
     items = [
         Item(text="red fox"),
-        Item(image=tiny_picture(0)),
-        Item(text="at night", image=tiny_picture(1)),
+        Item(image=tiny_image(0)),
+        Item(text="at night", image=tiny_image(1)),
         Item(text="https://example.org/fox.png"),  # a text, and nothing is fetched
-        Item(image=tiny_picture(2)),
+        Item(image=tiny_image(2)),
     ]
     ours = Retriever.from_pretrained(puma_folder, device="cpu")
     theirs = load_foreign(str(puma_folder), device="cpu")
@@ -135,18 +135,18 @@ def test_a_folder_of_ours_scores_the_same_both_ways(puma_folder, root, tmp_path,
     assert b["fingerprint"].startswith("st-")
 
 
-def tiny_picture(seed):
+def tiny_image(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8))
 
 
 def test_images_are_opened_by_puma_and_a_refused_one_is_named(puma_folder, tmp_path, monkeypatch):
     encoder = load_foreign(str(puma_folder), device="cpu")
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    tiny_picture(0).save(good)
+    tiny_image(0).save(good)
     bad.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.png"):
         encoder.encode([Item(image=good), Item(image=bad)])
-    tiny_picture(1).resize((33, 77)).save(bad)
+    tiny_image(1).resize((33, 77)).save(bad)
     kind = type(encoder.model[0].processor.image_processor)
     plain = kind.preprocess
 

@@ -1,4 +1,4 @@
-"""The evaluation of a tiny benchmark against a slow one written out here; ties, unreadable pictures, pools, chance."""
+"""The evaluation of a tiny benchmark against a slow one written out here; ties, unreadable images, pools, chance."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def root(tmp_path):
     (tmp_path / "mbeir_images").mkdir()
     for number, colour in enumerate(COLOURS):
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"mbeir_images/{number}.png")
-    pictures = [Candidate(f"9:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(6)]
+    images = [Candidate(f"9:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(6)]
     texts = [Candidate(f"9:{n + 10}", name, None, "text") for n, name in enumerate(NAMES)]
     asked = [Query(f"9:{n}", name, None, "text", (f"9:{n}",)) for n, name in enumerate(NAMES[:4])]
     shown = [Query(f"9:{n + 20}", None, f"mbeir_images/{n}.png", "image", (f"9:{n + 10}",)) for n in range(4)]
@@ -41,11 +41,11 @@ def root(tmp_path):
         tmp_path,
         0,
         asked,
-        pictures,
+        images,
         {q.qid: dict.fromkeys(q.positives, 1) for q in asked} | {"9:1": {"9:1": 1, "9:4": 1}},
     )
     write(tmp_path, 3, shown, texts, {q.qid: dict.fromkeys(q.positives, 1) for q in shown})
-    write_pool(global_pool_path(tmp_path, "test"), texts + pictures)
+    write_pool(global_pool_path(tmp_path, "test"), texts + images)
     prompts = [
         ("text", "image", "tiny", 9, ["Find a picture.", "Other words."]),
         ("image", "text", "tiny", 9, ["Name it."]),
@@ -65,13 +65,13 @@ def test_figures_equal_the_slow_way_and_the_run_files(root, tmp_path):
     tables = evaluate(encoder, root, ks=(1, 2, 5), run_dir=tmp_path / "runs", progress=False)
     assert list(tables) == ["0", "3"]
     qrels = {f"9:{n}": {f"9:{n}": 1} for n in range(4)} | {"9:1": {"9:1": 1, "9:4": 1}}
-    pictures = np.concatenate(
+    images = np.concatenate(
         [ToyEncoder().encode([Candidate("x", None, f"mbeir_images/{n}.png", "image").item(root)]) for n in range(6)]
     )
     slow = {}
     for n, name in enumerate(NAMES[:4]):
         vector = ToyEncoder().encode([Query("x", name, None, "text").item(root)])[0]
-        slow[f"9:{n}"] = {f"9:{m}": round(float(vector @ picture), 6) for m, picture in enumerate(pictures)}
+        slow[f"9:{n}"] = {f"9:{m}": round(float(vector @ image), 6) for m, image in enumerate(images)}
     run = read_run(tmp_path / "runs" / "task0_test_local.run")
     assert {qid: pytest.approx(scores, abs=2e-6) for qid, scores in slow.items()} == run
     for k in (1, 2, 5):
@@ -105,7 +105,7 @@ def test_the_same_vector_for_everything_scores_nothing(root):
     assert tables["3"]["global"]["wrong_modality@1"] == 1.0
 
 
-def test_unreadable_pictures_are_counted_and_listed(root):
+def test_unreadable_images_are_counted_and_listed(root):
     good = evaluate(ToyEncoder(), root, progress=False)
     (root / "mbeir_images/0.png").write_bytes((root / "mbeir_images/0.png").read_bytes()[:40])
     tables = evaluate(ToyEncoder(), root, progress=False)
@@ -117,7 +117,7 @@ def test_unreadable_pictures_are_counted_and_listed(root):
     assert "9:20: " in tables["3"]["skipped_items"][0]
     assert tables["3"]["queries"] == 4  # the query is a miss, not gone
     assert tables["3"]["hit_rate@5"] <= 3 / 4
-    assert tables["3"]["global"]["skipped"] == 2  # the query, and the picture as a candidate
+    assert tables["3"]["global"]["skipped"] == 2  # the query, and the image as a candidate
 
 
 def test_chance_has_the_same_shape_and_random_vectors_reach_it(root):
@@ -168,7 +168,7 @@ def test_one_id_for_two_candidates_is_refused(root):
 
 def test_the_confusion_says_what_stood_on_top(root):
     tables = evaluate(ToyEncoder(), root, progress=False)
-    # Words are nearer to words, pictures to pictures.
+    # Words are nearer to words, images to images.
     assert tables["0"]["global"]["confusion"] == {"text": 1.0, "image": 0.0, "image,text": 0.0}
     assert tables["3"]["global"]["confusion"] == {"text": 0.0, "image": 1.0, "image,text": 0.0}
     assert tables["0"]["confusion"] == {"text": 0.0, "image": 1.0, "image,text": 0.0}

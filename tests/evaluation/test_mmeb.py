@@ -1,4 +1,4 @@
-"""hit@1 on files in MMEB's format against a slow count; ties, doubles, unreadable pictures, instructions, groups."""
+"""hit@1 on files in MMEB's format against a slow count; ties, doubles, unreadable images, instructions, groups."""
 
 import json
 
@@ -44,7 +44,7 @@ def root(tmp_path):
         "ImageNet-1K",
         [
             row("<|image_1|>\n", "pics/red.png", ["red", "green", "blue"]),
-            row("<|image_1|>\n", "pics/green.png", ["red", "green", "blue"]),  # the wrong picture: a miss
+            row("<|image_1|>\n", "pics/green.png", ["red", "green", "blue"]),  # the wrong image: a miss
         ],
     )
     write(
@@ -135,11 +135,11 @@ def test_ties_count_against_us_and_doubles_are_one_candidate(root):
     assert result["chance@1"] == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
-def test_unreadable_pictures_are_counted_and_listed(root):
+def test_unreadable_images_are_counted_and_listed(root):
     (root / "eval_images/pics/blue.png").write_bytes(b"nothing")
     (root / "eval_images/pics/red.png").unlink()
     table = evaluate(ToyEncoder(), root, ["Visual7W-Pointing"], progress=False)["subsets"]["Visual7W-Pointing"]
-    # Two queries cannot be read, and the third's right picture cannot be found.
+    # Two queries cannot be read, and the third's right image cannot be found.
     assert (table["hit@1"], table["queries"], table["skipped"]) == (0, 3, 2)
     assert sorted(line.split(":")[0] for line in table["skipped_items"]) == ["pics/blue.png", "pics/red.png"]
     # A wrong candidate that cannot be read does not stand in the way.

@@ -37,8 +37,8 @@ def items(tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(6):
         Image.new("RGB", (8, 8), (40 * number, 90, 10)).save(tmp_path / f"images/{number}.png")
-    pictured = [Item(image=tmp_path / f"images/{number}.png") for number in range(6)]
-    return pictured + [Item(text=f"red green {number}") for number in range(11)]
+    with_image = [Item(image=tmp_path / f"images/{number}.png") for number in range(6)]
+    return with_image + [Item(text=f"red green {number}") for number in range(11)]
 
 
 def embedded(folder, items, encoder, resume=True, batch_size=BATCH):

@@ -1,4 +1,4 @@
-"""What is kept beside the rows: small pictures, sources and their forgetting; pages, scans, and indexes of format 1."""
+"""What is kept beside the rows: small images, sources and their forgetting; pages, scans, and indexes of format 1."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_thumbnails_are_kept_by_content_and_told_with_rows_and_hits(tmp_path):
     assert index.thumbnail("nobody") is None
     assert [hit.thumbnail for hit in sorted(index.search(vectors[0], 4)[0], key=lambda hit: hit.id)] == [1, 1, 0, 1]
     assert [row.thumbnail for row in index.page(4)] == [True, True, False, True]
-    # A row that is written again without its picture (another payload) keeps it; a new picture replaces the old.
+    # A row that is written again without its image (another payload) keeps it; a new image replaces the old.
     index.add(["a"], vectors[:1], ["image"], [{"again": 1}], contents=["same"])
     assert index.thumbnail("a") == b"picture"
     index.add(["b"], vectors[1:2], ["image"], contents=["same"], thumbnails=[b"newer"])

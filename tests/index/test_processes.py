@@ -45,16 +45,14 @@ def small(monkeypatch):
 def check_whole(path, acknowledged):
     """Every acknowledged batch is there with everything that came with it, and nothing is damaged."""
     index = Index(path, create=False)
-    # A kill can leave what came before the row (its picture), never a row without it.
+    # A kill can leave what came before the row (its image), never a row without it.
     assert index.verify() == []
     sources = index.sources(["/w"])
     for batch in acknowledged:
         rows = rows_of("w", batch)
         found = index.get(rows["ids"])
         assert [found[name].payload for name in rows["ids"]] == rows["payloads"]
-        assert [found[name].thumbnail for name in rows["ids"]] == [
-            picture is not None for picture in rows["thumbnails"]
-        ]
+        assert [found[name].thumbnail for name in rows["ids"]] == [image is not None for image in rows["thumbnails"]]
         assert set(zip(rows["sources"], rows["ids"], strict=True)) <= sources
     if acknowledged:
         sample = rows_of("w", acknowledged[-1])

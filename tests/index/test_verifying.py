@@ -19,7 +19,7 @@ def units(count, dim, seed=0):
 
 @pytest.fixture
 def sound(tmp_path):
-    """An index with pictures and sources in which nothing is wrong."""
+    """An index with images and sources in which nothing is wrong."""
     index = Index(tmp_path / "i")
     index.add(
         [f"{n:02d}" for n in range(40)],

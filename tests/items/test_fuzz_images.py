@@ -1,4 +1,4 @@
-"""Damaged and hostile pictures: an ImageError or a picture, no warning, memory within a ceiling, and no more work than
+"""Damaged and hostile images: an ImageError or an image, no warning, memory within a ceiling, and no more work than
 the bytes and pixels allow."""
 
 import json
@@ -17,9 +17,9 @@ from puma.errors import ImageError
 from puma.items import open_image
 from puma.items.image_checks import MAX_PARTS, MAX_SCANS, scans, why_costly, why_too_many_scans
 from puma.items.item import MAX_SLOW_SAMPLES
-from support.picture_mutations import SIDES, bombs, mutated, run_length_bmp, seeds, tiff
+from support.image_mutations import SIDES, bombs, mutated, run_length_bmp, seeds, tiff
 
-SURVEY = Path(__file__).parents[1] / "support" / "picture_survey.py"
+SURVEY = Path(__file__).parents[1] / "support" / "image_survey.py"
 
 
 def survey(count: int, seed: int, max_pixels: int) -> dict:
@@ -41,7 +41,7 @@ def sound_survey(count: int, seed: int, max_pixels: int) -> None:
     assert found["peak_growth_mib"] < found["ceiling_mib"]
 
 
-def test_ten_thousand_mutated_pictures():
+def test_ten_thousand_mutated_images():
     sound_survey(10_000, 0, 4_000_000)
 
 
@@ -57,12 +57,12 @@ def test_sixty_thousand_more(seed):
 
 
 @pytest.mark.parametrize(("name", "data"), seeds().items(), ids=list(seeds()))
-def test_sound_pictures_of_every_kind_open(name, data):
-    picture = open_image(data)
-    assert picture.mode == "RGB"
+def test_sound_images_of_every_kind_open(name, data):
+    image = open_image(data)
+    assert image.mode == "RGB"
     turned = name in ("png", "jpeg", "webp", "tiff")  # those with an orientation
     expected = (3, 2) if name in ("ppm-plain", "ppm-odd") else SIDES[::-1] if turned else SIDES
-    assert picture.size == expected
+    assert image.size == expected
 
 
 def test_mutations_repeat_and_differ():
@@ -73,7 +73,7 @@ def test_mutations_repeat_and_differ():
 
 
 HARMLESS = ("apng-frames", "gif-frames")
-"""Frames beyond the first are never read: these are pictures."""
+"""Frames beyond the first are never read: these are images."""
 
 
 @pytest.mark.parametrize(("name", "data"), bombs().items(), ids=list(bombs()))
@@ -108,7 +108,7 @@ def test_what_costs_too_much_is_told_before_a_decoder_sees_it(name, words, monke
 
 
 @pytest.mark.parametrize(("name", "data"), seeds().items(), ids=list(seeds()))
-def test_sound_pictures_cost_nothing_odd(name, data):
+def test_sound_images_cost_nothing_odd(name, data):
     assert why_costly(data, 80_000_000) is None
 
 
@@ -129,7 +129,7 @@ def test_a_big_endian_and_a_big_tiff_are_looked_into():
     assert "9 samples" in str(why_costly(big, 1))
 
 
-def test_scans_of_a_progressive_picture():
+def test_scans_of_a_progressive_image():
     data = seeds()["jpeg-progressive"]
     assert 5 < scans(data) < 20
     assert scans(seeds()["jpeg"]) == 1
@@ -143,13 +143,13 @@ def test_scans_of_a_progressive_picture():
     assert "limit of 25" in str(why_too_many_scans(few, 80_000_000))
 
 
-def test_slow_decoders_get_small_pictures_only():
+def test_slow_decoders_get_small_images_only():
     assert open_image(run_length_bmp(200, 100, b"\x02\x07\0\0" * 100)).size == (200, 100)
     with pytest.raises(ImageError, match="slow to decode"):
         open_image(run_length_bmp(MAX_SLOW_SAMPLES + 1, 1, b"\x02\x07\0\0"))
 
 
-def test_damaged_notes_do_not_cost_the_picture():
+def test_damaged_notes_do_not_cost_the_image():
     sound = seeds()["jpeg"]
     place = sound.index(b"Exif\0\0") + 6
     damaged = sound[: place + 4] + b"\xff\xff\xff\xff" + sound[place + 8 :]
@@ -192,7 +192,7 @@ def test_a_reduced_jpeg_keeps_the_side_and_the_limits():
         open_image(stream, max_pixels=100, least_side=5)
 
 
-def test_the_callers_picture_is_copied():
+def test_the_callers_image_is_copied():
     mine = Image.new("RGB", (4, 4), (1, 2, 3))
     opened = open_image(mine)
     opened.putpixel((0, 0), (9, 9, 9))

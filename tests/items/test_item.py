@@ -1,4 +1,4 @@
-"""Items and the safe opening of pictures."""
+"""Items and the safe opening of images."""
 
 import io
 
@@ -10,18 +10,18 @@ from puma.errors import ImageError, InputError
 from puma.items import Item, as_item, open_image
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def test_modality_by_what_is_there():
-    picture = Image.new("RGB", (4, 4))
+    image = Image.new("RGB", (4, 4))
     assert Item(text="a").modality == "text"
-    assert Item(image=picture).modality == "image"
-    assert Item(text="a", image=picture).modality == "image,text"
-    assert Item(text="  ", image=picture).modality == "image"
+    assert Item(image=image).modality == "image"
+    assert Item(text="a", image=image).modality == "image,text"
+    assert Item(text="  ", image=image).modality == "image"
 
 
 @pytest.mark.parametrize("value", [{}, {"text": None}, {"text": " \n"}, {"text": "", "image": ""}])
@@ -57,10 +57,10 @@ def test_transparency_becomes_white_and_palette_too():
 
 
 def test_exif_rotation_is_applied():
-    picture = Image.new("RGB", (6, 3), (1, 2, 3))
+    image = Image.new("RGB", (6, 3), (1, 2, 3))
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert open_image(encoded(picture, "JPEG", exif=exif)).size == (3, 6)
+    assert open_image(encoded(image, "JPEG", exif=exif)).size == (3, 6)
 
 
 def test_first_frame_of_an_animation():
@@ -95,7 +95,7 @@ def test_truncated_and_empty_files(tmp_path, cut):
         open_image(path)
 
 
-def test_svg_and_text_are_no_pictures(tmp_path):
+def test_svg_and_text_are_no_images(tmp_path):
     for name, content in (("a.svg", "<svg xmlns='http://www.w3.org/2000/svg'/>"), ("a.txt", "hello")):
         path = tmp_path / name
         path.write_text(content)

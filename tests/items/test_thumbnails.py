@@ -13,16 +13,16 @@ from puma.items.thumbnails import MEDIA_TYPE, SIDE, make_thumbnail
 
 def scene(width, height):
     """Something with large and small parts, smooth enough that scaling it is well-defined."""
-    picture = Image.new("RGB", (width, height), (240, 240, 230))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), (240, 240, 230))
+    draw = ImageDraw.Draw(image)
     draw.ellipse((width // 8, height // 8, width // 2, height // 2), (200, 30, 30))
     draw.rectangle((width // 2, height // 2, width * 7 // 8, height * 3 // 4), (20, 60, 180))
-    return picture
+    return image
 
 
-def jpeg(picture, **options):
+def jpeg(image, **options):
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=95, **options)
+    image.save(stream, "JPEG", quality=95, **options)
     return stream.getvalue()
 
 
@@ -38,10 +38,10 @@ def test_it_fits_the_side_and_is_never_enlarged(size, expected):
 
 
 def test_a_large_jpeg_decoded_small_looks_like_the_same_scaled(tmp_path):
-    picture = scene(2400, 1600)
-    (tmp_path / "large.jpg").write_bytes(jpeg(picture))
-    long_way = np.asarray(picture.resize((384, 256), Image.Resampling.LANCZOS), dtype=float)
-    for source in (tmp_path / "large.jpg", jpeg(picture), picture):
+    image = scene(2400, 1600)
+    (tmp_path / "large.jpg").write_bytes(jpeg(image))
+    long_way = np.asarray(image.resize((384, 256), Image.Resampling.LANCZOS), dtype=float)
+    for source in (tmp_path / "large.jpg", jpeg(image), image):
         short_way = np.asarray(open_image(make_thumbnail(source)), dtype=float)
         assert short_way.shape == long_way.shape
         assert np.abs(short_way - long_way).mean() < 2

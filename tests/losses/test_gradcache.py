@@ -1,4 +1,4 @@
-"""Gradient caching: batches with pictures cut right, gradients equal to plain ones on tiny models, bounded memory."""
+"""Gradient caching: batches with images cut right, gradients equal to plain ones on tiny models, bounded memory."""
 
 import weakref
 
@@ -12,7 +12,7 @@ from support import tiny
 
 PAIRS = 5
 SIZES = ((4, 4), (4, 8), (8, 4), (2, 4))
-"""Pictures in patches, for the family that takes any size."""
+"""Images in patches, for the family that takes any size."""
 
 
 class Piped(torch.nn.Module):
@@ -48,12 +48,12 @@ class Kept:
 
 
 def collated(family, rows, ragged=True):
-    """One padded batch of rows ``(seed, has a picture)``, as the family's processor would lay it out."""
+    """One padded batch of rows ``(seed, has an image)``, as the family's processor would lay it out."""
     made = []
-    for seed, pictured in rows:
+    for seed, with_image in rows:
         length = 5 + seed % 4 if ragged else 6
-        one = tiny.inputs(family, with_image=pictured, length=length, seed=seed)
-        if pictured and family.startswith("qwen"):
+        one = tiny.inputs(family, with_image=with_image, length=length, seed=seed)
+        if with_image and family.startswith("qwen"):
             height, width = SIZES[seed % len(SIZES)]
             g = torch.Generator().manual_seed(seed)
             tokens = height * width // 4
@@ -75,7 +75,7 @@ def collated(family, rows, ragged=True):
         if key in made[0]:
             batch[key] = torch.cat([torch.nn.functional.pad(one[key], (0, long - one[key].shape[1])) for one in made])
     shown = [one for one in made if "pixel_values" in one]
-    if shown and family in ("smolvlm", "idefics3"):  # a row an item, zeros where there is no picture
+    if shown and family in ("smolvlm", "idefics3"):  # a row an item, zeros where there is no image
         for key in ("pixel_values", "pixel_attention_mask"):
             blank = torch.zeros_like(shown[0][key])
             batch[key] = torch.cat([one.get(key, blank) for one in made])
@@ -86,13 +86,13 @@ def collated(family, rows, ragged=True):
     return batch
 
 
-def chunk_of(family, pairs=PAIRS, pictures=True, ragged=True):
-    """One chunk with the whole batch: items in a shuffled order, about half of them with pictures."""
+def chunk_of(family, pairs=PAIRS, images=True, ragged=True):
+    """One chunk with the whole batch: items in a shuffled order, about half of them with images."""
     n = 2 * pairs
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
-    rows = [(int(i), bool(pictures and (i * 7) % 5 < 2)) for i in order]
+    rows = [(int(i), bool(images and (i * 7) % 5 < 2)) for i in order]
     chunk = collated(family, rows, ragged)
-    chunk |= {"puma_rows": order, "puma_pictured": torch.tensor([pictured for _, pictured in rows])}
+    chunk |= {"puma_rows": order, "puma_with_image": torch.tensor([with_image for _, with_image in rows])}
     modality = torch.arange(pairs) % 2
     return chunk | {
         "puma_target_modality": modality,
@@ -127,7 +127,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "idefics3", "llava", "fast_vlm"])
 def test_gradients_equal_the_plain_ones(family):
-    """Texts and pictures of several sizes in one batch; parts with and without pictures, and a last part of one."""
+    """Texts and images of several sizes in one batch; parts with and without images, and a last part of one."""
     model = Piped(family).eval()
     chunk = chunk_of(family)
     plain = step(model, [chunk])
@@ -145,7 +145,7 @@ def test_random_numbers_are_those_of_the_first_pass():
     told = {
         key: value
         for key, value in chunk.items()
-        if key.startswith("puma_") and key not in ("puma_rows", "puma_pictured")
+        if key.startswith("puma_") and key not in ("puma_rows", "puma_with_image")
     }
     parts = split_part({key: value for key, value in chunk.items() if key not in told}, 3)
     parts[0] |= told
@@ -179,16 +179,16 @@ def test_six_hundred_pairs_need_no_more_memory_than_sixty():
     peaks = {}
     for pairs, cache in ((60, 20), (600, 20), (60, 0)):
         model.peak = 0
-        step(model, [chunk_of("fast_vlm", pairs, pictures=False, ragged=False)], grad_cache=cache)
+        step(model, [chunk_of("fast_vlm", pairs, images=False, ragged=False)], grad_cache=cache)
         assert model.alive == 0, "something of the graph is still held"
         peaks[pairs, cache] = model.peak
     assert peaks[600, 20] == peaks[60, 20]
     assert peaks[60, 0] > 5 * peaks[600, 20], "six parts of twenty items: the plain step keeps them all"
 
 
-def test_pieces_hold_their_own_pictures():
-    """Patches of uneven pictures, with texts between: each piece has exactly its items' patches."""
-    pictured = torch.tensor([False, True, True, False, True])
+def test_pieces_hold_their_own_images():
+    """Patches of uneven images, with texts between: each piece has exactly its items' patches."""
+    with_image = torch.tensor([False, True, True, False, True])
     grid = torch.tensor([[1, 2, 2], [1, 4, 2], [1, 2, 2]])
     owner = torch.repeat_interleave(torch.tensor([1, 2, 4]), grid.prod(1))
     part = {
@@ -196,7 +196,7 @@ def test_pieces_hold_their_own_pictures():
         "pixel_values": owner[:, None],
         "image_grid_thw": grid,
         "puma_rows": torch.arange(5),
-        "puma_pictured": pictured,
+        "puma_with_image": with_image,
         "modality": "message",
     }
     pieces = split_part(part, 2)
@@ -211,10 +211,10 @@ def test_pieces_hold_their_own_pictures():
 
 
 def test_faults_are_named():
-    part = {"puma_rows": torch.arange(4), "puma_pictured": torch.tensor([True, False, True, True])}
+    part = {"puma_rows": torch.arange(4), "puma_with_image": torch.tensor([True, False, True, True])}
     with pytest.raises(InputError, match="grad_cache=0"):
         split_part(part, 0)
     with pytest.raises(InputError, match=r"tiles.*grad_cache cannot cut"):
         split_part({**part, "tiles": torch.zeros(7, 2)}, 2)
-    with pytest.raises(InputError, match="puma_pictured"):
+    with pytest.raises(InputError, match="puma_with_image"):
         split_part({"puma_rows": torch.arange(4)}, 2)

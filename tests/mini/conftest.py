@@ -1,4 +1,4 @@
-"""A tiny real base (random EfficientNet + Llama in FastVLM, joined as the real one is) and pictures for it."""
+"""A tiny real base (random EfficientNet + Llama in FastVLM, joined as the real one is) and images for it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def draw(colour: str, shape: str, shift: int) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[str]]:
-    """Pictures and captions: four colours by six shapes, five of each."""
+    """Images and captions: four colours by six shapes, five of each."""
     folder = tmp_path_factory.mktemp("drawings")
     paths, captions = [], []
     for colour in COLOURS:

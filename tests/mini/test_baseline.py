@@ -27,11 +27,11 @@ def baseline(tiny_base: Path, drawings: Drawings, home: Path) -> RidgeBaseline:
     return RidgeBaseline.fit(tiny_base, [paths[i] for i in keep], [captions[i] for i in keep], home=home)
 
 
-def test_it_finds_unseen_pictures_of_known_words(baseline: RidgeBaseline, drawings: Drawings) -> None:
+def test_it_finds_unseen_images_of_known_words(baseline: RidgeBaseline, drawings: Drawings) -> None:
     paths, captions = drawings[0][4::5], drawings[1][4::5]
-    pictures = baseline.encode([Item(image=path) for path in paths])
+    images = baseline.encode([Item(image=path) for path in paths])
     texts = baseline.encode([Item(text=caption) for caption in captions])
-    scores = texts @ pictures.T
+    scores = texts @ images.T
     ranks = (scores >= np.diag(scores)[:, None]).sum(1)
     assert np.mean(ranks <= 5) > 0.6  # of 24; chance 0.21
     assert baseline.notes["pairs"] == 96
@@ -53,7 +53,7 @@ def test_instruction_is_ignored(baseline: RidgeBaseline) -> None:
     np.testing.assert_array_equal(baseline.encode(items), baseline.encode(items, instruction="Find a picture."))
 
 
-def test_a_picture_has_one_vector_in_every_form(baseline: RidgeBaseline, drawings: Drawings) -> None:
+def test_a_image_has_one_vector_in_every_form(baseline: RidgeBaseline, drawings: Drawings) -> None:
     path = drawings[0][7]
     forms = [path, str(path), path.read_bytes(), Image.open(path), np.asarray(Image.open(path))]
     rows = baseline.encode([Item(image=form) for form in forms])
@@ -69,7 +69,7 @@ def test_fitting_twice_gives_the_same(baseline: RidgeBaseline, tiny_base: Path, 
     assert other.fingerprint != baseline.fingerprint
 
 
-def test_unreadable_pictures(baseline: RidgeBaseline, tiny_base: Path, drawings: Drawings, tmp_path: Path) -> None:
+def test_unreadable_images(baseline: RidgeBaseline, tiny_base: Path, drawings: Drawings, tmp_path: Path) -> None:
     torn = tmp_path / "torn.png"
     torn.write_bytes(drawings[0][0].read_bytes()[:50])
     with pytest.raises(ImageError, match=r"torn\.png"):

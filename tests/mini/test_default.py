@@ -187,6 +187,6 @@ def test_the_real_one_answers() -> None:
     for colour in ("blue", "red", "green"):
         discs.append(Image.new("RGB", (96, 96), "white"))
         ImageDraw.Draw(discs[-1]).ellipse((8, 8, 88, 88), fill=colour)
-    pictures = retriever.encode([Item(image=disc) for disc in discs])
+    images = retriever.encode([Item(image=disc) for disc in discs])
     red = retriever.encode(["red circle"], retriever.instructions["text", "image"])
-    assert (red @ pictures.T).argmax() == 1
+    assert (red @ images.T).argmax() == 1

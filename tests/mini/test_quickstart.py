@@ -12,7 +12,7 @@ from puma.data import mbeir
 from puma.errors import InputError
 from puma.items import Item
 from puma.mini import quickstart as module
-from puma.mini.quickstart import KnownPictures, quickstart
+from puma.mini.quickstart import KnownImages, quickstart
 from puma.mini.recipe import Recipe
 from puma.retriever.model import Retriever
 from puma.search import Searcher
@@ -157,7 +157,7 @@ def test_stored_features_are_found_by_path_only(benchmark):
         index = np.array([1, -1])
 
     paths = sorted((benchmark / "mbeir_images").rglob("*.png"))[:2]
-    known = KnownPictures(paths, Rows)
+    known = KnownImages(paths, Rows)
     assert np.array_equal(known.lookup(Item(image=paths[0])), Rows.rows[1])
     assert known.lookup(Item(image=paths[1])) is None
     assert known.lookup(Item(image=Image.new("RGB", (4, 4)))) is None

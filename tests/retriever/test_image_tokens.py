@@ -1,4 +1,4 @@
-"""Limits of a picture's tokens, on the real processors' image halves."""
+"""Limits of an image's tokens, on the real processors' image halves."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from puma.retriever.image_tokens import limit_image_tokens
 
 
 @pytest.mark.parametrize("size", [(20, 30), (300, 200), (3000, 2000), (4000, 400)])
-def test_qwen_pictures_become_4_to_300_tokens(size):
+def test_qwen_images_become_4_to_300_tokens(size):
     processor = SimpleNamespace(image_processor=Qwen2VLImageProcessorPil())
     limit_image_tokens(processor, 4, 300)
     grid = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")["image_grid_thw"]
@@ -21,23 +21,23 @@ def test_qwen_pictures_become_4_to_300_tokens(size):
 
 def test_qwen_limits_outlive_saving(tmp_path):
     processor = SimpleNamespace(image_processor=Qwen2VLImageProcessorPil())
-    picture = Image.new("RGB", (900, 900))
-    before = processor.image_processor(images=[picture], return_tensors="pt")["image_grid_thw"]
+    image = Image.new("RGB", (900, 900))
+    before = processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"]
     assert int(before.prod()) // 4 > 9
     limit_image_tokens(processor, 4, 9)
     processor.image_processor.save_pretrained(tmp_path)
     again = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
-    grid = again(images=[picture], return_tensors="pt")["image_grid_thw"]
+    grid = again(images=[image], return_tensors="pt")["image_grid_thw"]
     assert int(grid.prod()) // 4 <= 9
 
 
-def test_smolvlm_pictures_stay_whole():
+def test_smolvlm_images_stay_whole():
     processor = SimpleNamespace(image_processor=SmolVLMImageProcessorPil(), image_seq_len=64)
-    picture = [[Image.new("RGB", (2000, 1500))]]
-    tiles = processor.image_processor(images=picture, return_tensors="np")["pixel_values"].shape[1]
+    image = [[Image.new("RGB", (2000, 1500))]]
+    tiles = processor.image_processor(images=image, return_tensors="np")["pixel_values"].shape[1]
     limit_image_tokens(processor, 4, 300)
     assert tiles > 1
-    assert processor.image_processor(images=picture, return_tensors="np")["pixel_values"].shape[1] == 1
+    assert processor.image_processor(images=image, return_tensors="np")["pixel_values"].shape[1] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The retriever folder: same vectors in sentence-transformers, safe texts, safe pictures, padding that does not
+"""The retriever folder: same vectors in sentence-transformers, safe texts, safe images, padding that does not
 matter."""
 
 import itertools
@@ -30,7 +30,7 @@ def saved(retriever, tmp_path_factory):
     return retriever.save_pretrained(tmp_path_factory.mktemp("model") / "model")
 
 
-def picture(seed, size=(40, 60)):
+def image(seed, size=(40, 60)):
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
 
@@ -38,10 +38,10 @@ def picture(seed, size=(40, 60)):
 MIXED = [
     "a red fox",
     "x",
-    {"image": picture(0)},
-    {"image": picture(1, (200, 90)), "text": "at night"},
+    {"image": image(0)},
+    {"image": image(1, (200, 90)), "text": "at night"},
     "a much longer text about a blue heart and a cat",
-    {"text": "blue", "image": picture(2)},
+    {"text": "blue", "image": image(2)},
 ]
 
 
@@ -65,8 +65,8 @@ def test_each_item_may_have_its_own_instruction(retriever):
         retriever.encode(MIXED, asked[:2])
 
 
-def test_pictures_matter(retriever):
-    one, other = retriever.encode([{"image": picture(0)}, {"image": picture(1)}])
+def test_images_matter(retriever):
+    one, other = retriever.encode([{"image": image(0)}, {"image": image(1)}])
     assert np.abs(one - other).max() > 1e-4  # rounding makes 1e-7
 
 
@@ -105,8 +105,8 @@ def test_long_texts_lose_words_not_the_closing_line(retriever):
     assert ids[-len(tail) :].tolist() == tail
     kept = retriever.inputs.clean(long)
     assert len(retriever.processor.tokenizer(kept, add_special_tokens=False)["input_ids"]) == limit
-    with_picture = retriever.inputs.features([Item(text=long, image=picture(3))])["input_ids"][0]
-    assert with_picture[-1] == retriever.inputs.ret_id
+    with_image = retriever.inputs.features([Item(text=long, image=image(3))])["input_ids"][0]
+    assert with_image[-1] == retriever.inputs.ret_id
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -147,7 +147,7 @@ def test_stored_vision_features_give_the_towers_vectors(base):
 
 
 def test_groups_keep_every_row_once_and_kinds_apart():
-    items = [Item(text="a" * n) for n in (5, 1, 9)] + [Item(image=picture(0)), Item(text="b", image=picture(1))]
+    items = [Item(text="a" * n) for n in (5, 1, 9)] + [Item(image=image(0)), Item(text="b", image=image(1))]
     groups = length_sorted_groups(items, 2)
     assert sorted(i for group in groups for i in group) == list(range(5))
     assert all(len({items[i].image is None for i in group}) == 1 and len(group) <= 2 for group in groups)

@@ -77,7 +77,7 @@ def test_what_is_there_already_is_not_embedded_again(searcher, folder):
     Image.new("RGB", (8, 8), (9, 9, 9)).save(folder / "red.png")  # new content; also under the id "fox"
     added = searcher.add_paths([folder, folder / "texts.jsonl"], progress=False)
     assert (added.embedded, added.present, searcher.encoder.calls) == (2, 3, calls + 2)
-    assert len(searcher.index) == 6  # the old red picture under its content's id, and the new one
+    assert len(searcher.index) == 6  # the old red image under its content's id, and the new one
 
 
 def test_a_changed_payload_is_stored_without_embedding_again(searcher, folder):
@@ -103,7 +103,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(folder, tmp_path):
     assert (added.present, added.embedded, len(again.index)) == (2, 1, 3)
 
 
-def test_bad_pictures_and_lines_are_counted_with_their_reason(folder, tmp_path):
+def test_bad_images_and_lines_are_counted_with_their_reason(folder, tmp_path):
     whole = (folder / "red.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2 + 10])
     (folder / "wrong.png").write_text("<svg/>")
@@ -259,7 +259,7 @@ def test_minus_moves_what_is_unwanted_down(searcher):
         searcher.search("red", minus=[""])
 
 
-def test_minus_may_be_a_picture(searcher, folder):
+def test_minus_may_be_a_image(searcher, folder):
     hits = searcher.search("red green", 3, "image", minus=[folder / "green.png"])
     assert name(hits[0]) == "red.png"
 
@@ -305,9 +305,9 @@ def test_a_stored_item_of_which_nothing_is_kept_says_so(searcher):
         searcher.stored_item("bare")
 
 
-def test_every_picture_has_a_thumbnail_however_it_was_added(searcher, folder):
-    picture = Image.new("RGB", (1000, 500), (0, 0, 255))
-    added = searcher.add([picture, "red", {"text": "x", "image": folder / "red.png"}, b"none"], ids=list("pqrs"))
+def test_every_image_has_a_thumbnail_however_it_was_added(searcher, folder):
+    image = Image.new("RGB", (1000, 500), (0, 0, 255))
+    added = searcher.add([image, "red", {"text": "x", "image": folder / "red.png"}, b"none"], ids=list("pqrs"))
     assert added.ids == ["p", "q", "r", None]
     assert open_image(searcher.index.thumbnail("p")).size == (384, 192)
     assert searcher.index.thumbnail("q") is None
@@ -375,7 +375,7 @@ def test_the_next_batch_is_read_while_this_one_is_embedded_and_no_further(tmp_pa
     assert len(opened) == 12
 
 
-def test_a_batch_of_heavy_pictures_ends_early(tmp_path, monkeypatch):
+def test_a_batch_of_heavy_images_ends_early(tmp_path, monkeypatch):
     monkeypatch.setattr("puma.search.ingest.filling.HELD_BYTES", 5000)
     sizes = []
 
@@ -394,7 +394,7 @@ def test_a_batch_of_heavy_pictures_ends_early(tmp_path, monkeypatch):
     assert max(sizes) < 7
 
 
-def test_copies_of_a_broken_picture_are_each_told(tmp_path):
+def test_copies_of_a_broken_image_are_each_told(tmp_path):
     for n in range(3):
         (tmp_path / f"{n}.png").write_bytes(b"broken")
     for size in (1, 2, 10):

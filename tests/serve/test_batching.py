@@ -21,8 +21,8 @@ from puma.serve.queue import (
     EncoderFaultError,
     Request,
     WaitedTooLongError,
+    image_pixels,
     next_batch,
-    picture_pixels,
 )
 from puma.serve.service import CLIENT_GONE, Service
 from puma.serve.settings import ServeSettings
@@ -284,7 +284,7 @@ def test_a_defect_in_the_thread_leaves_nobody_waiting(monkeypatch):
     served(test)
 
 
-def test_a_bad_picture_fails_alone():
+def test_a_bad_image_fails_alone():
     async def test(own, encoder):
         first = await held(own, encoder)
         noise = io.BytesIO()
@@ -305,7 +305,7 @@ def test_a_bad_picture_fails_alone():
     served(test, max_image_pixels=900)
 
 
-def test_texts_go_before_pictures():
+def test_texts_go_before_images():
     async def test(own, encoder):
         first = await held(own, encoder)
         tasks = await queued(own, [Item(image=png())], [Item("text")])
@@ -371,7 +371,7 @@ def test_blocking_calls_are_bounded_and_time_out():
 
 def test_pixels_are_told_from_the_header():
     items = [Item("x"), Item(image=png(size=(30, 20))), Item(image=b"no"), Item(image=Image.new("L", (5, 4)))]
-    assert picture_pixels(items, 500) == [0, 500, 1, 20]
+    assert image_pixels(items, 500) == [0, 500, 1, 20]
 
 
 @settings(max_examples=200, deadline=None)
@@ -388,9 +388,9 @@ def test_shares(requests, max_batch, max_images):
     while waiting:
         batch, rest = next_batch(waiting, limits)
         assert 0 < len(batch.entries) <= max_batch
-        pictures = [request.pixels[place] for request, place in batch.entries if request.pixels[place]]
-        assert len(pictures) <= max_images
-        assert sum(pictures) <= 50
+        images = [request.pixels[place] for request, place in batch.entries if request.pixels[place]]
+        assert len(images) <= max_images
+        assert sum(images) <= 50
         assert batch.entries[0][0] is waiting[0]
         for request, place in batch.entries:
             seen[request].append(place)

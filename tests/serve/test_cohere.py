@@ -55,7 +55,7 @@ def test_texts_over_http_are_the_encoders(client):
     same(query.embeddings.float_, expected([Item(text) for text in TEXTS], INSTRUCTIONS["text", None]))
 
 
-def test_pictures_and_mixed_inputs(client):
+def test_images_and_mixed_inputs(client):
     answer = client.embed(model="puma-mini", images=[data_uri(RED), data_uri(BLUE, "image/jpeg")], input_type="image")
     same(answer.embeddings.float_, expected([Item(image=RED), Item(image=BLUE)]))
     told = [(image.width, image.height, image.format, image.bit_depth) for image in answer.images]

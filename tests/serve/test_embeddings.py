@@ -109,7 +109,7 @@ def test_chat_messages_of_vllm(client):
     same(vectors(answer), expected([Item("a lake")]))
 
 
-def test_pictures_of_jina(client):
+def test_images_of_jina(client):
     given = [
         {"text": "red"},
         {"image": base64.b64encode(RED).decode()},
@@ -147,12 +147,12 @@ def test_messages_that_cannot_be_embedded(address):
     def ask(*messages, **extra):
         return httpx.post(f"{address}/v1/embeddings", json={"messages": messages, **extra})
 
-    picture = {"type": "image_url", "image_url": {"url": data_uri(RED)}}
+    image = {"type": "image_url", "image_url": {"url": data_uri(RED)}}
     user = {"role": "user", "content": "red"}
     for answer, words in (
         (ask({"role": "system", "content": "only"}), "user message is needed"),
-        (ask({"role": "system", "content": [picture]}, user), "takes text only"),
-        (ask({"role": "user", "content": [picture, picture]}), "one picture"),
+        (ask({"role": "system", "content": [image]}, user), "takes text only"),
+        (ask({"role": "user", "content": [image, image]}), "one picture"),
         (ask(user, input="red"), "give one of them"),
         (ask({"role": "assistant", "content": "hm"}), "role"),
         (httpx.post(f"{address}/v1/embeddings", json={"model": "puma-mini"}), "give a text"),

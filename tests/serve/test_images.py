@@ -1,4 +1,4 @@
-"""Pictures as clients send them: what is taken, what is refused, and that refusing costs next to nothing."""
+"""Images as clients send them: what is taken, what is refused, and that refusing costs next to nothing."""
 
 import base64
 import struct
@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from puma.errors import ImageError
-from puma.serve import images as pictures
-from puma.serve.images import picture_from_bytes, picture_from_text
+from puma.serve import images as images
+from puma.serve.images import image_from_bytes, image_from_text
 from puma.serve.settings import ServeSettings
 from support.served import data_uri, png
 
@@ -36,7 +36,7 @@ def bare(data):
     ],
 )
 def test_forms_of_text_that_are_taken(text):
-    assert picture_from_text(text, LIMITS).data == PNG
+    assert image_from_text(text, LIMITS).data == PNG
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,7 +46,7 @@ def test_formats_and_sizes_are_told_from_the_header(kind, monkeypatch):
 
     data = png(size=(31, 17), kind=kind)
     monkeypatch.setattr(Image.Image, "load", no_decoding)
-    found = picture_from_bytes(data, LIMITS)
+    found = image_from_bytes(data, LIMITS)
     assert (found.width, found.height, found.format, found.bit_depth) == (31, 17, kind.lower(), 8)
 
 
@@ -54,15 +54,15 @@ def test_formats_and_sizes_are_told_from_the_header(kind, monkeypatch):
 def test_sizes_of_every_kind_of_webp(tmp_path, options):
     path = tmp_path / "a.webp"
     Image.new("RGB", (1234, 77), (1, 2, 3)).save(path, **options)
-    found = picture_from_bytes(path.read_bytes(), LIMITS)
+    found = image_from_bytes(path.read_bytes(), LIMITS)
     assert (found.width, found.height) == (1234, 77)
 
 
 def test_a_webp_that_claims_a_vast_canvas_is_refused_unopened(monkeypatch):
-    monkeypatch.setattr(pictures.Image, "open", None)
+    monkeypatch.setattr(images.Image, "open", None)
     head = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_383).to_bytes(3, "little") * 2
     with pytest.raises(ImageError, match="16384 x 16384 pixels"):
-        picture_from_bytes(b"RIFF" + struct.pack("<I", 99) + b"WEBP" + head + bytes(40), LIMITS)
+        image_from_bytes(b"RIFF" + struct.pack("<I", 99) + b"WEBP" + head + bytes(40), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_webp_that_claims_a_vast_canvas_is_refused_unopened(monkeypatch):
 )
 def test_addresses_are_never_fetched(text):
     with pytest.raises(ImageError, match="never fetched"):
-        picture_from_text(text, LIMITS)
+        image_from_text(text, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_addresses_are_never_fetched(text):
         (bare(b"\xef\xbb\xbf<!DOCTYPE svg>"), "SVG"),
     ],
 )
-def test_what_is_no_picture(text, words):
+def test_what_is_no_image(text, words):
     with pytest.raises(ImageError, match=words):
-        picture_from_text(text, LIMITS)
+        image_from_text(text, LIMITS)
 
 
 def test_too_many_bytes_are_refused_before_base64_is_read(monkeypatch):
     limits = replace(LIMITS, max_image_bytes=len(PNG))
-    assert picture_from_text(data_uri(PNG), limits).data == PNG
+    assert image_from_text(data_uri(PNG), limits).data == PNG
     with pytest.raises(ImageError, match="over the limit"):
-        picture_from_bytes(PNG + b"\0", limits)
+        image_from_bytes(PNG + b"\0", limits)
     monkeypatch.setattr(base64, "b64decode", None)
     with pytest.raises(ImageError, match="over the limit"):
-        picture_from_text(bare(PNG * 3), limits)
+        image_from_text(bare(PNG * 3), limits)
 
 
 def bomb(width, height):
@@ -129,11 +129,11 @@ def bomb(width, height):
 @pytest.mark.parametrize("side", [7_000, 12_000, 100_000])
 def test_too_many_pixels_are_refused_by_the_header(side):
     with pytest.raises(ImageError, match="pixels"):
-        picture_from_bytes(bomb(side, side), LIMITS)
+        image_from_bytes(bomb(side, side), LIMITS)
 
 
 def test_the_limit_of_pixels_is_the_settings():
     limits = replace(LIMITS, max_image_pixels=15)
-    assert picture_from_bytes(PNG, limits).width == 5
+    assert image_from_bytes(PNG, limits).width == 5
     with pytest.raises(ImageError, match="5 x 3 pixels are over the limit of 14"):
-        picture_from_bytes(PNG, replace(limits, max_image_pixels=14))
+        image_from_bytes(PNG, replace(limits, max_image_pixels=14))

@@ -66,10 +66,10 @@ def test_typing_gives_scored_cards_of_every_kind(visitor: Visitor) -> None:
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.5
     assert page.title() == "red · PUMA"
-    picture = page.locator('.card[data-modality="image"] img').first
-    picture.scroll_into_view_if_needed()
-    expect(picture).to_have_js_property("complete", True)
-    assert picture.evaluate("image => image.naturalWidth") > 1
+    image = page.locator('.card[data-modality="image"] img').first
+    image.scroll_into_view_if_needed()
+    expect(image).to_have_js_property("complete", True)
+    assert image.evaluate("image => image.naturalWidth") > 1
     expect(page.locator('.card[data-modality="text"] .paper').first).to_contain_text("red")
 
 
@@ -99,7 +99,7 @@ def test_pages_of_results_go_on_where_the_last_ended(visitor: Visitor) -> None:
     assert len(names) == len(set(names)) == visitor.rows
 
 
-def test_a_picture_is_picked_shown_and_removed(visitor: Visitor, tmp_path: Path) -> None:
+def test_a_image_is_picked_shown_and_removed(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.open("/")
     file = tmp_path / "mine.png"
     file.write_bytes(png((0, 0, 255), (64, 64)))
@@ -118,7 +118,7 @@ def test_a_picture_is_picked_shown_and_removed(visitor: Visitor, tmp_path: Path)
     expect(page.locator(".given")).to_have_count(0)
 
 
-def test_a_picture_is_pasted_and_words_change_it(visitor: Visitor) -> None:
+def test_a_image_is_pasted_and_words_change_it(visitor: Visitor) -> None:
     page = visitor.open("/")
     visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(
@@ -149,7 +149,7 @@ def test_a_picture_is_pasted_and_words_change_it(visitor: Visitor) -> None:
     expect(page.locator(".given")).to_have_count(0)
 
 
-def test_a_picture_is_dropped_and_what_is_none_is_told(visitor: Visitor) -> None:
+def test_a_image_is_dropped_and_what_is_none_is_told(visitor: Visitor) -> None:
     page = visitor.open("/")
     visitor.drag("dragover", "fox.png", "image/png", png((255, 0, 0), (32, 32)))
     expect(page.locator("#drop")).to_be_visible()
@@ -270,7 +270,7 @@ def test_links_are_shared_and_the_history_works(visitor: Visitor) -> None:
     expect(page.locator("#text")).to_have_value("")
 
 
-def test_going_back_to_a_picture(visitor: Visitor) -> None:
+def test_going_back_to_a_image(visitor: Visitor) -> None:
     page = visitor.open("/")
     visitor.drag("drop", "sea.png", "image/png", png((0, 0, 255), (32, 32)))
     expect(page.locator(".given .what")).to_have_text("Your picture")
@@ -373,7 +373,7 @@ def test_what_comes_from_the_index_is_never_markup(visitor: Visitor) -> None:
     assert page.locator(".card b").count() == 0
 
 
-def test_a_large_picture_is_made_smaller_only_if_it_must_be(browser: Browser, tmp_path: Path) -> None:
+def test_a_large_image_is_made_smaller_only_if_it_must_be(browser: Browser, tmp_path: Path) -> None:
     plain, heavy, wide = png((0, 0, 255), (90, 90)), noise(400, 300), png((0, 0, 255), (1000, 400))
     with served(shelf(tmp_path / "toys.index", 12), max_image_bytes=100_000, max_image_pixels=300_000) as address:
         assert len(wide) < 100_000 < len(heavy)

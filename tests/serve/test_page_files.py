@@ -38,7 +38,7 @@ def test_the_page_is_open_strict_and_told_the_limits(client: TestClient) -> None
     assert "__" not in answer.text
 
 
-def test_a_picture_in_base64_must_fit_the_body() -> None:
+def test_a_image_in_base64_must_fit_the_body() -> None:
     app = create_app(encoder=ToyEncoder(), settings=ServeSettings(max_body_bytes=2**20))
     with TestClient(app, base_url="http://localhost") as client:
         found = re.search(r'data-max-image-bytes="(\d+)"', client.get("/").text)

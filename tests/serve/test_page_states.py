@@ -74,7 +74,7 @@ def _results(visitor: Visitor) -> None:
     page.locator(".tile").first.focus()
 
 
-def _picture(visitor: Visitor) -> None:
+def _image(visitor: Visitor) -> None:
     page = visitor.open("/?text=red")
     visitor.drag("drop", "a name as long as names of files can be, and then somewhat longer.png", "image/png", png())
     expect(page.locator(".given .what")).to_have_text("Your picture")
@@ -127,7 +127,7 @@ def _fault(visitor: Visitor) -> None:
     expect(page.locator("#panel")).to_contain_text("the encoder failed")
 
 
-STATES = [_home, _results, _picture, _detail, _without, _keys, _empty, _nothing, _loading, _fault]
+STATES = [_home, _results, _image, _detail, _without, _keys, _empty, _nothing, _loading, _fault]
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__[1:])
@@ -283,9 +283,9 @@ def test_the_token_is_asked_for_and_given_back(browser: Browser, tmp_path: Path)
         expect(dialog).to_be_hidden()
         visitor.settled()
         expect(page.locator(".card")).to_have_count(9)
-        picture = page.locator(".card img").first
-        expect(picture).to_have_js_property("complete", True)
-        assert picture.evaluate("image => image.naturalWidth") > 1  # pictures come with the cookie too
+        image = page.locator(".card img").first
+        expect(image).to_have_js_property("complete", True)
+        assert image.evaluate("image => image.naturalWidth") > 1  # images come with the cookie too
         cookies = visitor.context.cookies()
         assert [(cookie["httpOnly"], cookie["sameSite"]) for cookie in cookies] == [(True, "Strict")]
         assert "sesame" not in json.dumps(cookies) + page.evaluate("JSON.stringify(localStorage)")

@@ -2,7 +2,7 @@
 is no fault of the service's own, and of the shape that is promised for its status.
 
 In the process, with the toy encoder. Every operation the document names is asked; a new one is without being told.
-Half of the cases have names, ids and pictures put in that are really there: of themselves they would hardly occur.
+Half of the cases have names, ids and images put in that are really there: of themselves they would hardly occur.
 """
 
 import base64
@@ -41,20 +41,20 @@ def app(tmp_path_factory):
     first, second = (Searcher(encoder, folder / f"{name}.index") for name in ("first", "second"))
     for searcher in (first, second):
         searcher.add(
-            [{"text": "a red square"}, {"text": "green words", "image": picture("green")}, {"image": picture("red")}],
+            [{"text": "a red square"}, {"text": "green words", "image": image("green")}, {"image": image("red")}],
             ids=["0", "a", "b"],
             payloads=[{"brand": "b3", "price": 3.5, "new": True}, None, {"brand": "b4"}],
         )
     return create_app({"first": first, "second": second}, settings=ServeSettings(hosts=(asgi.HOST,), max_wait_ms=0))
 
 
-def picture(colour: str) -> bytes:
+def image(colour: str) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(stream, "PNG")
     return stream.getvalue()
 
 
-URI = "data:image/png;base64," + base64.b64encode(picture("blue")).decode()
+URI = "data:image/png;base64," + base64.b64encode(image("blue")).decode()
 THERE: dict[str, Any] = {
     "index": "second",
     "store": "first",
@@ -129,7 +129,7 @@ def faults_of(
             if case.method == "DELETE":
                 names["id"] = "0"  # the others are still needed
             if case.media_type == "multipart/form-data":
-                names["image"] = picture("blue")
+                names["image"] = image("blue")
             case.path_parameters, case.query = there(case.path_parameters, names), there(case.query, names)
             case.body = there(case.body, names)
         response = case.call(base_url=f"http://{asgi.HOST}", session=client)

@@ -141,7 +141,7 @@ def test_links_take_lists(client):
     assert found(answer) == found(client.post("/search", json=body))
 
 
-def test_an_uploaded_file_is_the_picture(client):
+def test_an_uploaded_file_is_the_image(client):
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
         files = {"image": ("../../etc/passwd", png((0, 0, 255), kind=kind))}
         answer = client.post("/search/upload", files=files, data={"modality": ["image"], "k": "2"})
@@ -243,7 +243,7 @@ def test_thumbnails_come_from_the_index_by_id(client):
         assert message(client.get("/thumbnail", params={"id": name}), 404)
 
 
-def test_what_is_no_jpeg_is_never_shown_as_a_picture(client, indexes):
+def test_what_is_no_jpeg_is_never_shown_as_a_image(client, indexes):
     index = indexes["my"].index
     row = index.get(["red"])["red"]
     index.add(["odd"], row.vector[None], ["image"], thumbnails=[b"<script>alert(1)</script>"])

@@ -95,7 +95,7 @@ def test_a_threshold_and_the_number_of_results(stores):
     assert (ids(first), first.has_more, everything.has_more) == (ids(everything)[:1], True, False)
 
 
-def test_a_picture_rides_in_the_extra_body(stores):
+def test_a_image_rides_in_the_extra_body(stores):
     blue = {"image": data_uri(png((0, 0, 255)))}
     assert ids(stores.search("my", query="whale", extra_body=blue))[0] == "whale"
     assert ids(stores.search("my", query=None, extra_body=blue))[0] == "blue"

@@ -56,7 +56,7 @@ def noise(width: int, height: int) -> bytes:
 
 
 def shelf(path: Path, rows: int = ROWS, encoder: Encoder | None = None) -> Searcher:
-    """An index of so many pictures, texts and captioned pictures in three colours, by turns; all of other names."""
+    """An index of so many images, texts and captioned images in three colours, by turns; all of other names."""
     items: list[dict[str, Any]] = []
     ids, payloads = [], []
     for place in range(rows):

@@ -61,10 +61,10 @@ def blocks(document: str, *languages: str) -> list[Block]:
 
 def workspace(folder: Path) -> None:
     """Everything that the documents' examples name, in a home folder."""
-    pictures = folder / "Pictures"
-    pictures.mkdir()
+    images = folder / "Pictures"
+    images.mkdir()
     for name, colour in COLOURS.items():
-        Image.new("RGB", (64, 48), colour).save(pictures / f"{name}.jpg")
+        Image.new("RGB", (64, 48), colour).save(images / f"{name}.jpg")
     Image.new("RGB", (64, 48), (250, 5, 5)).save(folder / "fox.png")
     captions = [
         {"text": "red fox"},

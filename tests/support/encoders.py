@@ -12,7 +12,7 @@ from puma.items import Item
 
 
 class ToyEncoder:
-    """Words and colours share dimensions, so that the text "red" is near a red picture. ``calls`` counts items."""
+    """Words and colours share dimensions, so that the text "red" is near a red image. ``calls`` counts items."""
 
     COLOURS: ClassVar = {"red": 0, "green": 1, "blue": 2}
 
@@ -34,8 +34,8 @@ class ToyEncoder:
                 row[self.COLOURS[word]] += 1
             else:
                 row[4 + int(hashlib.sha256(word.encode()).hexdigest(), 16) % (self.dim - 4)] += 0.5
-        picture = item.open_image()
-        if picture is not None:
-            row[3] += 0.05  # a picture is not quite its name
-            row[:3] += np.asarray(picture.resize((4, 4)), dtype=np.float64).mean(axis=(0, 1)) / 255
+        image = item.open_image()
+        if image is not None:
+            row[3] += 0.05  # an image is not quite its name
+            row[:3] += np.asarray(image.resize((4, 4)), dtype=np.float64).mean(axis=(0, 1)) / 255
         return row

@@ -1,7 +1,7 @@
-"""Thousands of damaged, lying and hostile pictures, made from real ones by a seed. Shared with
-benchmarks/fuzz_pictures.py.
+"""Thousands of damaged, lying and hostile images, made from real ones by a seed. Shared with
+benchmarks/fuzz_images.py.
 
-Here: :func:`seeds`, the sound pictures of every format and mode; :func:`bombs`, small files that ask for a lot;
+Here: :func:`seeds`, the sound images of every format and mode; :func:`bombs`, small files that ask for a lot;
 :func:`mutated`, a stream of damaged ones. The same numbers give the same bytes.
 """
 
@@ -20,7 +20,7 @@ SIDES = (37, 23)
 
 
 def seeds() -> dict[str, bytes]:
-    """Sound pictures by name: every format we read, in the modes it can hold."""
+    """Sound images by name: every format we read, in the modes it can hold."""
     noise = np.random.default_rng(5)
     colour = Image.fromarray(noise.integers(0, 256, (SIDES[1], SIDES[0], 3), dtype=np.uint8))
     smooth = Image.linear_gradient("L").resize(SIDES)
@@ -80,7 +80,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for much memory or time. None of them is a picture anyone would miss."""
+    """Small files that ask for much memory or time. None of them is an image anyone would miss."""
     sides = struct.pack(">II", 2**31 - 1, 2**31 - 1)
     packed = zlib.compress(bytes(30_000_000), 9)
     long_text = b"k\0\0" + packed
@@ -126,7 +126,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def mutated(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """``count`` damaged pictures with what was done to each; the bombs come first, sound and damaged."""
+    """``count`` damaged images with what was done to each; the bombs come first, sound and damaged."""
     chance = random.Random(seed)
     sound = seeds()
     hostile = bombs()
@@ -222,7 +222,7 @@ def _splice(data: bytes, chance: random.Random, sound: dict[str, bytes]) -> byte
 
 
 def _polyglot(data: bytes, chance: random.Random, sound: dict[str, bytes]) -> bytes:
-    """Two formats in one file, or a program beside a picture."""
+    """Two formats in one file, or a program beside an image."""
     other = chance.choice(
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n", b"PK\3\4", b"GIF89a", b"\xff\xd8\xff")
     )
@@ -262,9 +262,9 @@ def tiff(tags: dict[int, tuple[int, int, int]], width: int = 10, height: int = 1
     return struct.pack("<2sHL", b"II", 42, 8) + struct.pack("<H", len(every)) + rows + bytes(1004)
 
 
-def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 

@@ -1,8 +1,8 @@
-"""Mutated pictures through the decoder in a process of their own, with a ceiling on its memory; prints what happened.
+"""Mutated images through the decoder in a process of their own, with a ceiling on its memory; prints what happened.
 
-    python tests/picture_survey.py COUNT SEED MAX_PIXELS
+    python tests/image_survey.py COUNT SEED MAX_PIXELS
 
-Run by tests/test_fuzz_pictures.py and benchmarks/fuzz_pictures.py.
+Run by tests/test_fuzz_images.py and benchmarks/fuzz_images.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 from puma.errors import ImageError
 from puma.items import open_image
-from support.picture_mutations import mutated
+from support.image_mutations import mutated
 
 BYTES_A_PIXEL = 24
-"""Of a picture of the largest size allowed, everything made on the way counted; what the ceiling allows."""
+"""Of an image of the largest size allowed, everything made on the way counted; what the ceiling allows."""
 ROOM = 96 * 2**20
 """For what does not grow with the pixels."""
 
@@ -30,8 +30,8 @@ def survey(count: int, seed: int, max_pixels: int) -> dict[str, Any]:
     """Open each, and make a thumbnail of each that is sound; count what comes out.
 
     Returns:
-        ``opened`` and ``refused`` add up to ``pictures`` if all is well. ``escaped``: what was no ImageError;
-        ``warned``: warnings that came out; ``starved``: pictures that met the ceiling.
+        ``opened`` and ``refused`` add up to ``images`` if all is well. ``escaped``: what was no ImageError;
+        ``warned``: warnings that came out; ``starved``: images that met the ceiling.
     """
     thumbnail = _thumbnail_maker()
     escaped, warned, starved, times = [], [], [], []
@@ -103,7 +103,7 @@ def _peak() -> int:
 
 
 def _hold_down(max_pixels: int) -> None:
-    """Let this process's address space grow by no more than the pictures may need."""
+    """Let this process's address space grow by no more than the images may need."""
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     ceiling = used + max_pixels * BYTES_A_PIXEL + ROOM

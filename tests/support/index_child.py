@@ -65,8 +65,8 @@ def read(path: str, times: int) -> None:
         for hits in (index.search(query, 5)[0], index.search(query, 5, "image", where=where)[0]):
             assert len(hits) == 5, hits
             assert len({hit.id for hit in hits}) == 5, hits
-        picture = hits[0]
-        assert index.thumbnail(picture.id) == f"picture of {picture.id}".encode()
+        image = hits[0]
+        assert index.thumbnail(image.id) == f"picture of {image.id}".encode()
         rows = len(index.page(100_000, vectors=False))
         assert rows >= seen, (rows, seen)
         seen = rows

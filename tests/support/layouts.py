@@ -33,7 +33,7 @@ def eight_tasks(
     splits: Sequence[str] = ("test",),
     tasks: Sequence[int] = tuple(TASK_MODALITIES),
 ) -> Path:
-    """Write it: texts of four words and noisy pictures, no two alike; one to three positives a query."""
+    """Write it: texts of four words and noisy images, no two alike; one to three positives a query."""
     rng = np.random.default_rng(seed)
     (root / "mbeir_images").mkdir(parents=True)
     made = 0

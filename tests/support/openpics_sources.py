@@ -138,13 +138,13 @@ def make_packages(root: Path, *, nouns: int = 36) -> None:
 
 def _tuxpaint(root: Path) -> None:
     for i, noun in enumerate(NOUNS[:12]):
-        picture = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
-        pen = ImageDraw.Draw(picture)
+        image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+        pen = ImageDraw.Draw(image)
         pen.ellipse((2 * i, i, 2 * i + 12, i + 9), fill=(200, 10 * i, 30, 255))
         pen.rectangle((0, 28 - i, 38 - 3 * i, 29), fill=(0, 0, 200, 255))
         file = root / "animals" / "birds" / f"{noun}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(file)
+        image.save(file)
         write(file.with_suffix(".txt"), f"A {noun}.\nde.utf8=Ein Ding.\n")
     whole = (root / "animals/birds/apple.png").read_bytes()
     write(root / "broken/truncated.png", whole[: len(whole) // 2])

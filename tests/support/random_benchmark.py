@@ -1,6 +1,6 @@
 """A benchmark of random queries and candidates in M-BEIR's layout, and an encoder that gives each a random vector.
 
-No picture file exists: the encoder goes by names.
+No image file exists: the encoder goes by names.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from puma.items import IMAGE, TEXT
 
 
 class NamedEncoder:
-    """A random unit vector for each text, picture name and instruction, always the same one. Items and instructions are
+    """A random unit vector for each text, image name and instruction, always the same one. Items and instructions are
     counted as in ToyEncoder."""
 
     def __init__(self, dim=16, decimals=None):

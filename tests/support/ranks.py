@@ -75,7 +75,7 @@ def batch(first, count):
             "x": x[items][part],
             "attention_mask": torch.ones(len(part), 1),
             "puma_rows": part,
-            "puma_pictured": torch.zeros(len(part), dtype=torch.bool),
+            "puma_with_image": torch.zeros(len(part), dtype=torch.bool),
         }
         for part in parts
     ]

@@ -22,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 def png(colour: object = (255, 0, 0), size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
-    """An encoded picture of one colour."""
+    """An encoded image of one colour."""
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, kind)  # type: ignore[arg-type]
     return stream.getvalue()
@@ -34,7 +34,7 @@ def data_uri(data: bytes, media_type: str = "image/png") -> str:
 
 
 def toy_searcher(folder: Path, name: str = "my.index", encoder: ToyEncoder | None = None) -> Searcher:
-    """Three pictures, two texts, one captioned picture, with metadata."""
+    """Three images, two texts, one captioned image, with metadata."""
     searcher = Searcher(encoder or ToyEncoder(), folder / name)
     items = [*({"image": png(colour)} for colour in COLOURS.values()), "blue whale", "red fox"]
     payloads: list[dict | None] = [

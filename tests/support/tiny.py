@@ -138,7 +138,7 @@ def fast_vlm_config(vocabulary: int, image_token: int, layers: int = LAYERS) -> 
 
 
 def seeing(model: Any) -> Any:
-    """The model with a tower whose output tells pictures apart: as transformers draws its weights, each batch norm
+    """The model with a tower whose output tells images apart: as transformers draws its weights, each batch norm
     scales by about 0.02 and what is left after the last is exactly zero."""
     for module in model.get_encoder("image").modules():
         if isinstance(module, torch.nn.BatchNorm2d):

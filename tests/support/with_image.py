@@ -1,4 +1,4 @@
-"""A small benchmark of one task with pictures, and runs in which the right one stands where it is wanted."""
+"""A small benchmark of one task with images, and runs in which the right one stands where it is wanted."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_hard_negatives_follow_the_positives_once_each(retriever):
 
 
 def test_the_loss_of_a_collated_batch_is_that_of_its_items_one_by_one(retriever):
-    """Pictures and texts, uneven hard negatives, a known positive and one content under two ids."""
+    """Images and texts, uneven hard negatives, a known positive and one content under two ids."""
     pairs = [
         pair("a", known=["1:b"], negatives=[("n", Item(text="a long negative of a")), ("m", Item(image=red(20)))]),
         pair("b", candidate=Item(image=red())),
@@ -89,7 +89,7 @@ def test_the_loss_of_a_collated_batch_is_that_of_its_items_one_by_one(retriever)
     ]
     exclude = torch.zeros(4, 7, dtype=torch.bool)
     exclude[0, 1] = exclude[0, 2] = True  # known; and its twin in content
-    exclude[1, 2] = exclude[2, 1] = True  # one picture under two ids
+    exclude[1, 2] = exclude[2, 1] = True  # one image under two ids
     exclude[0, 6] = True  # the positive's text under another id
     chunks = collate(retriever, pairs, chunks=3, hard_negatives=2)
     objective = RetrievalObjective(sentence_transformer(retriever), temperature=0.1, decay=1.0)
@@ -107,7 +107,7 @@ def test_the_loss_of_a_collated_batch_is_that_of_its_items_one_by_one(retriever)
     assert float(loss) == pytest.approx(float(plain), abs=1e-5)
 
 
-def test_chunks_say_which_items_have_pictures_and_cached_gradients_agree(retriever):
+def test_chunks_say_which_items_have_images_and_cached_gradients_agree(retriever):
     pairs = [pair(str(n), candidate=Item(image=red(20 + n)) if n % 2 else None) for n in range(6)]
     st = sentence_transformer(retriever)
     retriever.model.get_decoder().layers.requires_grad_(True)
@@ -116,7 +116,7 @@ def test_chunks_say_which_items_have_pictures_and_cached_gradients_agree(retriev
         chunks = collate(retriever, pairs, chunks=2)
         for chunk in chunks:
             shown = [row >= 6 and (row - 6) % 2 == 1 for row in chunk["puma_rows"].tolist()]
-            assert chunk["puma_pictured"].tolist() == shown
+            assert chunk["puma_with_image"].tolist() == shown
         retriever.model.zero_grad()
         RetrievalObjective(st, temperature=0.1, grad_cache=cache)(chunks)["contrastive"].backward()
         gradients.append({n: p.grad.clone() for n, p in retriever.model.named_parameters() if p.grad is not None})

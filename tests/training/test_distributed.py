@@ -38,7 +38,7 @@ PLAIN = TrainConfig(
 )
 LORA = replace(PLAIN, lora_rank=4, lora_alpha=8, lora_dropout=0.0)
 SCENARIOS = {
-    # few pictures, so that a process meets batches without any and has no gradient for the projector
+    # few images, so that a process meets batches without any and has no gradient for the projector
     "plain": replace(PLAIN, projector_rate=1e-4),
     "cache": replace(PLAIN, grad_cache=3, hard_negatives=2, modality_dropout=0.5, gradient_checkpointing=True),
     "accumulated": replace(PLAIN, accumulate=2, batch_size=3),

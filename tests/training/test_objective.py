@@ -32,7 +32,7 @@ def chunks_of(q, hard, *, key=None, content=None, known=None, modality=None, **m
             "item": part,
             "attention_mask": torch.ones(len(part), 1),
             "puma_rows": part,
-            "puma_pictured": torch.zeros(len(part), dtype=torch.bool),
+            "puma_with_image": torch.zeros(len(part), dtype=torch.bool),
         }
         for part in order.tensor_split(2)
     ]

@@ -17,7 +17,7 @@ from puma.training.sampling import MixedTaskBatches, Run
 
 
 def made(sizes, shared, positives=1):
-    """Tasks of these sizes whose queries share candidates; task 0 asks for pictures, 1 asks with both."""
+    """Tasks of these sizes whose queries share candidates; task 0 asks for images, 1 asks with both."""
     pairs = []
     for task, size in enumerate(sizes):
         candidate = Item(image="c.png") if task == 0 else Item(text="c")
@@ -135,8 +135,8 @@ def test_every_rank_gets_its_share_of_every_modality():
     pairs = made([64, 64, 64], 64)
     sampler = MixedTaskBatches(pairs, 16, ranks=4, mean=3.0, deviation=0.0)
     for batch in list(sampler.plan(0))[:2]:
-        pictures = [sum(pairs[row].candidate.image is not None for row in part) for part in sampler.slices(batch)]
-        assert max(pictures) - min(pictures) <= 1
+        images = [sum(pairs[row].candidate.image is not None for row in part) for part in sampler.slices(batch)]
+        assert max(images) - min(images) <= 1
 
 
 def test_a_run_goes_on_over_epochs_and_says_which():

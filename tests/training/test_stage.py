@@ -199,7 +199,7 @@ def test_distillation_pulls_the_student_to_the_teacher(base, tmp_path):
 
 
 def both(count=12):
-    """Pairs whose queries have a picture and a text, and that bring hard negatives."""
+    """Pairs whose queries have an image and a text, and that bring hard negatives."""
     made = []
     for i in range(count):
         query = Item(text=f"thing {i}", image=Image.new("RGB", (64, 64), (i * 20, 0, 0)))

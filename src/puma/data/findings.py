@@ -1,4 +1,4 @@
-"""What a check of a benchmark's folder finds: faults with file and line, counted and listed; pictures looked at.
+"""What a check of a benchmark's folder finds: faults with file and line, counted and listed; images looked at.
 
 Here: the records of the outcome and the compact sets of ids that comparing large files takes.
 Not here: what is checked (:mod:`puma.data.validation`). Nothing in this module loads torch.
@@ -62,7 +62,7 @@ class Findings:
     Args:
         root: the folder.
         files, records: how many were read.
-        images, opened: pictures whose presence was looked up, and those that were decoded.
+        images, opened: images whose presence was looked up, and those that were decoded.
         counts: all faults by kind; ``faults`` lists the first :data:`LISTED` of each kind in each file.
         notes: what is odd but may be meant; no fault.
     """
@@ -123,8 +123,8 @@ class Noted(Faults):
         self.findings.add(MALFORMED_LINE, self.path, line, message)
 
 
-class Pictures:
-    """Looks pictures up, and opens all of them, a fair sample, or none.
+class Images:
+    """Looks images up, and opens all of them, a fair sample, or none.
 
     Args:
         wanted: "all", "none" (not even looked up), or how many are opened: those whose paths hash lowest, so that the
@@ -149,7 +149,7 @@ class Pictures:
         self._paths: set[str] = set()
 
     def look(self, path: str | None, file: str, line: int) -> None:
-        """Look one picture up, as ``file`` names it in ``line``."""
+        """Look one image up, as ``file`` names it in ``line``."""
         if path is None or self.off:
             return
         self.findings.images += 1

@@ -296,7 +296,7 @@ def open_benchmark(root: str | os.PathLike[str], dataset: str | None = None) -> 
 
 
 def check(root: str | os.PathLike[str], dataset: str | None = None) -> None:
-    """Check a whole benchmark against itself: unique ids, positives in the pools, pictures that exist.
+    """Check a whole benchmark against itself: unique ids, positives in the pools, images that exist.
 
     Args:
         dataset: refused if the folder does not hold it; the whole folder is checked.

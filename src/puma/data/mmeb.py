@@ -10,10 +10,10 @@ The layout, under one root, as ``TIGER-Lab/MMEB-eval`` is published and its imag
 
 A row is one query with candidates of its own, the first of which is right::
 
-    qry_text       str             the instruction is part of it; "<|image_1|>" stands where the picture goes
+    qry_text       str             the instruction is part of it; "<|image_1|>" stands where the image goes
     qry_img_path   str             relative to the images' folder; "" for none
-    tgt_text       list of str     "" where a candidate is a picture only
-    tgt_img_path   list of str     as long as tgt_text; may be missing or null where no candidate has a picture
+    tgt_text       list of str     "" where a candidate is an image only
+    tgt_img_path   list of str     as long as tgt_text; may be missing or null where no candidate has an image
     qry_inst, tgt_inst   str       only in the instruction edition of V2, whose texts leave the instruction out
 
 Sources: the dataset card of TIGER-Lab/MMEB-eval; VLM2Vec's repository, ``eval.py`` and ``src/dataset.py`` of its v1
@@ -35,7 +35,7 @@ from puma.errors import DataError, InputError
 from puma.items.item import Item
 
 IMAGE_TOKEN = "<|image_1|>"
-"""What MMEB's texts hold where the picture goes; stripped, since the encoder places the picture itself."""
+"""What MMEB's texts hold where the image goes; stripped, since the encoder places the image itself."""
 
 META_TASKS: dict[str, tuple[str, ...]] = {
     "classification": (
@@ -104,7 +104,7 @@ OUT_OF_DISTRIBUTION = frozenset(
 
 SUBSETS: tuple[str, ...] = tuple(name for names in META_TASKS.values() for name in names)
 IMAGE_FOLDERS = ("eval_images", "images", "image-tasks")
-"""Where the pictures are looked for, in this order; else under the root itself."""
+"""Where the images are looked for, in this order; else under the root itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Side:
     instruction: str | None = None
 
     def item(self, images: str | os.PathLike[str]) -> Item:
-        """As an Item, its picture named by a path under ``images``. The instruction is not in it."""
+        """As an Item, its image named by a path under ``images``. The instruction is not in it."""
         return Item(text=self.text, image=None if self.image_path is None else Path(images) / self.image_path)
 
 

@@ -47,7 +47,7 @@ class Query:
     src: str | None = None
 
     def item(self, root: str | os.PathLike[str]) -> Item:
-        """The query as an Item, its picture named by a path under ``root``."""
+        """The query as an Item, its image named by a path under ``root``."""
         return _item(self.text, self.image_path, root)
 
 
@@ -62,7 +62,7 @@ class Candidate:
     src: str | None = None
 
     def item(self, root: str | os.PathLike[str]) -> Item:
-        """The candidate as an Item, its picture named by a path under ``root``."""
+        """The candidate as an Item, its image named by a path under ``root``."""
         return _item(self.text, self.image_path, root)
 
 

@@ -2,7 +2,7 @@
 
 Here: which files are looked at, and how they are compared: every published file is there; every line follows its
 format; ids are unique, in each pool and in the union; local pools agree with the union; positives are in the pools;
-qrels agree with the queries; every task has instructions; every picture is there and can be opened. Files are read
+qrels agree with the queries; every task has instructions; every image is there and can be opened. Files are read
 line by line, and only numbers are kept of them: 16 bytes a candidate, 75 while a file's ids are sorted. The published
 5.6 million therefore take about 410 MB at the most, and half a minute (measured: a million lines, 73 MB, 4.6 s).
 Not here: the records of the outcome (:mod:`puma.data.findings`). Nothing in this module loads torch.
@@ -27,8 +27,8 @@ from puma.data.findings import (
     UNREADABLE_FILE,
     Findings,
     Ids,
+    Images,
     Noted,
-    Pictures,
     TryOnModel,
     code_of,
     id_of,
@@ -48,7 +48,7 @@ from puma.data.records import (
 from puma.errors import DataError, InputError
 
 IMAGES_OPENED = 1000
-"""Pictures that are decoded where nothing else is asked for."""
+"""Images that are decoded where nothing else is asked for."""
 ENOUGH = 0.95
 """A published file with less than this share of the published count is noted as cut short."""
 PROMPTS = 4
@@ -71,7 +71,7 @@ def examine(
     Args:
         root: the folder that holds ``query``, ``cand_pool``, ``qrels`` and ``instructions``.
         splits: some of train, val and test; all if None.
-        images: "all" opens every picture, "none" looks at none, a number opens so many of them; every picture's file is
+        images: "all" opens every image, "none" looks at none, a number opens so many of them; every image's file is
             looked up, but for "none".
         say: called with a line for each file before it is read.
         try_on_model: asked about each image that is opened: raises ImageError where a model refuses it
@@ -96,7 +96,7 @@ def examine(
     for split in splits or SPLITS:
         check.split(split)
     check.instructions()
-    check.pictures.finish()
+    check.images.finish()
     check.findings.notes += strangers(base)
     return check.findings
 
@@ -123,10 +123,10 @@ class _Check:
     ) -> None:
         self.root, self.findings, self.say = root, findings, say
         self.published = is_published(root)
-        self.pictures = Pictures(root, findings, images, try_on_model)
-        if self.published and not self.pictures.off and not (root / IMAGES).is_dir():
+        self.images = Images(root, findings, images, try_on_model)
+        if self.published and not self.images.off and not (root / IMAGES).is_dir():
             self.fault(MISSING_FILE, IMAGES, 0, f"no such folder; unpack {IMAGES}.tar.gz.part-* into the root")
-            self.pictures.off = True
+            self.images.off = True
         self.pools: dict[Path, Ids | None] = {}
         self.kinds: dict[int, set[int]] = {}  # tasks met, by data set's number
 
@@ -181,7 +181,7 @@ class _Check:
                         DISAGREEMENT, name, line, f"{candidate.did} is not the same candidate in the global pool"
                     )
                 if union is None or place < 0 or union.digests[place] != digest:  # else it was looked up there
-                    self.pictures.look(candidate.image_path, name, line)
+                    self.images.look(candidate.image_path, name, line)
         except DataError as error:
             self.unreadable(path, error)
             self.pools[path] = None
@@ -220,7 +220,7 @@ class _Check:
             self.fault(MALFORMED_LINE, name, line, f"{query.qid} is {query.modality!r}, task {task} asks by {wanted!r}")
         if task is not None:
             self.kinds.setdefault(int(query.qid.partition(":")[0]), set()).add(task)
-        self.pictures.look(query.image_path, name, line)
+        self.images.look(query.image_path, name, line)
         codes = [found for did in query.positives if (found := self.code(did, name, line)) is not None]
         asked.left.extend([code] * len(codes))
         asked.right.extend(codes)

@@ -7,8 +7,8 @@ others have made. Not here: the metrics (:mod:`puma.evaluation.metrics`), the fi
 
 The rules: a query takes its task's first instruction unless asked otherwise, a candidate none; scores are cosines of
 the fp32 vectors in double precision, rounded to six decimals (what differs less is rounding noise), and ties count
-against us; a candidate whose picture cannot be read is never found but stays in the pool's count; a query whose picture
-cannot be read is a miss. Where the pool holds the query's own picture, as in some published tasks, it stays.
+against us; a candidate whose image cannot be read is never found but stays in the pool's count; a query whose image
+cannot be read is a miss. Where the pool holds the query's own image, as in some published tasks, it stays.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Here: :func:`evaluate`. Not here: the files' format and the lists of subsets (:m
 
 The rules are MMEB's: every query is ranked against its own candidates, of which the first is right; a group's figure is
 the plain mean over its subsets. Three differ from VLM2Vec's script, on purpose. Ties count against us, where it takes
-the first of the best, which is the right one. Candidates of one row that are alike in text and picture are one
-candidate. And a picture that cannot be read costs its query or candidate, not the run: such a query is a miss, such a
+the first of the best, which is the right one. Candidates of one row that are alike in text and image are one
+candidate. And an image that cannot be read costs its query or candidate, not the run: such a query is a miss, such a
 candidate is never found.
 
 Instructions: MMEB writes them into the query's text, and there they stay, without the image token. Rows of V2's
@@ -60,7 +60,7 @@ def evaluate(
 
     Returns:
         ``subsets``: by name ``hit@1`` in [0, 1], ``chance@1`` (a random ranking's expectation), ``queries``,
-        ``candidates`` (distinct ones over all rows), ``skipped`` and ``skipped_items`` (pictures that cannot be read),
+        ``candidates`` (distinct ones over all rows), ``skipped`` and ``skipped_items`` (images that cannot be read),
         ``group``. ``groups``: by meta-task, and ``in_distribution``, ``out_of_distribution``, ``all``: ``hit@1``, the
         mean over the group's subsets that were run (None if none was), ``subsets``, how many those are, and ``of``, how
         many it has; compare with published means only where the two are equal.
@@ -151,7 +151,7 @@ def _score(
 def _embed(
     encoder: Encoder, sides: Sequence[Side], images: Path, batch_size: int, label: str | None
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Vectors [n, dim], which of them could be read [n], and what could not, by picture. Each side takes its own
+    """Vectors [n, dim], which of them could be read [n], and what could not, by image. Each side takes its own
     instruction."""
     vectors = np.zeros((len(sides), encoder.dim), dtype=np.float32)
     readable = np.ones(len(sides), dtype=bool)

@@ -104,7 +104,7 @@ class Index:
             modalities: n of ``text``, ``image``, ``image,text``.
             payloads: n dicts that JSON can hold (None for an empty one), returned with every hit.
             contents: n digests of what was embedded (the ids if None); see :meth:`get`.
-            thumbnails: n small pictures as bytes, kept by content; None where there is none or it is stored already.
+            thumbnails: n small images as bytes, kept by content; None where there is none or it is stored already.
             sources: n paths (or other names) that the items came from; see :meth:`forget_sources`.
 
         Raises:
@@ -115,11 +115,11 @@ class Index:
         array = checked_vectors(vectors, self.dim)
         payloads = [None] * len(names) if payloads is None else list(payloads)
         contents = names if contents is None else checked_ids(contents, unique=False)
-        pictures = [None] * len(names) if thumbnails is None else list(thumbnails)
+        images = [None] * len(names) if thumbnails is None else list(thumbnails)
         origins = [None] * len(names) if sources is None else list(sources)
         lengths = {"ids": len(names), "vectors": len(array), "modalities": len(modalities)}
         lengths |= {"payloads": len(payloads), "contents": len(contents)}
-        lengths |= {"thumbnails": len(pictures), "sources": len(origins)}
+        lengths |= {"thumbnails": len(images), "sources": len(origins)}
         if isinstance(modalities, str) or len(set(lengths.values())) != 1:
             raise InputError(f"the arguments of add must be equally long sequences, got {lengths}")
         for modality in modalities:
@@ -127,9 +127,9 @@ class Index:
                 raise InputError(f"modalities must be of {', '.join(map(repr, MODALITIES))}, got {modality!r}")
         for name, payload in zip(names, payloads, strict=True):
             encoded_payload(payload, name)
-        for place, picture in enumerate(pictures):
-            if picture is not None and (not isinstance(picture, bytes) or not picture):
-                raise InputError(f"thumbnails[{place}] must be bytes or None, got {picture!r:.80}")
+        for place, image in enumerate(images):
+            if image is not None and (not isinstance(image, bytes) or not image):
+                raise InputError(f"thumbnails[{place}] must be bytes or None, got {image!r:.80}")
         pairs = _checked_pairs(
             (source, name) for source, name in zip(origins, names, strict=True) if source is not None
         )
@@ -144,7 +144,7 @@ class Index:
         if self._engine is None:
             self._engine = self._opened() or self._made(array.shape[1])
             checked_vectors(array, self._engine.dim)  # another process may just have made it
-        small = {content: picture for content, picture in zip(contents, pictures, strict=True) if picture is not None}
+        small = {content: image for content, image in zip(contents, images, strict=True) if image is not None}
         self._engine.put(rows, small, pairs)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -246,7 +246,7 @@ class Index:
         return 0 if engine is None else engine.count(kinds, fits)
 
     def thumbnail(self, name: str) -> bytes | None:
-        """The small picture that was stored for an id; None if there is none."""
+        """The small image that was stored for an id; None if there is none."""
         checked_ids([name])
         engine = self._current()
         return None if engine is None else engine.thumbnail(name)

@@ -1,6 +1,6 @@
-"""What is stored beside the rows of an index: small pictures by content, and which source gave which id.
+"""What is stored beside the rows of an index: small images by content, and which source gave which id.
 
-Here: two small tables and their orphans. Not here: the rows (:mod:`puma.index.lance`), making the pictures
+Here: two small tables and their orphans. Not here: the rows (:mod:`puma.index.lance`), making the images
 (``puma.items.thumbnails``), reading the sources (``puma.search.ingest``). Nothing in this module loads torch.
 
 The caller holds the write lock around everything that writes.
@@ -78,25 +78,25 @@ class _Companion:
 
 
 class Thumbnails(_Companion):
-    """Small pictures by content digest."""
+    """Small images by content digest."""
 
     name = THUMBNAILS
 
-    def put(self, pictures: Mapping[str, bytes]) -> None:
+    def put(self, images: Mapping[str, bytes]) -> None:
         """Insert or replace."""
         import pyarrow as pa
 
-        if not pictures:
+        if not images:
             return
         schema = thumbnail_schema()
         table = self._made(schema)
-        names, data = list(pictures), list(pictures.values())
+        names, data = list(images), list(images.values())
         batch = pa.table({"content": names, "data": data, "checksum": list(map(zlib.crc32, data))}, schema=schema)
         merge = table.merge_insert("content").when_matched_update_all().when_not_matched_insert_all()
         writing(self.folder, lambda: merge.execute(batch))
 
     def get(self, content: str) -> bytes | None:
-        """One picture."""
+        """One image."""
         if self.table is None:
             return None
         query = self.table.search().where(f"content = {quoted(content)}").select(["data"]).limit(1)
@@ -104,7 +104,7 @@ class Thumbnails(_Companion):
         return found[0] if found else None
 
     def present(self, contents: Sequence[str]) -> set[str]:
-        """Which of these contents have a picture."""
+        """Which of these contents have an image."""
         found: set[str] = set()
         if self.table is not None:
             for part in parts_of(sorted(set(contents)), IDS_AT_ONCE):
@@ -113,11 +113,11 @@ class Thumbnails(_Companion):
         return found
 
     def contents(self) -> set[str]:
-        """Every content that has a picture."""
+        """Every content that has an image."""
         return {content for part in self.columns(["content"]) for (content,) in part}
 
     def drop(self, contents: Iterable[str]) -> int:
-        """Remove pictures; how many there were."""
+        """Remove images; how many there were."""
         return self._drop("content", contents)
 
 

@@ -36,7 +36,7 @@ class Hit:
         score: cosine similarity, [-1, 1], rounded to six decimals.
         modality: ``text``, ``image`` or ``image,text``.
         payload: what was stored beside the vector.
-        thumbnail: whether the index holds a small picture of it (``Index.thumbnail``).
+        thumbnail: whether the index holds a small image of it (``Index.thumbnail``).
     """
 
     id: str
@@ -56,7 +56,7 @@ class Row:
         modality: ``text``, ``image`` or ``image,text``.
         payload: what was stored beside the vector.
         content: a digest of what was embedded: the same content need not be embedded again.
-        thumbnail: whether the index holds a small picture of it (``Index.thumbnail``).
+        thumbnail: whether the index holds a small image of it (``Index.thumbnail``).
     """
 
     id: str
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Rows stored (of these modalities, that fit)."""
 
     def thumbnail(self, name: str) -> bytes | None:
-        """The small picture of an id; None if there is none."""
+        """The small image of an id; None if there is none."""
 
     def note_sources(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Remember which source gave which id."""

@@ -1,10 +1,10 @@
 """The embedded engine: LanceDB tables in a folder, safe against kills and shared by several processes.
 
-Here: storing and deleting rows with their pictures and sources, and when upkeep runs. Not here: finding rows
+Here: storing and deleting rows with their images and sources, and when upkeep runs. Not here: finding rows
 (:mod:`puma.index.reader`), checks of arguments (:mod:`puma.index.interface`), the tables themselves
 (:mod:`puma.index.tables`), building search indexes (:mod:`puma.index.maintenance`). Nothing in this module loads torch.
 
-What keeps several processes apart: writers take the write lock one after the other, so that a row, its picture and its
+What keeps several processes apart: writers take the write lock one after the other, so that a row, its image and its
 sources are never torn by another's deletion; upkeep takes its own lock and lets writers go on; readers take none.
 """
 
@@ -54,7 +54,7 @@ class LanceEngine(Reader):
         self._thumbnails, self._sources = Thumbnails(folder), Sources(folder)
         self._rest_until = 0.0
 
-    # Writing: under the write lock, so that a row, its picture and its sources are never torn by another's deletion.
+    # Writing: under the write lock, so that a row, its image and its sources are never torn by another's deletion.
 
     def put(
         self, rows: Sequence[Row], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
@@ -64,8 +64,8 @@ class LanceEngine(Reader):
         with locked(self.folder, "write"):
             self._upgraded()
             self._thumbnails.put(thumbnails or {})
-            pictured = self._thumbnails.present([row.content for row in rows])
-            rows = [_with_thumbnail(row, row.content in pictured) for row in rows]
+            with_image = self._thumbnails.present([row.content for row in rows])
+            rows = [_with_thumbnail(row, row.content in with_image) for row in rows]
             batch = item_batch(rows, self.dim, self.fingerprint)
             # Insert-or-replace by id: a retry after a kill must not leave a row twice.
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -104,7 +104,7 @@ class LanceEngine(Reader):
         contents = {row.content for row in self.get(ids, vectors=False).values()}
         for part in parts_of(ids, 500):
             writing(self.folder, partial(self._table.delete, one_of("id", part)))
-        # What was deleted is not to be seen. A kill in between leaves a picture nobody asks for; compact drops it.
+        # What was deleted is not to be seen. A kill in between leaves an image nobody asks for; compact drops it.
         self._thumbnails.drop(contents - self._held(contents))
         return before - self.count()
 

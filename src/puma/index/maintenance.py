@@ -1,6 +1,6 @@
 """Keeping an index fast and small without being asked: search indexes built and refreshed, small files joined.
 
-Here: when that is due (:func:`due`), doing it (:func:`maintain`), and everything at once (:func:`compact`). Not here:
+Here: when that is due (:func:`due`), doing it (:func:`maintain`), and everything at once (``compact``). Not here:
 reading and writing rows (:mod:`puma.index.lance`). Nothing in this module loads torch.
 
 One process at a time does this, under the upkeep lock; writers go on meanwhile, and where they touch the same files the
@@ -147,7 +147,7 @@ def drop_indexes(folder: Path, table: Any) -> None:
 
 
 def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources) -> dict[str, int]:
-    """Drop pictures and sources that belong to no row; how many. The caller holds the write lock."""
+    """Drop images and sources that belong to no row; how many. The caller holds the write lock."""
     ids: set[str] = set()
     contents: set[str] = set()
     for batch in table.search().select(["id", "content"]).to_batches(8192):

@@ -141,11 +141,11 @@ class Reader:
     def _rows(self, found: Any, vectors: bool) -> list[Row]:
         names = ["id", "modality", "payload", "content"]
         lists = [found[name].to_pylist() for name in names]
-        pictured = found["thumbnail"].to_pylist() if "thumbnail" in found.schema.names else [False] * len(lists[0])
-        rows = matrix(found["vector"], self.dim) if vectors else np.zeros((len(pictured), 0), dtype=np.float32)
+        with_image = found["thumbnail"].to_pylist() if "thumbnail" in found.schema.names else [False] * len(lists[0])
+        rows = matrix(found["vector"], self.dim) if vectors else np.zeros((len(with_image), 0), dtype=np.float32)
         return [
             Row(name, vector, modality, json.loads(payload), content, thumbnail)
-            for name, modality, payload, content, vector, thumbnail in zip(*lists, rows, pictured, strict=True)
+            for name, modality, payload, content, vector, thumbnail in zip(*lists, rows, with_image, strict=True)
         ]
 
     def _search(self, vectors: np.ndarray, k: int, condition: str | None, exact: bool) -> list[list[Hit]]:

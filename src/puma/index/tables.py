@@ -60,7 +60,7 @@ def item_schema(dim: int, fingerprint: str | None) -> Any:
 
 
 def thumbnail_schema() -> Any:
-    """Pictures by digest of the content that they show."""
+    """Images by digest of the content that they show."""
     import pyarrow as pa
 
     names = {"content": pa.string(), "data": pa.binary(), "checksum": pa.int64()}

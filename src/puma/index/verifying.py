@@ -51,14 +51,14 @@ def faults(folder: Path, dim: int) -> list[str]:
     thumbnails, sources = Thumbnails(folder, fresh=True), Sources(folder, fresh=True)
     findings = _Findings()
     broken: list[str] = []
-    # Pictures and sources without a row are no fault: a kill may leave them, nobody sees them, compact drops them.
-    pictured: set[str] = set()
+    # Images and sources without a row are no fault: a kill may leave them, nobody sees them, compact drops them.
+    with_image: set[str] = set()
     try:
         sources.ids()
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         broken.append(_unreadable(SOURCES, error))
     try:
-        pictured = _pictures(thumbnails, findings)
+        with_image = _images(thumbnails, findings)
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         broken.append(_unreadable(THUMBNAILS, error))
     try:
@@ -66,7 +66,7 @@ def faults(folder: Path, dim: int) -> list[str]:
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         return [_unreadable(ITEMS, error), *broken, *findings.lines()]
     if not any(THUMBNAILS in line for line in broken):
-        missing = {content for _, content in wanted} - pictured
+        missing = {content for _, content in wanted} - with_image
         missing -= thumbnails.present(sorted(missing))  # those of rows that were added meanwhile
         findings.add("rows whose thumbnail is lost", [name for name, content in wanted if content in missing])
     return [*broken, *findings.lines(), *_index_faults(folder, table, probes)]
@@ -76,7 +76,7 @@ def _unreadable(name: str, error: Exception) -> str:
     return f"the table of {name} cannot be read: {' '.join(str(error).split())[:300]}"
 
 
-def _pictures(thumbnails: Thumbnails, findings: _Findings) -> set[str]:
+def _images(thumbnails: Thumbnails, findings: _Findings) -> set[str]:
     found: set[str] = set()
     for part in thumbnails.columns(["content", "data", "checksum"], batch=256):
         found.update(content for content, _, _ in part)

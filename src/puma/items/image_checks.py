@@ -1,4 +1,4 @@
-"""What a picture's bytes would cost a decoder, told before one sees them.
+"""What an image's bytes would cost a decoder, told before one sees them.
 
 Here: counts of what can be repeated in a file at almost no cost to its writer (JPEG scans and segments, PNG chunks, GIF
 blocks, TIFF strips, comments in a plain PPM), so that neither time nor memory grows out of proportion to the pixels.
@@ -18,7 +18,7 @@ MAX_JUNK = 2**20
 MAX_SCANS = 500
 """Scans of one JPEG; progressive ones have about ten."""
 MAX_SCANNED_PIXELS = 2_000_000_000
-"""Scans times pixels of one JPEG: every scan goes over the whole picture, however few bytes it has."""
+"""Scans times pixels of one JPEG: every scan goes over the whole image, however few bytes it has."""
 MAX_COMMENTS = 1000
 """Comments in a plain PPM: each costs a copy of what was read."""
 MAX_HEADER = 2**16
@@ -39,7 +39,7 @@ def why_costly(data: bytes, max_pixels: int) -> str | None:
     """Why these bytes should not reach a decoder, or None.
 
     Args:
-        data: a whole picture file of any format.
+        data: a whole image file of any format.
         max_pixels: the most pixels of one tile of a TIFF.
     """
     if data.startswith(b"\xff\xd8"):

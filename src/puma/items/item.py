@@ -1,4 +1,4 @@
-"""Items, the one currency from a file to a vector, and the safe opening of their pictures.
+"""Items, the one currency from a file to a vector, and the safe opening of their images.
 
 Here: what an item may hold, its modality, and decoding with limits (bytes, pixels, formats, animation, EXIF rotation,
 transparency). Not here: anything of models or prompts. Nothing in this module loads torch.
@@ -26,13 +26,13 @@ MODALITIES = (TEXT, IMAGE, IMAGE_TEXT)
 """The three modalities as M-BEIR spells them; the position in this tuple is the modality's integer code."""
 
 MAX_PIXELS = 80_000_000
-"""Largest picture that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
+"""Largest image that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
 MAX_BYTES = 100 * 2**20
-"""Largest picture file that is read, in bytes."""
+"""Largest image file that is read, in bytes."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""The only decoders tried. SVG is not among them: it is a program, not a picture."""
+"""The only decoders tried. SVG is not among them: it is a program, not an image."""
 MAX_SLOW_SAMPLES = 8_000_000
-"""Largest picture, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
+"""Largest image, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
 PPM): it takes a third of a microsecond each."""
 VALUES_AT_ONCE = 2**20
 
@@ -45,7 +45,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientation: the turn that puts the picture upright."""
+"""EXIF's orientation: the turn that puts the image upright."""
 
 ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, np.ndarray]
 LeastSide = Union[int, Callable[[tuple[int, int]], "int | None"], None]
@@ -55,7 +55,7 @@ None for the full size."""
 
 @dataclass(frozen=True)
 class Item:
-    """A text, a picture, or both.
+    """A text, an image, or both.
 
     Args:
         text: the text, or None. White space alone counts as no text.
@@ -131,14 +131,14 @@ def open_image(
     max_bytes: int = MAX_BYTES,
     least_side: LeastSide = None,
 ) -> Image.Image:
-    """Decode a picture to RGB, upright, on white where it was transparent; of an animation, the first frame.
+    """Decode an image to RGB, upright, on white where it was transparent; of an animation, the first frame.
 
-    Nothing but a picture or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
-    bytes a pixel of the picture's claimed size, which is at most ``max_pixels``, and a few times the file's size.
+    Nothing but an image or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
+    bytes a pixel of the image's claimed size, which is at most ``max_pixels``, and a few times the file's size.
 
     Args:
         source: as :class:`Item`'s ``image``. A PIL image is copied, never returned itself.
-        max_pixels: pictures of more pixels are refused before they are decoded.
+        max_pixels: images of more pixels are refused before they are decoded.
         max_bytes: files of more bytes are refused before they are read.
         least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
             as both its sides keep this many pixels. None for the full size. Or what gives one of these for the file's
@@ -151,12 +151,12 @@ def open_image(
     name = _name(source)
     try:
         with _QUIET:
-            picture = _opened(source, name, max_pixels, max_bytes)
-            if least_side is not None and picture.format in ("JPEG", "MPO") and picture is not source:
-                side = least_side(picture.size) if callable(least_side) else least_side
+            image = _opened(source, name, max_pixels, max_bytes)
+            if least_side is not None and image.format in ("JPEG", "MPO") and image is not source:
+                side = least_side(image.size) if callable(least_side) else least_side
                 if side is not None:
-                    picture.draft("RGB", (side, side))
-            return _flattened(_upright(picture), picture is source)
+                    image.draft("RGB", (side, side))
+            return _flattened(_upright(image), image is source)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -174,7 +174,7 @@ def open_image(
 
 
 class _Quiet:
-    """While any thread opens a picture, Pillow's warnings about odd ones go nowhere.
+    """While any thread opens an image, Pillow's warnings about odd ones go nowhere.
 
     Counted, because ``warnings.catch_warnings`` alone is not made for threads: the first to leave would give the others
     their warnings back, and the last could leave the filter behind for good.
@@ -209,9 +209,9 @@ def _name(source: ImageSource) -> str:
 
 
 def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> Image.Image:
-    """The picture with its header read, its size and cost checked, nothing decoded."""
+    """The image with its header read, its size and cost checked, nothing decoded."""
     if isinstance(source, Image.Image):
-        picture = source
+        image = source
     elif isinstance(source, np.ndarray):
         if (
             source.dtype != np.uint8
@@ -230,19 +230,19 @@ def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> 
         if reason:
             raise ImageError(f"{name}: {reason}; no ordinary picture has that, save it anew")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        reason = why_too_many_scans(data, picture.width * picture.height) if data.startswith(b"\xff\xd8") else None
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None
         if reason:
             raise ImageError(f"{name}: {reason}; save it anew")
-    _check_size(*picture.size, name, max_pixels)
-    tiles = getattr(picture, "tile", ())
-    samples = picture.width * picture.height * len(picture.getbands())
+    _check_size(*image.size, name, max_pixels)
+    tiles = getattr(image, "tile", ())
+    samples = image.width * image.height * len(image.getbands())
     if samples > MAX_SLOW_SAMPLES and any(tile[0] in Image.DECODERS for tile in tiles):
         raise ImageError(
-            f"{name}: {samples:,} samples of a kind of {picture.format} that is slow to decode, over the limit of "
+            f"{name}: {samples:,} samples of a kind of {image.format} that is slow to decode, over the limit of "
             f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
         )
-    return picture
+    return image
 
 
 def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
@@ -267,31 +267,31 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name}: the picture has no pixels")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
     try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged notes on a sound picture
-        return picture
-    return picture if turn is None else picture.transpose(turn)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged notes on a sound image
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
-def _flattened(picture: Image.Image, borrowed: bool) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture.copy() if borrowed else picture
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        paper = Image.new("RGB", picture.size, (255, 255, 255))
-        paper.paste(picture, mask=picture.getchannel("A"))
+def _flattened(image: Image.Image, borrowed: bool) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy() if borrowed else image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        paper = Image.new("RGB", image.size, (255, 255, 255))
+        paper.paste(image, mask=image.getchannel("A"))
         return paper
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Grey of more than eight bits, uint8 [height, width]: from 0 to 1 (fractions), 255 or 65535, whichever holds the
-    largest value. What is no number is black. In pieces: a copy in floating point would be larger than the picture."""
+    largest value. What is no number is black. In pieces: a copy in floating point would be larger than the image."""
     flat = values.reshape(-1)
     pieces = [slice(start, start + VALUES_AT_ONCE) for start in range(0, len(flat), VALUES_AT_ONCE)]
     largest = max(float(np.max(flat[piece], initial=0, where=np.isfinite(flat[piece]))) for piece in pieces)

@@ -1,9 +1,9 @@
-"""Small copies of pictures, for showing: made when an item is indexed, kept in the index, served by id.
+"""Small copies of images, for showing: made when an item is indexed, kept in the index, served by id.
 
-Here: :func:`make_thumbnail`. Not here: opening pictures safely (:mod:`puma.items`), keeping thumbnails
+Here: :func:`make_thumbnail`. Not here: opening images safely (:mod:`puma.items`), keeping thumbnails
 (:mod:`puma.index`). Nothing in this module loads torch.
 
-A picture's own file may be gone, large, or of a kind no browser shows; its thumbnail is none of these. It carries no
+An image's own file may be gone, large, or of a kind no browser shows; its thumbnail is none of these. It carries no
 metadata of the original: no place, no camera, no name.
 """
 
@@ -21,18 +21,18 @@ MEDIA_TYPE = "image/jpeg"
 SIDE = 384
 """Pixels of the longer side."""
 QUALITY = 85
-"""JPEG's; at 384 pixels about 11 kB a picture and a quarter of a millisecond, a fifth of what WebP takes."""
+"""JPEG's; at 384 pixels about 11 kB an image and a quarter of a millisecond, a fifth of what WebP takes."""
 
 
 def make_thumbnail(image_source: ImageSource, side: int = SIDE) -> bytes:
-    """A picture scaled down to fit a square, upright, on white, as a JPEG file's bytes. Smaller ones keep their size.
+    """An image scaled down to fit a square, upright, on white, as a JPEG file's bytes. Smaller ones keep their size.
 
     Args:
         image_source: what :func:`puma.items.open_image` takes, within its limits.
         side: pixels of the square, 1 to 65,535.
 
     Raises:
-        ImageError: the picture cannot be opened.
+        ImageError: the image cannot be opened.
         InputError: ``side`` is out of its range.
 
     Examples:
@@ -42,13 +42,13 @@ def make_thumbnail(image_source: ImageSource, side: int = SIDE) -> bytes:
     """
     if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 65_535:
         raise InputError(f"side must be a whole number of pixels, 1 to 65,535, got {side!r}")
-    picture = open_image(image_source, least_side=side)
-    if max(picture.size) > side:
-        scale = side / max(picture.size)
-        width, height = (max(1, round(pixels * scale)) for pixels in picture.size)
-        # reducing_gap: whole blocks of pixels are averaged first, which is several times faster on large pictures
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = open_image(image_source, least_side=side)
+    if max(image.size) > side:
+        scale = side / max(image.size)
+        width, height = (max(1, round(pixels * scale)) for pixels in image.size)
+        # reducing_gap: whole blocks of pixels are averaged first, which is several times faster on large images
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     stream = io.BytesIO()
-    # A fresh picture of the same pixels: what the original's file said beside them is not written.
-    Image.frombytes("RGB", picture.size, picture.tobytes()).save(stream, "JPEG", quality=QUALITY)
+    # A fresh image of the same pixels: what the original's file said beside them is not written.
+    Image.frombytes("RGB", image.size, image.tobytes()).save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

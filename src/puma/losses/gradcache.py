@@ -19,52 +19,52 @@ Part = dict[str, Any]
 """The model's input tensors for some items, with ``puma_rows`` [n] and ``puma_pictured`` [n] (see data.collating)."""
 
 PATCHES = "image_grid_thw"
-"""Where it is there (Qwen-VL), a picture's patches lie one after the other in ``pixel_values``."""
+"""Where it is there (Qwen-VL), an image's patches lie one after the other in ``pixel_values``."""
 
 
 def split_part(part: Part, size: int) -> list[Part]:
     """Cut a batch of features into parts of at most ``size`` items.
 
-    Tensors with a row an item are cut by items; those with a row a *picture* by the pictures of these items; those with
-    a row a patch by the patches of these pictures. Counting a picture's rows as items would hand items the pictures of
+    Tensors with a row an item are cut by items; those with a row a *image* by the images of these items; those with
+    a row a patch by the patches of these images. Counting an image's rows as items would hand items the images of
     others.
 
     Args:
-        part: input tensors; ``puma_pictured`` bool [n] tells which items have a picture (one each).
+        part: input tensors; ``puma_pictured`` bool [n] tells which items have an image (one each).
         size: >= 1.
 
     Raises:
-        InputError: the size, or a tensor that has a row neither an item, nor a picture, nor a patch.
+        InputError: the size, or a tensor that has a row neither an item, nor an image, nor a patch.
     """
     if size < 1:
         raise InputError(f"grad_cache={size}: give the number of items to run at once, at least 1")
     n = len(part["puma_rows"])
     if n <= size:
         return [part]
-    if "puma_pictured" not in part:
-        raise InputError("a batch to be cut for grad_cache needs puma_pictured, as puma.training.collating makes it")
-    pictures = [0, *part["puma_pictured"].long().cumsum(0).tolist()]
+    if "puma_with_image" not in part:
+        raise InputError("a batch to be cut for grad_cache needs puma_with_image, as puma.training.collating makes it")
+    images = [0, *part["puma_with_image"].long().cumsum(0).tolist()]
     grid = part.get(PATCHES)
     patches = [0, *grid.prod(1).cumsum(0).tolist()] if grid is not None else []
     cut: list[Part] = []
     for start in range(0, n, size):
         stop = min(start + size, n)
-        first, last = pictures[start], pictures[stop]
+        first, last = images[start], images[stop]
         piece: Part = {}
         for key, value in part.items():
             if not isinstance(value, torch.Tensor):
                 piece[key] = value
             elif first == last and key.startswith(("pixel", "image")):
-                continue  # no picture among these: the model is given none, as for a batch of texts
+                continue  # no image among these: the model is given none, as for a batch of texts
             elif grid is not None and key == "pixel_values":
                 piece[key] = value[patches[first] : patches[last]]
             elif value.shape[0] == n:
                 piece[key] = value[start:stop]
-            elif value.shape[0] == pictures[-1]:
+            elif value.shape[0] == images[-1]:
                 piece[key] = value[first:last]
             else:
                 raise InputError(
-                    f"{key} {list(value.shape)}: has a row neither for each of {n} items nor {pictures[-1]} pictures; "
+                    f"{key} {list(value.shape)}: has a row neither for each of {n} items nor {images[-1]} pictures; "
                     "grad_cache cannot cut it, set it to 0"
                 )
         cut.append(piece)

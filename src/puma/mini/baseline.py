@@ -30,7 +30,7 @@ from puma.mini.base.projector import (
     token_ids,
     unit,
 )
-from puma.mini.base.vision import VisionTower, picture_features
+from puma.mini.base.vision import VisionTower, image_features
 
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"plain": lambda x: x, "root": np.sqrt}
 """What may be done to a pooled feature first (they are not negative: the towers end in relu6)."""
@@ -39,7 +39,7 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"plain": lambda x: 
 class RidgeBaseline:
     """An encoder of token embeddings and one linear map; make it with :meth:`fit`.
 
-    A text is the idf-weighted mean of its token embeddings, less the mean caption; a picture is its pooled vision
+    A text is the idf-weighted mean of its token embeddings, less the mean caption; an image is its pooled vision
     feature mapped there by ridge regression; both together are the sum of the two unit vectors. Instructions are
     ignored.
     """
@@ -75,11 +75,11 @@ class RidgeBaseline:
     ) -> RidgeBaseline:
         """Fit on training pairs; the ridge strength, whether targets are made unit vectors first and the features'
         transform are those with the best mean reciprocal rank on a tenth of the pairs, held out of the fit
-        with every pair that shares a caption or picture with them.
+        with every pair that shares a caption or image with them.
 
         Args:
             folder: the base whose tower, tokenizer and token embeddings are used.
-            paths: n training pictures; unreadable ones are left out.
+            paths: n training images; unreadable ones are left out.
             captions: their n captions.
             home: cache folder for the features.
             seed: draws the held-out pairs.
@@ -92,7 +92,7 @@ class RidgeBaseline:
             raise InputError(f"paths and captions must be as many, got {len(paths)} and {len(captions)}")
         tower, tokenizer = VisionTower(folder, precision=precision), AutoTokenizer.from_pretrained(folder)
         embeddings = token_embeddings(folder)
-        features = picture_features(tower, paths, home)
+        features = image_features(tower, paths, home)
         readable = np.flatnonzero(features.index >= 0)
         pooled, texts = features.pooled()[readable], [captions[i] for i in readable.tolist()]
         ids = token_ids(tokenizer, texts)
@@ -148,14 +148,14 @@ class RidgeBaseline:
         return f"ridge-{digest.hexdigest()[:16]}"
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
-        """Unit vectors, float32 [n, dim]. The features of picture files are taken from the cache, and added to it.
+        """Unit vectors, float32 [n, dim]. The features of image files are taken from the cache, and added to it.
 
         Args:
             items: n items.
             instruction: ignored; a bag of words would only be diluted by it.
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
         """
         items = [as_item(item) for item in items]
         total = np.zeros((len(items), self.dim), np.float32)
@@ -163,10 +163,10 @@ class RidgeBaseline:
         if worded:
             ids = token_ids(self.tokenizer, [items[i].text or "" for i in worded])
             total[worded] += unit(caption_vectors(ids, self.embeddings, self.idf) - self.mean)
-        pictured = [i for i, item in enumerate(items) if item.image is not None]
-        if pictured:
-            pooled = TRANSFORMS[self.transform](self._pooled([items[i] for i in pictured]))
-            total[pictured] += unit(self.affine(pooled))
+        with_image = [i for i, item in enumerate(items) if item.image is not None]
+        if with_image:
+            pooled = TRANSFORMS[self.transform](self._pooled([items[i] for i in with_image]))
+            total[with_image] += unit(self.affine(pooled))
         return unit(total)
 
     def _pooled(self, items: Sequence[Item]) -> np.ndarray:
@@ -174,7 +174,7 @@ class RidgeBaseline:
         files = [i for i, item in enumerate(items) if isinstance(item.image, (str, os.PathLike))]
         if files:
             names = [os.fspath(items[i].image) for i in files]  # type: ignore[arg-type]
-            features = picture_features(self.tower, names, self.home)
+            features = image_features(self.tower, names, self.home)
             if features.unreadable:
                 path, reason = features.unreadable[0]
                 raise ImageError(f"{path}: {reason} ({len(features.unreadable)} unreadable in all)")
@@ -182,12 +182,12 @@ class RidgeBaseline:
         others = sorted(set(range(len(items))) - set(files))
         for start in range(0, len(others), 32):
             batch = others[start : start + 32]
-            pictures = [picture for i in batch if (picture := items[i].open_image()) is not None]
-            # through float16, as the cache keeps them: a picture gets one vector, whether it comes as a file or not
-            pooled[batch] = self.tower(pictures).astype(np.float16).astype(np.float32).mean((2, 3))
+            images = [image for i in batch if (image := items[i].open_image()) is not None]
+            # through float16, as the cache keeps them: an image gets one vector, whether it comes as a file or not
+            pooled[batch] = self.tower(images).astype(np.float16).astype(np.float32).mean((2, 3))
         return pooled
 
 
 def _centred(affine: AffineMap, ridge: Ridge) -> AffineMap:
-    """The map without the targets' own mean, so that the mean picture goes to the origin as the mean caption does."""
+    """The map without the targets' own mean, so that the mean image goes to the origin as the mean caption does."""
     return AffineMap(affine.matrix, (affine.bias - ridge.target_mean).astype(np.float32))

@@ -33,7 +33,7 @@ def default_model(
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """The model folder of ``puma-mini``, made on first use and kept in the cache: the plain mini base (fetched by the
-    machine's own clients, no pictures needed) with the adapter's differences added.
+    machine's own clients, no images needed) with the adapter's differences added.
 
     It lies at ``home/models/puma-mini-<digest>`` and appears there by one rename when it is whole. Several processes
     may ask at once. Making it takes about a minute, 2 GB of memory and 0.5 GB of disk; afterwards it is only named.
@@ -89,5 +89,5 @@ def _make(folder: Path, adapter: Path, home: str | os.PathLike[str] | None) -> N
         wanted = BaseSettings(**{**known, "strides": tuple(known["strides"])})
     except (TypeError, KeyError, InputError) as error:
         raise ModelError(f"adapter {adapter}: its base cannot be made by this PUMA ({error}); update PUMA") from None
-    base = assemble(home=None if home is None else Path(home), settings=wanted)  # no pictures: the plain base
+    base = assemble(home=None if home is None else Path(home), settings=wanted)  # no images: the plain base
     read_adapter(adapter, base, device="cpu").save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""``puma quickstart``: the whole road on real pictures, on a laptop, in minutes.
+"""``puma quickstart``: the whole road on real images, on a laptop, in minutes.
 
 Here: the order of the steps, what is kept between runs, and what is told at the end. Not here: the steps themselves,
 the recipe (:mod:`puma.mini.recipe`), the report's sheets (:mod:`puma.mini.showcase`).
 
-A killed run goes on where it was: the pictures, the base and the vision features are in the cache folder, and what this
+A killed run goes on where it was: the images, the base and the vision features are in the cache folder, and what this
 run has trained and measured is in ``<out>/work`` until everything is written.
 """
 
@@ -29,10 +29,10 @@ from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import means
 from puma.evaluation.report.page import Curve, write_report
 from puma.items.item import Item
-from puma.mini import openpics as pictures
+from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
 from puma.mini.base.projector import training_pairs
-from puma.mini.base.vision import PictureFeatures, VisionTower, picture_features, tower_precision
+from puma.mini.base.vision import ImageFeatures, VisionTower, image_features, tower_precision
 from puma.mini.baseline import RidgeBaseline
 from puma.mini.fetch.packages import cache_home
 from puma.mini.recipe import Recipe
@@ -49,17 +49,17 @@ from puma.training.teacher.store import CaptionTargets, caption_targets
 Say = Callable[[str], None]
 
 
-class KnownPictures:
-    """Stored vision features by a picture's path: the retriever's ``vision``."""
+class KnownImages:
+    """Stored vision features by an image's path: the retriever's ``vision``."""
 
-    def __init__(self, paths: Sequence[Path], features: PictureFeatures) -> None:
+    def __init__(self, paths: Sequence[Path], features: ImageFeatures) -> None:
         self._rows, self._row = features.rows, {}
         for path, row in zip(paths, features.index, strict=True):
             if row >= 0:
                 self._row[os.fspath(path)] = int(row)
 
     def lookup(self, item: Item) -> np.ndarray | None:
-        """The tower's output [channels, height, width], or None for a picture that is not among them."""
+        """The tower's output [channels, height, width], or None for an image that is not among them."""
         row = self._row.get(os.fspath(item.image)) if isinstance(item.image, (str, os.PathLike)) else None
         return None if row is None else np.asarray(self._rows[row])
 
@@ -127,10 +127,10 @@ def quickstart(
     cache = None if home is None else Path(home)
     plan = (recipe or Recipe()).for_this_machine()
     run = Run(folder, say)
-    root = root or run.step("pictures", lambda: pictures.build(cache))
-    base = base or run.step("base model", lambda: assemble(cache, settings=plan.base, pictures=root))
+    root = root or run.step("pictures", lambda: images.build(cache))
+    base = base or run.step("base model", lambda: assemble(cache, settings=plan.base, images=root))
     _refuse_another(run.work, plan, root, base)
-    vision = run.step("vision features", lambda: known_pictures(base, root, cache))
+    vision = run.step("vision features", lambda: known_images(base, root, cache))
     systems: dict[str, Any] = {"chance": chance(root)}
     systems["ridge_baseline"] = run.kept("evaluate ridge baseline", lambda: _ridge(base, root, cache))
     retriever = run.step("prune", lambda: student(base, plan, vision))
@@ -163,20 +163,20 @@ def quickstart(
     return results
 
 
-def known_pictures(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownPictures:
-    """The vision features of every picture of a benchmark, from the cache where it has them."""
+def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownImages:
+    """The vision features of every image of a benchmark, from the cache where it has them."""
     paths = sorted(path for path in (root / "mbeir_images").rglob("*") if path.is_file())
     tower = VisionTower(base, precision=tower_precision())
-    return KnownPictures(paths, picture_features(tower, paths, home, show_progress=show_progress))
+    return KnownImages(paths, image_features(tower, paths, home, show_progress=show_progress))
 
 
-def student(base: Path, plan: Recipe, vision: KnownPictures) -> Retriever:
+def student(base: Path, plan: Recipe, vision: KnownImages) -> Retriever:
     """The pruned, untrained retriever, reading stored vision features."""
     retriever = Retriever.from_base(base, layers=plan.layers, prompt=plan.prompt, dtype=torch.float32)
     return _fast(retriever, vision)
 
 
-def _fast(retriever: Retriever, vision: KnownPictures | None) -> Retriever:
+def _fast(retriever: Retriever, vision: KnownImages | None) -> Retriever:
     retriever.vision = vision
     retriever.autocast = torch.bfloat16 if has_fast_bf16() else None
     # At twenty tokens a text, on a CPU, the plain form of attention trains a fifth faster than the fused one.
@@ -195,7 +195,7 @@ def _trained(
     plan: Recipe,
     base: Path,
     root: Path,
-    vision: KnownPictures,
+    vision: KnownImages,
     home: Path | None,
 ) -> dict[str, list[dict[str, float]]]:
     """Both stages, or the weights that a killed run had finished."""
@@ -224,14 +224,14 @@ def _stage(
     pairs: Sequence[Pair],
     config: TrainConfig,
     out: Path,
-    vision: KnownPictures,
+    vision: KnownImages,
     targets: CaptionTargets,
 ) -> list[dict[str, float]]:
     return train(retriever, pairs, config, out, vision=vision, teacher=targets).log
 
 
 def distillation_targets(base: Path, plan: Recipe, pairs: Sequence[Pair], home: Path | None) -> CaptionTargets:
-    """The unpruned base's states of every text that stage 1 will meet, and of the captions of its pictures."""
+    """The unpruned base's states of every text that stage 1 will meet, and of the captions of its images."""
     captions: dict[str, str] = {}
     for pair in pairs:
         if pair.task == 3 and pair.query.image is not None and pair.candidate.text:
@@ -249,7 +249,7 @@ def distillation_targets(base: Path, plan: Recipe, pairs: Sequence[Pair], home: 
 
 
 def _indexed(retriever: Retriever, root: Path, index: Path) -> Searcher:
-    """Every picture of the benchmark, all splits, and the test split's texts: what there is to search."""
+    """Every image of the benchmark, all splits, and the test split's texts: what there is to search."""
     if index.exists():
         shutil.rmtree(index)  # of an earlier model
     searcher = Searcher(retriever, index)

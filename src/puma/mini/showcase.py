@@ -40,18 +40,18 @@ class ShowQuery:
 
     Args:
         text: its words.
-        picture: words in the name of a test picture to ask with, or None.
+        image: words in the name of a test image to ask with, or None.
         wanted: the modality searched for, or None for any.
     """
 
     text: str | None = None
-    picture: str | None = None
+    image: str | None = None
     wanted: str | None = None
 
     @property
     def label(self) -> str:
         """As it is told on the terminal."""
-        parts = [f"picture of {self.picture}" if self.picture else "", f'"{self.text}"' if self.text else ""]
+        parts = [f"picture of {self.image}" if self.image else "", f'"{self.text}"' if self.text else ""]
         return " + ".join(part for part in parts if part) + (f"  [{self.wanted}]" if self.wanted else "")
 
 
@@ -64,22 +64,22 @@ QUERIES = (
     ShowQuery("time, sand, wait", wanted=TEXT),
     ShowQuery("sweet food for a birthday", wanted=TEXT),
     ShowQuery("a sad face"),
-    ShowQuery(picture="clipboard", wanted=TEXT),
-    ShowQuery(picture="hourglass", wanted=IMAGE),
-    ShowQuery(picture="fireworks", wanted=TEXT),
-    ShowQuery("but blue", picture="square", wanted=IMAGE),
-    ShowQuery("which office item is this?", picture="clipboard", wanted=TEXT),
+    ShowQuery(image="clipboard", wanted=TEXT),
+    ShowQuery(image="hourglass", wanted=IMAGE),
+    ShowQuery(image="fireworks", wanted=TEXT),
+    ShowQuery("but blue", image="square", wanted=IMAGE),
+    ShowQuery("which office item is this?", image="clipboard", wanted=TEXT),
 )
 
 
 def answered_queries(searcher: Searcher, root: Path, k: int = 5) -> list[Asked]:
-    """Ask the show's queries; a picture is the first of the test pool with the words in its name (the first of all, if
+    """Ask the show's queries; an image is the first of the test pool with the words in its name (the first of all, if
     none has)."""
     benchmark = Benchmark(root)
-    captions = _pictures_by_caption(benchmark)
+    captions = _images_by_caption(benchmark)
     asked = []
     for query in QUERIES:
-        image = _picture(captions, query.picture) if query.picture else None
+        image = _image(captions, query.image) if query.image else None
         item = Item(text=query.text, image=image)
         hits = [hit for hit in searcher.search(item, k + 1, query.wanted) if hit.payload.get("image") != str(image)]
         asked.append(Asked(query=item, results=[_result(hit) for hit in hits[:k]], judged=False))
@@ -130,8 +130,8 @@ def _spread(values: Sequence[str], count: int) -> list[str]:
     return [values[i] for i in np.linspace(0, len(values) - 1, count).astype(int)]
 
 
-def _pictures_by_caption(benchmark: Benchmark) -> list[tuple[str, Path]]:
-    """Captions of the test pictures, from task 3 (image to text): query pictures and the text that is right."""
+def _images_by_caption(benchmark: Benchmark) -> list[tuple[str, Path]]:
+    """Captions of the test images, from task 3 (image to text): query images and the text that is right."""
     if 3 not in benchmark.tasks("test"):
         return [("", benchmark.root / c.image_path) for c in benchmark.global_pool("test") if c.image_path]
     texts = {candidate.did: candidate.text or "" for candidate in benchmark.pool(3, "test")}
@@ -142,7 +142,7 @@ def _pictures_by_caption(benchmark: Benchmark) -> list[tuple[str, Path]]:
     ]
 
 
-def _picture(captions: Sequence[tuple[str, Path]], words: str) -> Path:
+def _image(captions: Sequence[tuple[str, Path]], words: str) -> Path:
     wanted = set(words.split())
     return next((path for caption, path in captions if wanted <= set(caption.split())), captions[0][1])
 

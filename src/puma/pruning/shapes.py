@@ -223,12 +223,12 @@ def empty_model(config: Any, layers: int | None = None, *, keep_last: bool = Fal
     return model if layers is None else prune(model, layers, keep_last=keep_last)
 
 
-def picture_shape(config: Any, tokens: int | None = None) -> tuple[int, int]:
-    """Decoder tokens and vision patches of one picture.
+def image_shape(config: Any, tokens: int | None = None) -> tuple[int, int]:
+    """Decoder tokens and vision patches of one image.
 
     Args:
         config: of the base.
-        tokens: wished; only families that read pictures at their own size (Qwen-VL) heed it, for the others the
+        tokens: wished; only families that read images at their own size (Qwen-VL) heed it, for the others the
             configuration says how many there are.
 
     Returns:

@@ -36,10 +36,10 @@ PROMPT_CHARACTERS = 48
 
 
 class VisionFeatures(Protocol):
-    """A source of a frozen vision tower's outputs, by picture."""
+    """A source of a frozen vision tower's outputs, by image."""
 
     def lookup(self, item: Item) -> np.ndarray | None:
-        """The tower's output for the item's picture, [channels, height, width], or None where it has none."""
+        """The tower's output for the item's image, [channels, height, width], or None where it has none."""
 
 
 class Inputs:
@@ -96,33 +96,33 @@ class Inputs:
         instructions: Sequence[str | None] | str | None = None,
         vision: VisionFeatures | None = None,
     ) -> dict[str, torch.Tensor]:
-        """One padded batch. Items with and without pictures may mix where the processor allows it.
+        """One padded batch. Items with and without images may mix where the processor allows it.
 
         Args:
             items: n items.
             instructions: one for all, or one an item.
-            vision: where the tower's outputs may be found; they are used only if every picture of the batch is there.
+            vision: where the tower's outputs may be found; they are used only if every image of the batch is there.
 
         Returns:
             ``input_ids`` and ``attention_mask`` [n, length] and the processor's image tensors; with stored features
-            ``pixel_values`` holds those, [pictures, channels, height, width].
+            ``pixel_values`` holds those, [images, channels, height, width].
 
         Raises:
-            ImageError: a picture cannot be opened.
+            ImageError: an image cannot be opened.
         """
         if isinstance(instructions, str) or instructions is None:
             instructions = [instructions] * len(items)
         texts = [self.written([item], asked)[0] for item, asked in zip(items, instructions, strict=True)]
-        pictured = [item for item in items if item.image is not None]
-        stored = [vision.lookup(item) for item in pictured] if vision is not None else []
-        if pictured and stored and all(row is not None for row in stored):
+        with_image = [item for item in items if item.image is not None]
+        stored = [vision.lookup(item) for item in with_image] if vision is not None else []
+        if with_image and stored and all(row is not None for row in stored):
             pixels = torch.from_numpy(np.stack(stored)).float()  # type: ignore[arg-type]
             # The projector reads positions as rows: in this layout that view costs no copy in the step.
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             texts = [text.replace(self._image_token, self._image_token * pixels[0, 0].numel()) for text in texts]
             batch = dict(self.tokenizer(texts, **_PADDED))
             batch["pixel_values"] = pixels
-        elif pictured:
+        elif with_image:
             side = functools.partial(decode_side, self.processor) if self.draft else None
             opened = (None if item.image is None else item.open_image(least_side=side) for item in items)
             images = [[] if image is None else [within_limits(image)] for image in opened]
@@ -133,7 +133,7 @@ class Inputs:
                 raise
         else:
             batch = dict(self.tokenizer(texts, **_PADDED))
-        batch.pop("token_type_ids", None) if not pictured else None
+        batch.pop("token_type_ids", None) if not with_image else None
         self._check(batch["input_ids"], batch["attention_mask"])
         return batch
 
@@ -257,7 +257,7 @@ def length_sorted_groups(
     instructions: Sequence[str | None] | None = None,
     pass_characters: int | None = None,
 ) -> list[list[int]]:
-    """Row numbers in batches of like kind and length: pictures apart from texts, longest first, so that padding is
+    """Row numbers in batches of like kind and length: images apart from texts, longest first, so that padding is
     small and a shortage of memory shows at once.
 
     Args:
@@ -270,10 +270,10 @@ def length_sorted_groups(
         lengths = [length + len(asked or "") for length, asked in zip(lengths, instructions, strict=True)]
     order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, lengths[i]), reverse=True)
     groups: list[list[int]] = []
-    for pictured in (True, False):
-        rows = [i for i in order if (items[i].image is not None) == pictured]
+    for with_image in (True, False):
+        rows = [i for i in order if (items[i].image is not None) == with_image]
         ends = list(range(batch_size, len(rows), batch_size)) + [len(rows)] * bool(rows)
-        if not pictured and pass_characters is not None:
+        if not with_image and pass_characters is not None:
             ends = _cheapest_ends([lengths[i] + PROMPT_CHARACTERS for i in rows], batch_size, pass_characters)
         groups += [rows[start:end] for start, end in itertools.pairwise([0, *ends])]
     return groups
@@ -371,7 +371,7 @@ def has_fast_bf16() -> bool:
 @contextlib.contextmanager
 def stored_vision(model: Any) -> Iterator[None]:
     """Within the block, the vision tower passes stored outputs through: ``pixel_values`` [n, channels, height, width]
-    with other than 3 channels are taken for its own last hidden state. Pictures still go through it as ever.
+    with other than 3 channels are taken for its own last hidden state. Images still go through it as ever.
 
     Only for towers whose output is such a map (FastVLM). The tower's class is exchanged, not wrapped, so that the names
     of its weights stay what they are in checkpoints.

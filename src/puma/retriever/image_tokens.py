@@ -1,6 +1,6 @@
-"""How many tokens a picture becomes: the processor's limits, set once when a retriever is made of a base.
+"""How many tokens an image becomes: the processor's limits, set once when a retriever is made of a base.
 
-Not here: opening pictures (items), the limits' values (recipes).
+Not here: opening images (items), the limits' values (recipes).
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from puma.errors import InputError
 
 
 def limit_image_tokens(processor: Any, fewest: int, most: int) -> None:
-    """Set a processor's picture sizes so that a picture becomes ``fewest`` to ``most`` tokens. In place; it is saved
+    """Set a processor's image sizes so that an image becomes ``fewest`` to ``most`` tokens. In place; it is saved
     with the processor.
 
-    Qwen-VL's processors scale a picture to a number of pixels, one token a merged patch (28 x 28 pixels in Qwen2-VL).
-    SmolVLM's and Idefics3's cut large pictures into tiles of a fixed number of tokens; they are left whole where the
+    Qwen-VL's processors scale an image to a number of pixels, one token a merged patch (28 x 28 pixels in Qwen2-VL).
+    SmolVLM's and Idefics3's cut large images into tiles of a fixed number of tokens; they are left whole where the
     limit asks for it.
 
     Args:
         processor: a multimodal processor.
-        fewest, most: tokens of a picture, 1 <= fewest <= most. The paper has 4 and 300.
+        fewest, most: tokens of an image, 1 <= fewest <= most. The paper has 4 and 300.
 
     Raises:
-        InputError: the numbers do not fit, or this processor's pictures have one size that cannot be limited so.
+        InputError: the numbers do not fit, or this processor's images have one size that cannot be limited so.
     """
     asked = f"image_tokens=({fewest}, {most})"
     if not (isinstance(fewest, int) and isinstance(most, int) and 1 <= fewest <= most):

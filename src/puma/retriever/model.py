@@ -43,7 +43,7 @@ PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
 
 
 class Retriever:
-    """Embeds texts, pictures, and both together, into one space.
+    """Embeds texts, images, and both together, into one space.
 
     Examples:
         >>> retriever = Retriever.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
@@ -201,7 +201,7 @@ class Retriever:
         """Embed items.
 
         Args:
-            items: a list of what :func:`puma.items.as_item` takes (Items, strings, pictures, Paths, dicts), or one of
+            items: a list of what :func:`puma.items.as_item` takes (Items, strings, images, Paths, dicts), or one of
                 them.
             instruction: one line that says what is wanted, for queries; candidates take none. A sequence gives each
                 item its own.
@@ -212,7 +212,7 @@ class Retriever:
             float32 [n, dim], rows of unit length.
 
         Raises:
-            InputError: something is no item; ImageError: a picture cannot be opened.
+            InputError: something is no item; ImageError: an image cannot be opened.
         """
         if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
             items = list(items) if isinstance(items, Iterator) else [items]

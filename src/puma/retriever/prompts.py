@@ -81,8 +81,8 @@ class PromptFormat:
         """One item written out, untruncated.
 
         Examples:
-            >>> PromptFormat().render("a red fox", has_image=False, instruction="Find a picture.")
-            'Find a picture.\\na red fox\\nSummarize above sentence in one word: [RET]'
+            >>> PromptFormat().render("a red fox", has_image=False, instruction="Find an image.")
+            'Find an image.\\na red fox\\nSummarize above sentence in one word: [RET]'
         """
         modality = (IMAGE_TEXT if text else IMAGE) if has_image else TEXT
         head, tail = self.parts(modality, instruction)

@@ -7,8 +7,8 @@ Here: filling an index from items or from paths, and asking it. Not here: readin
 Usage::
 
     import puma
-    searcher = puma.Searcher(puma.Retriever.from_pretrained("runs/quickstart/model"), "pictures.index")
-    searcher.add_paths(["~/Pictures", "captions.txt"])
+    searcher = puma.Searcher(puma.Retriever.from_pretrained("runs/quickstart/model"), "images.index")
+    searcher.add_paths(["~/Images", "captions.txt"])
     hits = searcher.search("a red fox in snow", k=5, modality="image")
 """
 
@@ -197,20 +197,20 @@ class Searcher:
         offset: int = 0,
         exact: bool = False,
     ) -> list[Hit]:
-        """The k best matches of a query: a string (always text), a picture, a Path to one, a dict with ``text`` and
+        """The k best matches of a query: a string (always text), an image, a Path to one, a dict with ``text`` and
         ``image``, or an Item.
 
         Args:
             modality: only matches of this modality, or of these.
             instruction: instead of the default; an empty string for none.
             where: only matches whose payload says so, see :meth:`puma.Index.search`.
-            minus: what the matches should not be like: words, pictures, whatever a query may be.
+            minus: what the matches should not be like: words, images, whatever a query may be.
             offset: this many of the best are left out: the second page of ten is ``offset=10``.
             exact: search without the approximate index.
 
         Raises:
             InputError: the query is none, k is below 1, or the modality is unknown.
-            ImageError: its picture is unreadable.
+            ImageError: its image is unreadable.
         """
         return self.search_many(
             [query], k, modality, instruction, where=where, minus=minus, offset=offset, exact=exact
@@ -271,7 +271,7 @@ class Searcher:
         return self.instructions.get((item_modality, wanted.pop() if len(wanted) == 1 else None)) or None
 
     def stored_item(self, id: str) -> Item:  # noqa: A002 - the index's own word
-        """A stored item as a query ("search with this result"): its text, and its picture as the index shows it.
+        """A stored item as a query ("search with this result"): its text, and its image as the index shows it.
 
         Raises:
             InputError: there is no such item, or nothing of it is kept that could be embedded.
@@ -280,12 +280,12 @@ class Searcher:
         if row is None:
             raise InputError(f"id {id!r}: no such item in the index")
         text = row.payload.get("text") if row.modality != IMAGE else None
-        picture = self.index.thumbnail(id) if row.modality != TEXT else None
+        image = self.index.thumbnail(id) if row.modality != TEXT else None
         if not isinstance(text, str) or not text.strip():
             text = None
-        if text is None and picture is None:
+        if text is None and image is None:
             raise InputError(f"id {id!r}: the index holds its vector, but neither its text nor its picture")
-        return Item(text=text, image=picture)
+        return Item(text=text, image=image)
 
 
 def _payload(item: Item) -> dict[str, Any]:

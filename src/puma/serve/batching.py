@@ -56,7 +56,7 @@ class Batcher:
 
     Args:
         encoder: used by one thread only. With ``mixed_instructions`` true it takes an instruction an item.
-        settings: sizes of batches and queue, waiting times, limits of pictures.
+        settings: sizes of batches and queue, waiting times, limits of images.
         observer: hears of each batch.
     """
 
@@ -92,12 +92,12 @@ class Batcher:
 
         Args:
             instructions: one an item, or None.
-            pixels: of each item's picture, 0 for a text; see :func:`picture_pixels`.
+            pixels: of each item's image, 0 for a text; see :func:`puma.serve.queue.image_pixels`.
             gone: comes back when whoever asked has hung up.
 
         Raises:
             BusyError, ClosingError: nothing was begun. WaitedTooLongError, ClientGoneError: the rest was dropped.
-            ImageError: a picture cannot be decoded. EncoderFaultError: the encoder failed.
+            ImageError: an image cannot be decoded. EncoderFaultError: the encoder failed.
         """
         if not items:
             return np.zeros((0, self.dim), np.float32)
@@ -217,20 +217,20 @@ class Batcher:
         return batch.entries
 
     def _encode_all(self, entries: Sequence[tuple[Request, int]]) -> None:
-        """Texts before pictures, which take longer; each kind's results go out when they are there."""
+        """Texts before images, which take longer; each kind's results go out when they are there."""
         groups: dict[tuple[bool, str | None], list[tuple[Request, int]]] = {}
         for request, place in entries:
             asked = None if self._mixed else request.instructions[place]
             groups.setdefault((request.items[place].image is not None, asked), []).append((request, place))
-        for pictured, asked in sorted(groups, key=lambda key: key[0]):
-            group = [entry for entry in groups[pictured, asked] if not entry[0].dead]
-            if pictured:
-                self._encode_pictures(group)
+        for with_image, asked in sorted(groups, key=lambda key: key[0]):
+            group = [entry for entry in groups[with_image, asked] if not entry[0].dead]
+            if with_image:
+                self._encode_images(group)
             else:
                 self._encode(group, [request.items[place] for request, place in group])
 
-    def _encode_pictures(self, group: Sequence[tuple[Request, int]]) -> None:
-        """Decoded first, so that a picture which cannot be does not spoil the batch."""
+    def _encode_images(self, group: Sequence[tuple[Request, int]]) -> None:
+        """Decoded first, so that an image which cannot be does not spoil the batch."""
         opened = list(self._decoders.map(self._opened, [request.items[place] for request, place in group]))
         good: list[tuple[Request, int]] = []
         items: list[Item] = []
@@ -246,8 +246,8 @@ class Batcher:
         limits = self.settings
         try:
             assert item.image is not None
-            picture = open_image(item.image, max_pixels=limits.max_image_pixels, max_bytes=limits.max_image_bytes)
-            return Item(item.text, picture)
+            image = open_image(item.image, max_pixels=limits.max_image_pixels, max_bytes=limits.max_image_bytes)
+            return Item(item.text, image)
         except Exception as error:
             return error
 

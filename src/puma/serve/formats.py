@@ -15,7 +15,7 @@ import numpy as np
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.search.searcher import INSTRUCTIONS
-from puma.serve.images import CheckedPicture, picture_from_text
+from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextPart
 from puma.serve.service import Service
@@ -47,32 +47,32 @@ def query_instruction(service: Service, item: Item) -> str | None:
     return None if own else INSTRUCTIONS.get((item.modality, None))
 
 
-def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedPicture | None]:
-    """Texts and at most one picture as one item; texts are joined by line breaks.
+def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedImage | None]:
+    """Texts and at most one image as one item; texts are joined by line breaks.
 
     Raises:
-        InputError: nothing in it, or several pictures. ImageError: the picture cannot be used.
+        InputError: nothing in it, or several images. ImageError: the image cannot be used.
     """
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text.strip()]
     addresses = [part.image_url for part in parts if isinstance(part, ImagePart)]
     if len(addresses) > 1:
         raise InputError(f"{name}: one picture an input, got {len(addresses)}; send an input for each")
-    picture = None
+    image = None
     for address in addresses:
         url = address.url if isinstance(address, ImageAddress) else address
-        picture = picture_from_text(url, limits, f"{name}.image_url")
-    return item_of("\n".join(texts), picture, name), picture
+        image = image_from_text(url, limits, f"{name}.image_url")
+    return item_of("\n".join(texts), image, name), image
 
 
-def item_of(text: str | None, picture: CheckedPicture | None, name: str) -> Item:
+def item_of(text: str | None, image: CheckedImage | None, name: str) -> Item:
     """An item of a request's field.
 
     Raises:
-        InputError: there is neither text nor picture.
+        InputError: there is neither text nor image.
     """
-    if picture is None and (text is None or not text.strip()):
+    if image is None and (text is None or not text.strip()):
         raise InputError(f"{name}: is empty; give a text or a picture")
-    return Item(text, None if picture is None else picture.data)
+    return Item(text, None if image is None else image.data)
 
 
 def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures that come in over HTTP: data URIs, base64, uploads. Checked in this order, each step before the next costs
+"""Images that come in over HTTP: data URIs, base64, uploads. Checked in this order, each step before the next costs
 anything: kind of address, length of the text, base64, first bytes, width and height from the header.
 
 Here: from what a client sends to encoded bytes that are small enough to be decoded. Not here: decoding
@@ -27,7 +27,7 @@ _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}
 
 
 @dataclass(frozen=True)
-class CheckedPicture:
+class CheckedImage:
     """Encoded bytes that may be decoded, and what their header says."""
 
     data: bytes
@@ -37,8 +37,8 @@ class CheckedPicture:
     bit_depth: int
 
 
-def picture_from_text(value: str, limits: ServeSettings, name: str = "image") -> CheckedPicture:
-    """The picture in a data URI or in bare base64.
+def image_from_text(value: str, limits: ServeSettings, name: str = "image") -> CheckedImage:
+    """The image in a data URI or in bare base64.
 
     Args:
         value: what the client sent.
@@ -46,7 +46,7 @@ def picture_from_text(value: str, limits: ServeSettings, name: str = "image") ->
         name: of the field, for messages.
 
     Raises:
-        ImageError: an address, an SVG, no base64, no picture, or one beyond the limits.
+        ImageError: an address, an SVG, no base64, no image, or one beyond the limits.
     """
     payload = value
     if value[:5].lower() == "data:":
@@ -70,14 +70,14 @@ def picture_from_text(value: str, limits: ServeSettings, name: str = "image") ->
         raise ImageError(
             f"{name}: not base64; send data:image/png;base64,... or the picture's bytes as base64"
         ) from None
-    return picture_from_bytes(data, limits, name)
+    return image_from_bytes(data, limits, name)
 
 
-def picture_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") -> CheckedPicture:
-    """The picture in encoded bytes; its header is read, nothing is decoded.
+def image_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") -> CheckedImage:
+    """The image in encoded bytes; its header is read, nothing is decoded.
 
     Raises:
-        ImageError: an SVG, no picture of a known format, or one beyond the limits.
+        ImageError: an SVG, no image of a known format, or one beyond the limits.
     """
     if len(data) > limits.max_image_bytes:
         raise ImageError(_large(name, len(data), limits))
@@ -93,13 +93,13 @@ def picture_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") 
         raise ImageError(
             f"{name}: {width} x {height} pixels are over the limit of {limits.max_image_pixels:,}; scale it down"
         )
-    return CheckedPicture(data, width, height, kind.lower(), _BITS.get(mode, 8))
+    return CheckedImage(data, width, height, kind.lower(), _BITS.get(mode, 8))
 
 
 def _header(data: bytes, name: str) -> tuple[int, int, str, str]:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return picture.width, picture.height, picture.format or "", picture.mode
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width, image.height, image.format or "", image.mode
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

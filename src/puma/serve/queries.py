@@ -15,7 +15,7 @@ from puma.errors import InputError
 from puma.index import Hit
 from puma.items.item import MODALITIES, Item
 from puma.search.searcher import Searcher, without
-from puma.serve.images import picture_from_text
+from puma.serve.images import image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.service import Service
 
@@ -57,11 +57,11 @@ async def question(
 
     Args:
         image: a data URI or base64; bytes if they were checked already.
-        item: id of a stored item. With a text besides, the item's picture (or its text) is asked for as the words say.
+        item: id of a stored item. With a text besides, the item's image (or its text) is asked for as the words say.
 
     Raises:
         InputError: there is nothing to ask for, or too much.
-        ImageError: the picture cannot be used.
+        ImageError: the image cannot be used.
     """
     text = text if text and text.strip() else None
     modality = wanted(modality)
@@ -74,7 +74,7 @@ async def question(
         asked = Item(text, stored.image) if stored.image is not None else Item(f"{stored.text}\n{text}")
         return Question(asked, modality, instruction, minus)
     if isinstance(image, str):
-        image = (await service.blocking(picture_from_text, image, service.settings)).data
+        image = (await service.blocking(image_from_text, image, service.settings)).data
     if text is None and image is None:
         raise InputError("nothing to search for: give text, image or item (the text was empty or left out)")
     return Question(Item(text, image), modality, instruction, minus)

@@ -104,8 +104,8 @@ def next_batch(waiting: Sequence[Request], limits: ServeSettings) -> tuple[Batch
     return batch, deque(sorted(unfinished, key=lambda request: request in batch.served))
 
 
-def picture_pixels(items: Iterable[Item], most: int) -> list[int]:
-    """Pixels of each item's picture, told from its header, at most ``most``; 0 for a text.
+def image_pixels(items: Iterable[Item], most: int) -> list[int]:
+    """Pixels of each item's image, told from its header, at most ``most``; 0 for a text.
 
     A header that cannot be read counts as one pixel: what is wrong with it is told when it is opened.
     """
@@ -115,8 +115,8 @@ def picture_pixels(items: Iterable[Item], most: int) -> list[int]:
 def _pixels(item: Item) -> int:
     try:
         if isinstance(item.image, bytes):
-            with Image.open(io.BytesIO(item.image), formats=FORMATS) as picture:
-                return picture.width * picture.height
+            with Image.open(io.BytesIO(item.image), formats=FORMATS) as image:
+                return image.width * image.height
         if isinstance(item.image, Image.Image):
             return item.image.width * item.image.height
         if isinstance(item.image, np.ndarray):

@@ -19,7 +19,7 @@ from puma.index import Hit, Row
 
 
 class NotFoundError(HTTPException):
-    """No such item, picture or model: 404. ``code`` names it for programs."""
+    """No such item, image or model: 404. ``code`` names it for programs."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(404, message)
@@ -42,13 +42,13 @@ def stored_item(row: Row | Hit, index: str) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": row.id}
     if isinstance(row, Hit):
         shown["score"] = row.score
-    picture = "/thumbnail?" + urlencode({"index": index, "id": row.id}) if row.thumbnail else None
+    image = "/thumbnail?" + urlencode({"index": index, "id": row.id}) if row.thumbnail else None
     return shown | {
         "modality": row.modality,
         "text": text,
         "file": file_of(row.payload),
         "metadata": metadata_of(row.payload),
-        "thumbnail": picture,
+        "thumbnail": image,
     }
 
 

@@ -57,7 +57,7 @@ Instruction = Annotated[str, Field(max_length=2_000)]
 IndexName = Annotated[str, Field(min_length=1, max_length=255)]
 ModelName = Annotated[str, Field(max_length=255)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern="^[^\\x00-\\x1f\\x7f]+$")]
-Picture = Annotated[
+Image = Annotated[
     str,
     Field(
         min_length=1,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from puma.serve.schemas import MAX_TEXT, WHOLE, Filter, Instruction, Lenient, ModelName, Picture, Text, by_kind, one_of
+from puma.serve.schemas import MAX_TEXT, WHOLE, Filter, Image, Instruction, Lenient, ModelName, Text, by_kind, one_of
 
 MAX_INPUTS = 2_048
 MAX_DIMENSIONS = 65_536
@@ -26,9 +26,9 @@ Dimensions = Annotated[
 
 
 class ImageAddress(Lenient):
-    """Where OpenAI's clients put a picture."""
+    """Where OpenAI's clients put an image."""
 
-    url: Picture
+    url: Image
 
 
 class TextPart(Lenient):
@@ -39,11 +39,11 @@ class TextPart(Lenient):
 
 
 class ImagePart(Lenient):
-    """A part of a message or input that is a picture."""
+    """A part of a message or input that is an image."""
 
     type: Literal["image_url", "input_image"]
     image_url: Annotated[
-        Union[Annotated[Picture, Tag("string")], Annotated[ImageAddress, Tag("object")]],
+        Union[Annotated[Image, Tag("string")], Annotated[ImageAddress, Tag("object")]],
         by_kind("give an object with the key url, which holds a data URI"),
     ]
 
@@ -64,13 +64,13 @@ class Message(Lenient):
     ]
 
 
-class TextOrPicture(Lenient):
-    """Jina's input: a text, a picture, or both together."""
+class TextOrImage(Lenient):
+    """Jina's input: a text, an image, or both together."""
 
     model_config = ConfigDict(json_schema_extra=one_of("text", "image"))
 
     text: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
-    image: Picture | None = None
+    image: Image | None = None
 
 
 def _no_tokens(given: Any) -> Any:
@@ -83,21 +83,21 @@ def _no_tokens(given: Any) -> Any:
 
 
 OneInput = Annotated[
-    Union[Annotated[Text, Tag("string")], Annotated[TextOrPicture, Tag("object")]],
+    Union[Annotated[Text, Tag("string")], Annotated[TextOrImage, Tag("object")]],
     by_kind("give a text, or an object with text and image"),
 ]
 Inputs = Annotated[
     Union[
         Annotated[Text, Tag("string")],
         Annotated[list[OneInput], Field(min_length=1, max_length=MAX_INPUTS), Tag("list")],
-        Annotated[TextOrPicture, Tag("object")],
+        Annotated[TextOrImage, Tag("object")],
     ],
     by_kind("give a text, or a list of texts and of objects with text and image"),
 ]
 
 
 class EmbeddingsRequest(Lenient):
-    """Texts and pictures to embed: `input` (OpenAI, Jina) or `messages` (vLLM)."""
+    """Texts and images to embed: `input` (OpenAI, Jina) or `messages` (vLLM)."""
 
     model_config = ConfigDict(json_schema_extra=one_of("input", "messages", every="oneOf"))
 
@@ -160,7 +160,7 @@ class ModelsAnswer(BaseModel):
 
 
 class MixedInput(Lenient):
-    """Cohere's input of texts and a picture that belong together."""
+    """Cohere's input of texts and an image that belong together."""
 
     content: Parts
 
@@ -172,7 +172,7 @@ class CohereRequest(Lenient):
 
     model: ModelName | None = None
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
-    images: Annotated[list[Picture], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    images: Annotated[list[Image], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
     inputs: Annotated[list[MixedInput], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
     input_type: Literal["search_document", "search_query", "classification", "clustering", "image"] | None = Field(
         None, description="`search_query` embeds with the instruction that searches use."
@@ -218,7 +218,7 @@ class StoreSearchRequest(Lenient):
     query: Queries | None = Field(
         None, description="A text, or several, whose results are joined. May be left out if there is an `image`."
     )
-    image: Picture | None = Field(None, description="Ours: a picture to search with, by the clients' `extra_body`.")
+    image: Image | None = Field(None, description="Ours: a picture to search with, by the clients' `extra_body`.")
     filters: Filter | None = Field(None, description="Conditions on attributes, and on `modality`.")
     max_num_results: Annotated[int, Field(ge=1, le=MAX_STORE_HITS), WHOLE] = 10
     ranking_options: RankingOptions | None = None
@@ -234,7 +234,7 @@ class StoreContent(BaseModel):
 
 
 class StoreHit(BaseModel):
-    """A hit in OpenAI's shape; `attributes` also say the modality and, for pictures, the thumbnail's address."""
+    """A hit in OpenAI's shape; `attributes` also say the modality and, for images, the thumbnail's address."""
 
     file_id: str
     filename: str

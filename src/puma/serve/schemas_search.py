@@ -15,11 +15,11 @@ from puma.serve.schemas import (
     WHOLE,
     AnyModality,
     Filter,
+    Image,
     IndexName,
     Instruction,
     ItemId,
     Modality,
-    Picture,
     Strict,
     Word,
 )
@@ -31,7 +31,7 @@ TAKEN = ("text", "image", "modality")
 
 
 class SearchRequest(Strict):
-    """A search by text, picture, both, or by an item of the index."""
+    """A search by text, image, both, or by an item of the index."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -45,7 +45,7 @@ class SearchRequest(Strict):
 
     index: IndexName | None = Field(None, description="Name of an index; the first one if left out.")
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
-    image: Picture | None = None
+    image: Image | None = None
     item: ItemId | None = Field(None, description='Id of a stored item: "search with this result".')
     minus: Annotated[list[Word], Field(max_length=16)] = Field([], description="Words to lead away from.")
     modality: AnyModality | None = Field(None, description="What to get: one kind, or several.")
@@ -156,11 +156,11 @@ Metadata = Annotated[
 
 
 class NewItem(Strict):
-    """A text, a picture, or both."""
+    """A text, an image, or both."""
 
     id: ItemId | None = Field(None, description="By default a digest of the content.")
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
-    image: Picture | None = None
+    image: Image | None = None
     metadata: Metadata = Field(
         {}, description="Kept beside the item and returned with it; strings, numbers and booleans can be filtered by."
     )

@@ -24,7 +24,7 @@ from puma.items.item import Item
 from puma.search.searcher import Searcher
 from puma.serve.batching import Batcher
 from puma.serve.metrics import Metrics
-from puma.serve.queue import BusyError, WaitedTooLongError, picture_pixels
+from puma.serve.queue import BusyError, WaitedTooLongError, image_pixels
 from puma.serve.settings import ServeSettings
 
 P = ParamSpec("P")
@@ -76,11 +76,11 @@ class Service:
         """Embed items together with those of other requests: float32 [n, dim].
 
         Args:
-            items: pictures as encoded bytes; they are decoded when their turn comes.
+            items: images as encoded bytes; they are decoded when their turn comes.
             instructions: one for all, or one an item.
 
         Raises:
-            InputError: too many items, or a text that no UTF-8 can say. ImageError: a picture cannot be decoded. Only
+            InputError: too many items, or a text that no UTF-8 can say. ImageError: an image cannot be decoded. Only
                 this request fails.
             BusyError: the queue is full (429). WaitedTooLongError (a TimeoutError): it waited too long (503).
         """
@@ -93,7 +93,7 @@ class Service:
             _check_text(item.text, f"input {place}")
             _check_text(asked, f"the instruction of input {place}")
         if any(item.image is not None for item in items):
-            pixels = await self.blocking(picture_pixels, items, self.settings.max_batch_pixels)
+            pixels = await self.blocking(image_pixels, items, self.settings.max_batch_pixels)
         else:
             pixels = [0] * len(items)
         return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get())
@@ -132,7 +132,7 @@ class Service:
             work.exception()  # seen: who asked may have stopped listening
 
     async def warm(self) -> None:
-        """Send a text and a picture through the encoder and a search through each index, so that the first request is
+        """Send a text and an image through the encoder and a search through each index, so that the first request is
         as fast as the next. Done once.
 
         Raises:
@@ -140,8 +140,8 @@ class Service:
         """
         if self._warm:
             return
-        picture = Image.new("RGB", (64, 64), (120, 60, 30))
-        vectors = await self.batcher.embed([Item("warm"), Item(image=picture)], [None, None], [0, 64 * 64])
+        image = Image.new("RGB", (64, 64), (120, 60, 30))
+        vectors = await self.batcher.embed([Item("warm"), Item(image=image)], [None, None], [0, 64 * 64])
         for searcher in self.searchers.values():
             await self.blocking(searcher.index.search, vectors[:1], 1)
         self._warm = True

@@ -26,16 +26,16 @@ class ServeSettings:
         model_names: names under which ``/v1/models`` lists the model; the first one is answered.
         writable: whether items may be added and deleted over HTTP.
         max_batch: items a forward pass.
-        max_batch_images: pictures among them; few, so that a text does not wait long behind them.
-        max_batch_pixels: of all pictures decoded at once; a larger picture is decoded alone.
+        max_batch_images: images among them; few, so that a text does not wait long behind them.
+        max_batch_pixels: of all images decoded at once; a larger image is decoded alone.
         max_wait_ms: how long the first item of a batch waits for company while the encoder is idle.
         max_queue: items that wait at most; beyond, requests are answered with 429. Of a large request ``max_batch``
             count, since it is embedded in parts, by turns with the others.
         timeout_s: a request that has waited this long for its next result is answered with 503.
         max_body_bytes: of one request.
         max_held_bytes: of all requests that are being received or answered; beyond, they are answered with 429.
-        max_image_bytes: of one encoded picture.
-        max_image_pixels: of one picture, told from its header before it is decoded.
+        max_image_bytes: of one encoded image.
+        max_image_pixels: of one image, told from its header before it is decoded.
         max_inputs: inputs of one request.
         max_k: hits of one answer.
         workers: threads that read and write the indexes.

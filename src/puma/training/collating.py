@@ -62,7 +62,7 @@ class PairCollator:
     ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher; ``puma_replaced`` int64
     [m, 2], a (row, what) for each image that could not be used, what being 0 for the query's, 1 for the candidate's
     (the pair was replaced), 2 for a hard negative's (it was left out): see :mod:`puma.training.unreadable`. In every chunk:
-    ``puma_rows``, which items these are, and ``puma_pictured``, which of them have a picture.
+    ``puma_rows``, which items these are, and ``puma_pictured``, which of them have an image.
 
     Raises:
         InputError: ``hard_negatives`` is below 0.
@@ -114,7 +114,7 @@ class PairCollator:
             if self.pixel_type is not None and "pixel_values" in features:
                 features["pixel_values"] = features["pixel_values"].to(self.pixel_type)
             features[PREFIX + "rows"] = torch.tensor(part)
-            features[PREFIX + "pictured"] = torch.tensor([items[i].image is not None for i in part])
+            features[PREFIX + "with_image"] = torch.tensor([items[i].image is not None for i in part])
             features["modality"] = "message"  # the pipeline's first module asks for it
             batch.update({f"chunk{number}_{key}": value for key, value in features.items()})
         told = {
@@ -253,14 +253,14 @@ def id_key(did: str) -> int:
 
 
 def content_key(item: Item) -> int:
-    """An item's content as a number of 63 bits: its text, white space aside, and its picture.
+    """An item's content as a number of 63 bits: its text, white space aside, and its image.
 
-    A picture in a file is told by its path, others by their pixels or bytes: two files of one picture differ.
+    An image in a file is told by its path, others by their pixels or bytes: two files of one image differ.
     """
-    return _key(b"text", " ".join((item.text or "").split()).encode(), *_picture(item.image))
+    return _key(b"text", " ".join((item.text or "").split()).encode(), *_image(item.image))
 
 
-def _picture(image: Any) -> tuple[bytes, ...]:
+def _image(image: Any) -> tuple[bytes, ...]:
     if image is None:
         return ()
     if isinstance(image, (str, os.PathLike)):

@@ -52,7 +52,7 @@ class TrainConfig:
             very backbone that is trained, adapters off, all layers (:class:`puma.training.teacher.dual_depth.DualDepth`).
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
-        modality_dropout: how often the picture or the text of an image+text query is withheld, in [0, 1]
+        modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.training.dropout.ModalityDropout`).
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
             alike.

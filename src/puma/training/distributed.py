@@ -3,7 +3,7 @@
 Data parallelism by hand, after the backward pass, in place of torch's ``DistributedDataParallel``. That wrapper counts
 on one forward and one backward a step that reach every trained weight on every process. Here a step is several chunks,
 or is run twice under a gradient cache, in parts whose number may differ between processes; and a process whose rows
-hold no picture has no gradient for the projector. What is trained is mostly adapters, so little is lost by not
+hold no image has no gradient for the projector. What is trained is mostly adapters, so little is lost by not
 overlapping the exchange with the backward pass.
 """
 

@@ -20,7 +20,7 @@ from puma.training.pairs import Pair
 
 
 class ModalityDropout:
-    """Takes the picture or the text, with equal chance, from a query that has both. The instruction stays, and says
+    """Takes the image or the text, with equal chance, from a query that has both. The instruction stays, and says
     what is wanted as before; candidates stay whole.
 
     What is drawn depends on seed, epoch and row alone: not on the order of rows, on the process, or on what was drawn
@@ -51,7 +51,7 @@ class ModalityDropout:
         """Whose draws are made; whoever hands over the rows sets it."""
 
     def __call__(self, pair: Pair, row: int) -> Pair:
-        """The pair, or a copy whose query lacks its picture or its text."""
+        """The pair, or a copy whose query lacks its image or its text."""
         if self.probability == 0 or pair.query.image is None or pair.query.text is None:
             return pair
         digest = hashlib.sha256(f"{self.seed}:{self.epoch}:{row}".encode()).digest()

@@ -26,7 +26,7 @@ from puma.retriever.pooling import last_token_state
 
 _Taught = tuple[torch.Tensor, torch.Tensor]
 """A teacher's states [n, d], and bool [n]: which of them it was asked for."""
-PART_KEYS = ("puma_rows", "puma_pictured")
+PART_KEYS = ("puma_rows", "puma_with_image")
 """Kept with their chunk; all other ``puma_`` keys ride in the first chunk and speak of the whole batch."""
 
 

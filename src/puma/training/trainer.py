@@ -211,7 +211,7 @@ def make_trainer_class() -> type:
                 self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
             elif self.is_fsdp_enabled:
                 # Decoder layers alone are units of their own: all processes pass through them. The default names the
-                # vision tower's too, where a process without pictures would leave the others waiting.
+                # vision tower's too, where a process without images would leave the others waiting.
                 layer = type(decoder_of(self.model[0].model).layers[0]).__name__
                 self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = [layer]
             self.remove_callback(PrinterCallback)

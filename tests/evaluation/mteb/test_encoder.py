@@ -1,4 +1,4 @@
-"""Runs through mteb: our figures on all eight tasks; pictures and instructions reach the encoder; no hub."""
+"""Runs through mteb: our figures on all eight tasks; images and instructions reach the encoder; no hub."""
 
 import hashlib
 import socket
@@ -34,8 +34,8 @@ class ContentEncoder:
         self.seen += [(item.modality, instruction) for item in items]
         rows = np.zeros((len(items), self.dim), dtype=np.float32)
         for row, item in zip(rows, items, strict=True):
-            picture = item.open_image()
-            pixels = b"" if picture is None else picture.tobytes()
+            image = item.open_image()
+            pixels = b"" if image is None else image.tobytes()
             seed = hashlib.sha256(f"{instruction}|{item.text}|".encode() + pixels).digest()
             row[:] = np.random.default_rng(int.from_bytes(seed[:8], "big")).normal(size=self.dim)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -75,14 +75,14 @@ def test_figures_equal_ours_with_a_real_model(root, base):
     from puma.retriever.model import Retriever
 
     retriever = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
-    with torch.no_grad():  # as it is initialised, the tiny tower gives zeros whatever the picture
+    with torch.no_grad():  # as it is initialised, the tiny tower gives zeros whatever the image
         for name, weight in retriever.model.named_parameters():
             if "vision_tower" in name and weight.dim() >= 2:
                 weight.mul_(40)
             elif "vision_tower" in name and name.endswith("weight"):
                 weight.fill_(1)
-    pictures = retriever.encode([Item(image=path) for path in sorted(root.glob("mbeir_images/*.png"))[:20]])
-    assert np.tril(pictures @ pictures.T, -1).max() < 0.9999  # now they differ
+    images = retriever.encode([Item(image=path) for path in sorted(root.glob("mbeir_images/*.png"))[:20]])
+    assert np.tril(images @ images.T, -1).max() < 0.9999  # now they differ
     ours = evaluate(retriever, root, pools=("local",), progress=False)
     theirs = mteb_tasks.run(retriever, root=root, progress=False)
     for task, table in ours.items():
@@ -98,7 +98,7 @@ def test_tasks_of_several_data_sets_go_by_label(root):
     assert list(both) == ["2", "6"]
 
 
-def test_pictures_and_instructions_reach_the_encoder(root):
+def test_images_and_instructions_reach_the_encoder(root):
     encoder = ContentEncoder()
     mteb_tasks.run(encoder, ["8"], root=root, progress=False)
     assert sorted(set(encoder.seen), key=str) == [
@@ -141,7 +141,7 @@ def test_a_documents_text_comes_as_it_stands_in_its_file(root, tmp_path):
     assert sorted(encoder.texts) == sorted(f"  {one.text}\n" for one in pool)
 
 
-def test_unreadable_pictures_are_misses_as_with_us(tmp_path):
+def test_unreadable_images_are_misses_as_with_us(tmp_path):
     root = eight_tasks(tmp_path / "faulty", queries=5, candidates=6)
     for task in (4, 7):
         record = read_pool(pool_path(root, "tiny", task, "test"))[0]
@@ -237,10 +237,10 @@ def test_the_wrapper_takes_what_lacks_one_side_and_refuses_what_lacks_both():
 
     encoder = ContentEncoder()
     model = MtebEncoder(encoder)
-    picture = Image.new("RGB", (4, 4), (9, 9, 9))
-    batches = [{"text": ["a", ""], "image": [None, picture]}, {"text": ["b"]}]
+    image = Image.new("RGB", (4, 4), (9, 9, 9))
+    batches = [{"text": ["a", ""], "image": [None, image]}, {"text": ["b"]}]
     vectors = model.encode(batches, task_metadata=Meta, prompt_type="query")
-    expected = encoder.encode([Item("a"), Item(image=picture), Item("b")], instruction="Find it.")
+    expected = encoder.encode([Item("a"), Item(image=image), Item("b")], instruction="Find it.")
     np.testing.assert_array_equal(vectors, expected)
     assert model.encode([], task_metadata=Meta).shape == (0, 16)
     with pytest.raises(InputError, match="mteb task T: an Item needs text or an image"):

@@ -50,7 +50,7 @@ def pruned_state(model, features):
 
 
 def padded(family):
-    """Two rows of unlike length without pictures, the second padded on the right."""
+    """Two rows of unlike length without images, the second padded on the right."""
     long, short = (tiny.inputs(family, with_image=False, length=n, seed=n)["input_ids"] for n in (24, 9))
     ids = torch.cat([long, torch.nn.functional.pad(short, (0, 15))])
     return {"input_ids": ids, "attention_mask": torch.arange(24)[None] < torch.tensor([[24], [9]])}
@@ -336,7 +336,7 @@ def test_states_of_another_model_and_a_second_writer_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Task 0 (names to pictures) and task 1 (texts to texts), with train pairs; some of them repeat, some are also
+    """Task 0 (names to images) and task 1 (texts to texts), with train pairs; some of them repeat, some are also
     evaluated."""
     root = tmp_path_factory.mktemp("data")
     (root / "mbeir_images").mkdir()
@@ -346,9 +346,9 @@ def root(tmp_path_factory):
         Image.fromarray(pixels).save(root / f"mbeir_images/{n}.png")
     words = ["red", "fox", "blue", "heart", "cat", "dog", "green", "tree", "old", "house"]
     names = [f"{words[n % 10]} {words[n // 10]} {n}" for n in range(40)]
-    pictures = [mbeir.Candidate(f"{NUMBER}:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(40)]
+    images = [mbeir.Candidate(f"{NUMBER}:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(40)]
     texts = [mbeir.Candidate(f"{NUMBER}:{n + 100}", f"means {name}", None, "text") for n, name in enumerate(names)]
-    for task, candidates in ((0, pictures), (1, texts)):
+    for task, candidates in ((0, images), (1, texts)):
         asked = [
             mbeir.Query(f"{NUMBER}:{1000 * task + n}", name, None, "text", (candidates[n].did,), (), task)
             for n, name in enumerate(names)
@@ -485,8 +485,8 @@ def test_the_results_folder(retriever, root, tmp_path):
     out = tmp_path / "out"
     result = probe(retriever, root, out, quality=0.9, name="tiny", **OPTIONS)
     assert json.loads((out / "probe.json").read_text()) == result
-    with Image.open(out / "probe.png") as picture:
-        assert picture.size[0] > 1000
+    with Image.open(out / "probe.png") as image:
+        assert image.size[0] > 1000
     svg = (out / "probe.svg").read_bytes()
     words = " ".join(xml.etree.ElementTree.fromstring(svg.decode()).itertext())
     for label in ("decoder layers kept, k", "hit@10, mean over tasks (%)", "by FLOPs", "chance", "first k, ridge"):
@@ -552,7 +552,7 @@ def test_layers_that_do_nothing_score_nothing_at_any_depth(base, root, tmp_path)
     assert (tmp_path / "probe.png").is_file()
 
 
-def test_unreadable_pictures_are_told_and_never_found(retriever, root, tmp_path, undrawn):
+def test_unreadable_images_are_told_and_never_found(retriever, root, tmp_path, undrawn):
     import shutil
 
     mine = tmp_path / "data"
@@ -630,7 +630,7 @@ def test_the_command_prints_a_table_and_why(base, root, tmp_path, capsys, undraw
     out = capsys.readouterr().out
     assert "k-1 + last, ridge" in out
     assert "Keep " in out
-    assert "probe.svg" not in out  # the picture is for the file
+    assert "probe.svg" not in out  # the image is for the file
     assert main(command(base, root, tmp_path / "out", "--tasks", "1", "--speed", "1.2", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["suggestion"]["speed"] == 1.2
@@ -683,7 +683,7 @@ def test_mini_is_assembled_by_default(base, root, tmp_path, monkeypatch, capsys,
     import puma.mini.openpics
 
     monkeypatch.setattr(puma.mini.openpics, "build", lambda *_: root)
-    monkeypatch.setattr(puma.mini.base.assemble, "assemble", lambda *_, settings, pictures: base)
+    monkeypatch.setattr(puma.mini.base.assemble, "assemble", lambda *_, settings, images: base)
     assert main(["probe", "--out", str(tmp_path / "out"), "--precision", "fp32", "--tasks", "1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["base"] == "mini"

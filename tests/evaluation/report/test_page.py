@@ -14,7 +14,7 @@ from puma.evaluation.report.page import Curve, write_evaluation_report, write_re
 from puma.evaluation.report.sheets import Asked, Result, Sheet, Thumbnails, sheet_html
 from puma.evaluation.runs import write_run
 from puma.items import Item
-from support.pictured import build, run_of
+from support.with_image import build, run_of
 
 
 def table(rate, **more):
@@ -54,9 +54,9 @@ def test_one_file_with_everything_inside_and_every_text_escaped(tmp_path):
     evil = '<script>alert(1)</script> & "quotes" \' \ud800'
     noise = np.random.default_rng(0).integers(0, 255, (700, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    picture = Item(text=evil, image=tmp_path / "noise.png")
+    image = Item(text=evil, image=tmp_path / "noise.png")
     gone = Item(image=tmp_path / "gone.png")
-    rows = [Asked(picture, [Result(picture, 0.5, True), Result(gone, 0.25)], instruction=evil)] * 20
+    rows = [Asked(image, [Result(image, 0.5, True), Result(gone, 0.25)], instruction=evil)] * 20
     write_report(
         tmp_path / "r.html",
         title=evil,

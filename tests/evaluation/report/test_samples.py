@@ -9,7 +9,7 @@ from puma.errors import DataError
 from puma.evaluation.report.samples import best_rank, run_sheets
 from puma.evaluation.report.sheets import Thumbnails, sheet_html
 from puma.evaluation.runs import write_run
-from support.pictured import build, run_of
+from support.with_image import build, run_of
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ NOTES = {"recipe": {"steps": 3}, "figures": [70.5]}
 
 def items() -> list[Item]:
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    return [Item(text="red fox"), Item(text="blue heart"), Item(image=picture), Item(text="a dog", image=picture)]
+    image = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    return [Item(text="red fox"), Item(text="blue heart"), Item(image=image), Item(text="a dog", image=image)]
 
 
 def train_a_little(retriever: Retriever, *, tower: bool = True, scale: float = 0.1) -> None:

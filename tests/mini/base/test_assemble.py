@@ -162,15 +162,13 @@ def test_settings_are_checked_and_counted() -> None:
     assert len(names) == 3
 
 
-def test_base_loads_by_the_auto_classes_and_takes_pictures(tiny_base: Path) -> None:
+def test_base_loads_by_the_auto_classes_and_takes_images(tiny_base: Path) -> None:
     processor = AutoProcessor.from_pretrained(tiny_base, backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(tiny_base).eval()
     assert type(model).__module__.startswith("transformers.")
     assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8))
-    messages = [
-        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "red dots"}]}
-    ]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8))
+    messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "red dots"}]}]
     inputs = processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )

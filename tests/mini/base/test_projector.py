@@ -25,7 +25,7 @@ from puma.mini.base.projector import (
     unit,
 )
 from puma.mini.base.settings import read_note
-from puma.mini.base.vision import VisionTower, picture_features
+from puma.mini.base.vision import VisionTower, image_features
 
 
 @settings(max_examples=25, deadline=None)
@@ -87,13 +87,13 @@ def test_unit_and_reciprocal_rank() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), min_size=20, max_size=80), st.integers(0, 99))
-def test_split_shares_neither_caption_nor_picture(pairs: list[tuple[int, int]], seed: int) -> None:
-    captions, pictures = [f"c{caption}" for caption, _ in pairs], [picture for _, picture in pairs]
+def test_split_shares_neither_caption_nor_image(pairs: list[tuple[int, int]], seed: int) -> None:
+    captions, images = [f"c{caption}" for caption, _ in pairs], [image for _, image in pairs]
     try:
-        inside, outside = held_out_split(captions, pictures, 0.2, seed)
+        inside, outside = held_out_split(captions, images, 0.2, seed)
     except InputError:  # fewer than four groups: a test of its own below
         reject()
-    for values in (captions, pictures):
+    for values in (captions, images):
         held = [values[i] for i in outside]
         assert len(held) == len(set(held)) >= 2
         assert not {values[i] for i in inside} & set(held)
@@ -101,11 +101,11 @@ def test_split_shares_neither_caption_nor_picture(pairs: list[tuple[int, int]], 
 
 
 def test_split_keeps_chains_together_and_passes_over_giants() -> None:
-    # captions a, b and c hang together through pictures 0 and 1; they are most of the pairs
+    # captions a, b and c hang together through images 0 and 1; they are most of the pairs
     captions = ["a", "b", "b", "c"] * 10 + [f"x{i}" for i in range(10)]
-    pictures = [0, 0, 1, 1] * 10 + list(range(2, 12))
+    images = [0, 0, 1, 1] * 10 + list(range(2, 12))
     for seed in range(5):
-        inside, outside = held_out_split(captions, pictures, 0.1, seed)
+        inside, outside = held_out_split(captions, images, 0.1, seed)
         assert set(range(40)) <= set(inside.tolist())
         assert len(outside) == 5
     with pytest.raises(InputError, match="got 1"):
@@ -128,7 +128,7 @@ def write_benchmark(root: Path, paths: list[Path], captions: list[str]) -> None:
     pool.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_fitted_base_projects_captions_pictures_onto_their_words(
+def test_fitted_base_projects_captions_images_onto_their_words(
     tiny_base: Path, drawings: tuple[list[Path], list[str]], tmp_path: Path
 ) -> None:
     root, home = tmp_path / "bench", tmp_path / "home"
@@ -150,7 +150,7 @@ def test_fitted_base_projects_captions_pictures_onto_their_words(
         same = torch.equal(tensor, model.state_dict()[name])
         assert same != ("multi_modal_projector" in name), name
     tower = VisionTower(folder)
-    features = picture_features(tower, paths, home)[:].astype(np.float32)  # [n, channels, h, w]
+    features = image_features(tower, paths, home)[:].astype(np.float32)  # [n, channels, h, w]
     with torch.no_grad():
         tokens = model.model.multi_modal_projector(torch.from_numpy(features).flatten(2).transpose(1, 2)).numpy()
     words = projector.token_ids(AutoTokenizer.from_pretrained(folder), drawings[1])

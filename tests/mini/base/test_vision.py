@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from puma.errors import ImageError, InputError, ModelError
 from puma.mini.base.feature_store import KEY_BYTES, FeatureStore
-from puma.mini.base.vision import VisionTower, picture_features
+from puma.mini.base.vision import VisionTower, image_features
 
 
 def files_of(home: Path) -> dict[str, Path]:
@@ -40,42 +40,40 @@ def test_features_are_kept_and_follow_the_order_asked_for(
     tiny_base: Path, drawings: tuple[list[Path], list[str]], tmp_path: Path
 ) -> None:
     tower, paths = VisionTower(tiny_base), drawings[0][:40]
-    first = picture_features(tower, paths[:30], tmp_path, batch_size=7)
+    first = image_features(tower, paths[:30], tmp_path, batch_size=7)
     direct = tower([Image.open(path).convert("RGB") for path in paths])
     np.testing.assert_allclose(first[:], direct[:30], atol=5e-3)
     before = files_of(tmp_path)["rows"].read_bytes()
-    more = picture_features(tower, [*reversed(paths), paths[0]], tmp_path)
+    more = image_features(tower, [*reversed(paths), paths[0]], tmp_path)
     np.testing.assert_allclose(more[:], direct[[*range(39, -1, -1), 0]], atol=5e-3)
     assert files_of(tmp_path)["rows"].read_bytes().startswith(before)  # the thirty were not computed again
     assert len(more.rows) == 40
     np.testing.assert_allclose(more.pooled(block=16), more[:].astype(np.float32).mean((2, 3)), rtol=1e-6)
 
 
-def test_unreadable_pictures_are_listed(
-    tiny_base: Path, drawings: tuple[list[Path], list[str]], tmp_path: Path
-) -> None:
+def test_unreadable_images_are_listed(tiny_base: Path, drawings: tuple[list[Path], list[str]], tmp_path: Path) -> None:
     torn, gone = tmp_path / "torn.png", tmp_path / "gone.png"
     torn.write_bytes(drawings[0][0].read_bytes()[:60])
-    features = picture_features(tiny_base, [drawings[0][0], torn, gone, drawings[0][1]], tmp_path)
+    features = image_features(tiny_base, [drawings[0][0], torn, gone, drawings[0][1]], tmp_path)
     assert features.index.tolist() == [0, -1, -1, 1]
     assert [name for name, _ in features.unreadable] == [str(torn), str(gone)]
     assert not features.pooled()[1].any()
     with pytest.raises(ImageError, match="1 of these"):
         features[[0, 1]]
-    assert picture_features(tiny_base, [], tmp_path)[:].shape == (0, 320, 2, 2)
+    assert image_features(tiny_base, [], tmp_path)[:].shape == (0, 320, 2, 2)
 
 
 def test_half_written_files_lose_only_their_tail(
     tiny_base: Path, drawings: tuple[list[Path], list[str]], tmp_path: Path
 ) -> None:
     tower, paths = VisionTower(tiny_base), drawings[0][:20]
-    whole = picture_features(tower, paths, tmp_path)[:]
+    whole = image_features(tower, paths, tmp_path)[:]
     files = files_of(tmp_path)
     for name, cut in (("keys", 3 * KEY_BYTES + 5), ("rows", 1001), ("keys", 1)):
         data = files[name].read_bytes()
         files[name].write_bytes(data[:-cut])
         # a last bit may differ: a batch of another size is summed in another order
-        np.testing.assert_allclose(picture_features(tower, paths, tmp_path)[:], whole, atol=5e-3)
+        np.testing.assert_allclose(image_features(tower, paths, tmp_path)[:], whole, atol=5e-3)
         assert files["keys"].stat().st_size == 20 * KEY_BYTES
 
 
@@ -83,7 +81,7 @@ def test_kill_nine_and_go_on(tiny_base: Path, drawings: tuple[list[Path], list[s
     paths = [str(path) for path in drawings[0]]
     code = (
         "import torch; torch.set_num_threads(1)\nfrom puma.mini.base.vision import *\n"
-        f"picture_features({str(tiny_base)!r}, {paths!r}, {str(tmp_path)!r}, batch_size=1)"
+        f"image_features({str(tiny_base)!r}, {paths!r}, {str(tmp_path)!r}, batch_size=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (files_of(tmp_path).get("keys") and files_of(tmp_path)["keys"].stat().st_size):
@@ -93,7 +91,7 @@ def test_kill_nine_and_go_on(tiny_base: Path, drawings: tuple[list[Path], list[s
     tower = VisionTower(tiny_base)
     kept = files_of(tmp_path)["keys"].stat().st_size // KEY_BYTES
     assert 1 <= kept < len(paths)
-    features = picture_features(tower, paths, tmp_path)
+    features = image_features(tower, paths, tmp_path)
     direct = tower([Image.open(path).convert("RGB") for path in paths])
     np.testing.assert_allclose(features[:], direct, atol=5e-3)
 

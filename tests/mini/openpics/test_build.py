@@ -41,38 +41,38 @@ def test_all_eight_tasks_in_three_splits_and_consistent(openpics: Path) -> None:
     assert all(len(p.split()) <= 8 for task in TASK_MODALITIES for p in benchmark.instructions(task))
 
 
-def test_no_family_name_or_picture_is_in_two_splits(openpics: Path) -> None:
-    benchmark, families, names, pictures = Benchmark(openpics), {}, {}, {}
+def test_no_family_name_or_image_is_in_two_splits(openpics: Path) -> None:
+    benchmark, families, names, images = Benchmark(openpics), {}, {}, {}
     for split in benchmark.splits():
         records = [c.src for c in benchmark.global_pool(split)]
         records += [query.src for task in benchmark.tasks(split) for query in benchmark.queries(task, split)]
         known = [json.loads(src) for src in records]
         families[split] = {k["family"] for k in known}
         names[split] = {concept_key(n) for k in known for n in (k["name"], *k.get("aliases", ()))}
-        pictures[split] = {c.image_path for c in benchmark.global_pool(split) if c.image_path}
-        pictures[split] |= {q.image_path for t in benchmark.tasks(split) for q in benchmark.queries(t, split)} - {None}
-    for kind in (families, names, pictures):
+        images[split] = {c.image_path for c in benchmark.global_pool(split) if c.image_path}
+        images[split] |= {q.image_path for t in benchmark.tasks(split) for q in benchmark.queries(t, split)} - {None}
+    for kind in (families, names, images):
         assert all(kind[split] for split in kind)
         assert not kind["train"] & kind["test"]
         assert not kind["train"] & kind["val"]
         assert not kind["val"] & kind["test"]
     on_disk = {str(p.relative_to(openpics)) for p in (openpics / "mbeir_images").rglob("*.webp")}
-    assert pictures["train"] <= on_disk
+    assert images["train"] <= on_disk
 
 
-def test_pictures_are_square_and_no_two_are_alike(openpics: Path) -> None:
+def test_images_are_square_and_no_two_are_alike(openpics: Path) -> None:
     seen: Counter[str] = Counter()
     for path in (openpics / "mbeir_images").rglob("*"):
         if path.is_file():
-            with Image.open(path) as picture:
-                assert picture.size == (224, 224)
-                assert picture.mode == "RGB"
-                seen[hashlib.sha256(picture.tobytes()).hexdigest()] += 1
+            with Image.open(path) as image:
+                assert image.size == (224, 224)
+                assert image.mode == "RGB"
+                seen[hashlib.sha256(image.tobytes()).hexdigest()] += 1
     assert len(seen) > 300
     assert seen.most_common(1)[0][1] == 1
 
 
-def test_an_image_query_never_finds_its_own_picture(openpics: Path) -> None:
+def test_an_image_query_never_finds_its_own_image(openpics: Path) -> None:
     benchmark = Benchmark(openpics)
     for task in (4, 7, 8):
         shown = {c.did: c.image_path for c in benchmark.pool(task, "test")}

@@ -2,11 +2,11 @@
 
 from puma.mini.openpics.composed import pairs
 from puma.mini.openpics.library import Ids, Library, Shown
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 
 def library(*names: str) -> Library:
-    shown = [Shown(Picture(f"a/{n}", "a", "A", n), f"{n}.webp", n, n, "train") for n in names]
+    shown = [Shown(ImageRecord(f"a/{n}", "a", "A", n), f"{n}.webp", n, n, "train") for n in names]
     return Library(shown, Ids(), sides=False, common=frozenset())
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puma.mini.openpics.families import Groups, concept_of, families, near_duplicates, split
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 
-def picture(name: str, source: str = "a", **more: object) -> Picture:
-    return Picture(f"{source}/{name}", source, "style", name, **more)  # type: ignore[arg-type]
+def image(name: str, source: str = "a", **more: object) -> ImageRecord:
+    return ImageRecord(f"{source}/{name}", source, "style", name, **more)  # type: ignore[arg-type]
 
 
 def test_what_belongs_together() -> None:
@@ -28,7 +28,7 @@ def test_what_belongs_together() -> None:
         "sea",
         "lake",
     ]
-    found = dict(zip(names, families([picture(name) for name in names]), strict=True))
+    found = dict(zip(names, families([image(name) for name in names]), strict=True))
     assert found["dog"] == found["brown dog"]
     assert found["man farmer"] == found["woman farmer"] == found["farmer, dark skin tone"]
     assert found["flag of peru"] != found["flag of chad"]
@@ -36,12 +36,12 @@ def test_what_belongs_together() -> None:
 
 
 def test_sources_aliases_series_and_near_duplicates_join() -> None:
-    pictures = [
-        picture("sofa", "a", aliases=("couch",)), picture("couch", "b"), picture("couches", "c"),
-        picture("step one", "a", series="s#"), picture("other", "a", series="s#"), picture("alone", "a"),
-        picture("twin", "b"),
+    images = [
+        image("sofa", "a", aliases=("couch",)), image("couch", "b"), image("couches", "c"),
+        image("step one", "a", series="s#"), image("other", "a", series="s#"), image("alone", "a"),
+        image("twin", "b"),
     ]  # fmt: skip
-    found = families(pictures, near=[(5, 6)])
+    found = families(images, near=[(5, 6)])
     assert found[0] == found[1] == found[2]
     assert found[3] == found[4]
     assert found[5] == found[6]
@@ -49,8 +49,8 @@ def test_sources_aliases_series_and_near_duplicates_join() -> None:
 
 
 def test_a_noun_with_many_kinds_is_a_category() -> None:
-    pictures = [picture("flag"), *(picture(f"kind{n} flag") for n in range(40))]
-    assert len(set(families(pictures))) == 41
+    images = [image("flag"), *(image(f"kind{n} flag") for n in range(40))]
+    assert len(set(families(images))) == 41
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40), st.randoms())
@@ -96,4 +96,4 @@ def test_split_keeps_shares_and_only_tests_the_fit() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [("Red foxes", "a red fox")])
 def test_concepts(one: str, other: str) -> None:
-    assert concept_of(picture(one)) == concept_of(picture(other))
+    assert concept_of(image(one)) == concept_of(image(other))

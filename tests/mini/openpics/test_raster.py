@@ -9,7 +9,7 @@ from PIL import Image
 
 from puma.mini.openpics import shards
 from puma.mini.openpics.raster import MAX_SVG_BYTES, SIZE, UnfitError, encoded, pixels
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 from support.openpics_sources import BOMB, png_header, shape
 
 RED_LEFT = '<rect width="50" height="100" fill="#f00"/><rect x="50" width="50" height="100" fill="#00f"/>'
@@ -50,7 +50,7 @@ def test_a_small_drawing_in_a_corner_is_brought_close(tmp_path: Path) -> None:
     assert red.any(axis=1).sum() == pytest.approx(red.any(axis=0).sum() / 2, abs=2)
 
 
-def test_wide_pictures_are_padded_with_white(tmp_path: Path) -> None:
+def test_wide_images_are_padded_with_white(tmp_path: Path) -> None:
     Image.new("RGB", (300, 100), (0, 0, 255)).save(tmp_path / "wide.png")
     with pytest.raises(UnfitError, match="blank"):
         pixels(svg('<rect width="9" height="9" fill="#fff"/>', 'viewBox="0 0 9 9"'), None)
@@ -110,18 +110,18 @@ def test_files_keep_every_pixel(tmp_path: Path) -> None:
     assert encoded(array) == encoded(array.copy())
 
 
-def pictures(number: int) -> list[Picture]:
+def images(number: int) -> list[ImageRecord]:
     made = [svg(shape(i, "#a33", "#113"), 'viewBox="0 0 100 100"') for i in range(number)]
-    return [Picture(f"x/{i}", "x", "x", f"thing {i}", svg=drawing) for i, drawing in enumerate(made)]
+    return [ImageRecord(f"x/{i}", "x", "x", f"thing {i}", svg=drawing) for i, drawing in enumerate(made)]
 
 
-def test_a_picture_that_hangs_is_given_up_and_the_rest_go_on(tmp_path: Path) -> None:
+def test_a_image_that_hangs_is_given_up_and_the_rest_go_on(tmp_path: Path) -> None:
     """An endless pipe as a file: reading it never ends, as a hanging renderer would not."""
     import os
 
     os.mkfifo(tmp_path / "endless.svg")
-    jobs = pictures(5)
-    jobs[2] = Picture("x/endless", "x", "x", "endless", path=tmp_path / "endless.svg")
+    jobs = images(5)
+    jobs[2] = ImageRecord("x/endless", "x", "x", "endless", path=tmp_path / "endless.svg")
     began = time.monotonic()
     (shard,) = shards.render(jobs, tmp_path / "shards", workers=1, limit_s=2)
     assert time.monotonic() - began < 30
@@ -132,7 +132,7 @@ def test_a_picture_that_hangs_is_given_up_and_the_rest_go_on(tmp_path: Path) -> 
 
 def test_shards_that_exist_are_kept_and_scratch_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD", 4)
-    jobs = pictures(10)
+    jobs = images(10)
     files = shards.render(jobs, tmp_path)
     assert len(files) == 3
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
@@ -142,5 +142,5 @@ def test_shards_that_exist_are_kept_and_scratch_is_not(tmp_path: Path, monkeypat
     assert files[0].stat().st_mtime_ns == before[files[0]][0]
     assert files[1].stat().st_mtime_ns != before[files[1]][0]
     assert sorted(tmp_path.iterdir()) == files
-    changed = [*jobs[:-1], Picture("x/9", "x", "x", "thing 9", svg=jobs[0].svg)]
+    changed = [*jobs[:-1], ImageRecord("x/9", "x", "x", "thing 9", svg=jobs[0].svg)]
     assert shards.render(changed, tmp_path)[2] != files[2]

@@ -1,4 +1,4 @@
-"""PDF pages: pictures and words, stable ids, damage, and a kind word where pypdfium2 is missing."""
+"""PDF pages: images and words, stable ids, damage, and a kind word where pypdfium2 is missing."""
 
 import builtins
 import sys
@@ -46,7 +46,7 @@ def split(path):
     return [[entry for entry in found if isinstance(entry, kind)] for kind in (Record, Skip)]
 
 
-def test_each_page_is_a_picture_with_its_words(tmp_path):
+def test_each_page_is_a_image_with_its_words(tmp_path):
     pytest.importorskip("pypdfium2")
     path = pdf(tmp_path / "d.pdf", "Red fox", "", "Blue whale")
     records, skips = split(path)

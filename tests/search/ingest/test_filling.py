@@ -12,7 +12,7 @@ from puma.items.encoder import Skip
 from puma.search.ingest import Ignored, Record, content_digest, count_items, read_items
 
 
-def picture(path, colour=(255, 0, 0), size=(6, 4)):
+def image(path, colour=(255, 0, 0), size=(6, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
@@ -23,9 +23,9 @@ def split(found):
     return [[entry for entry in found if isinstance(entry, kind)] for kind in (Record, Skip, Ignored)]
 
 
-def test_a_folder_gives_its_pictures_at_any_depth_in_order(tmp_path):
-    picture(tmp_path / "b.PNG")
-    picture(tmp_path / "deep" / "er" / "a.jpeg", (0, 255, 0))
+def test_a_folder_gives_its_images_at_any_depth_in_order(tmp_path):
+    image(tmp_path / "b.PNG")
+    image(tmp_path / "deep" / "er" / "a.jpeg", (0, 255, 0))
     (tmp_path / "notes.txt").write_text("not read: only pictures are, in folders")
     (tmp_path / ".DS_Store").write_bytes(b"x")
     records, skips, ignored = split(read_items([tmp_path]))
@@ -36,8 +36,8 @@ def test_a_folder_gives_its_pictures_at_any_depth_in_order(tmp_path):
 
 
 def test_ids_are_the_content(tmp_path):
-    same = [picture(tmp_path / "a.png"), picture(tmp_path / "x" / "b.png")]
-    other = picture(tmp_path / "c.png", (0, 0, 9))
+    same = [image(tmp_path / "a.png"), image(tmp_path / "x" / "b.png")]
+    other = image(tmp_path / "c.png", (0, 0, 9))
     records, _, _ = split(read_items([*same, other]))
     assert records[0].id == records[1].id != records[2].id
     assert records[0].id == content_digest(Item(image=same[0].read_bytes()))
@@ -53,7 +53,7 @@ def test_text_lines(tmp_path):
 
 
 def test_json_lines_good_and_bad(tmp_path):
-    picture(tmp_path / "fox.png")
+    image(tmp_path / "fox.png")
     lines = [
         '{"text": "a fox", "image": "fox.png", "id": "fox", "year": 2020, "tags": ["x"]}',
         '{"text": "a fox", "id": 7}',
@@ -84,7 +84,7 @@ def test_json_lines_good_and_bad(tmp_path):
 
 
 def test_csv(tmp_path):
-    picture(tmp_path / "fox.png")
+    image(tmp_path / "fox.png")
     (tmp_path / "i.csv").write_text(
         '\ufefftext,image,id,place\n"a fox, red",fox.png,f1,wood\ntwo\nonly text,,,\n,,,here\nx,none.png,,\na,b,c,d,e\n'
         '"two\nlines",,,\n'
@@ -121,7 +121,7 @@ def test_a_path_that_does_not_exist_is_an_error_and_never_text(tmp_path, name):
 def test_faulty_paths_are_found_before_anything_is_read(tmp_path):
     (tmp_path / "x.doc").write_bytes(b"x")
     with pytest.raises(InputError, match=r"x.doc: unknown kind of file; known are .*\.parquet, \.pdf"):
-        read_items([picture(tmp_path / "a.png"), tmp_path / "x.doc"])
+        read_items([image(tmp_path / "a.png"), tmp_path / "x.doc"])
     (tmp_path / "bad.csv").write_text("a;b\n")
     with pytest.raises(DataError, match=r"bad.csv, line 1: a column named text or image"):
         read_items([tmp_path / "a.png", tmp_path / "bad.csv"])
@@ -130,7 +130,7 @@ def test_faulty_paths_are_found_before_anything_is_read(tmp_path):
         read_items([tmp_path / "pipe.txt"])
 
 
-def test_a_pipe_named_like_a_picture_is_not_waited_for(tmp_path):
+def test_a_pipe_named_like_a_image_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     _, skips, _ = split(read_items([tmp_path]))
     assert "not a regular file" in skips[0].reason
@@ -168,7 +168,7 @@ def pool(folder, *lines):
 
 
 def test_an_mbeir_pool_is_read_as_it_is(tmp_path):
-    picture(tmp_path / "mbeir_images" / "x" / "fox.png")
+    image(tmp_path / "mbeir_images" / "x" / "fox.png")
     path = pool(
         tmp_path / "cand_pool" / "global",
         {"did": "9:1", "txt": "a fox", "img_path": None, "modality": "text", "src_content": None},
@@ -191,7 +191,7 @@ def test_an_mbeir_pool_is_read_as_it_is(tmp_path):
 
 
 def test_a_pool_without_its_images_folder_is_relative_to_itself(tmp_path):
-    picture(tmp_path / "fox.png")
+    image(tmp_path / "fox.png")
     path = pool(tmp_path, {"did": "9:1", "txt": None, "img_path": "fox.png", "modality": "image"})
     records, _, _ = split(read_items([path]))
     assert records[0].payload == {"image": str(tmp_path / "fox.png")}
@@ -204,8 +204,8 @@ def test_a_line_of_ones_own_with_a_did_stays_what_it_is(tmp_path):
 
 
 def test_the_count_is_what_will_be_found(tmp_path):
-    picture(tmp_path / "p" / "a.png")
-    picture(tmp_path / "p" / "deep" / "b.JPG")
+    image(tmp_path / "p" / "a.png")
+    image(tmp_path / "p" / "deep" / "b.JPG")
     (tmp_path / "p" / "other.doc").touch()
     (tmp_path / "t.txt").write_text("one\ntwo\nthree")
     (tmp_path / "j.jsonl").write_text('{"text": "x"}\n' * 5)

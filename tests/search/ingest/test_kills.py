@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2] / "support"
 
 @pytest.fixture
 def things(tmp_path):
-    """A function that makes a folder of ``n`` pictures and a list of ``n`` lines, all of them different."""
+    """A function that makes a folder of ``n`` images and a list of ``n`` lines, all of them different."""
 
     def make(n):
         folder = tmp_path / "things"

@@ -20,15 +20,15 @@ def searcher(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pictures, two of them one folder deeper."""
+    """Four images, two of them one folder deeper."""
     folder = tmp_path / "pictures"
     (folder / "deep").mkdir(parents=True)
     for shade, name in enumerate(("a.png", "b.png", "deep/c.png", "deep/d.png")):
-        picture(folder / name, 60 * shade)
+        image(folder / name, 60 * shade)
     return folder
 
 
-def picture(path, shade):
+def image(path, shade):
     Image.new("RGB", (8, 8), (255, shade, 255 - shade)).save(path)
     return path
 
@@ -43,7 +43,7 @@ def sync(searcher, *paths, **options):
 
 
 def files(searcher):
-    """The base names of all pictures in the index, by id."""
+    """The base names of all images in the index, by id."""
     rows = searcher.index.first(1000)
     return sorted(os.path.basename(row.payload["image"]) for row in rows if "image" in row.payload)
 
@@ -72,7 +72,7 @@ def test_a_removed_file_goes_with_sync_and_stays_without(searcher, folder):
 def test_only_what_lies_in_the_given_paths_goes(searcher, folder, tmp_path):
     other = tmp_path / "pictures-2"  # a name that begins alike is no folder inside
     other.mkdir()
-    picture(other / "e.png", 250)
+    image(other / "e.png", 250)
     sync(searcher, folder, other)
     (folder / "deep" / "c.png").unlink()
     (folder / "a.png").unlink()
@@ -116,7 +116,7 @@ def test_two_copies_in_one_batch_or_in_two_are_both_remembered(folder, tmp_path)
 
 def test_a_changed_file_replaces_its_row(searcher, folder):
     sync(searcher, folder)
-    picture(folder / "a.png", 199)
+    image(folder / "a.png", 199)
     assert counts(sync(searcher, folder)) == (1, 3, 1, 0)
     assert files(searcher) == ["a.png", "b.png", "c.png", "d.png"]
 
@@ -175,7 +175,7 @@ def test_a_list_loses_the_lines_that_it_lost(searcher, folder, tmp_path):
     assert not searcher.index.get(["w"])
 
 
-def test_a_line_whose_picture_is_away_keeps_its_row_and_a_broken_line_does_not(searcher, folder, tmp_path):
+def test_a_line_whose_image_is_away_keeps_its_row_and_a_broken_line_does_not(searcher, folder, tmp_path):
     named = {"text": "cap", "image": "pictures/a.png", "id": "cap"}
     unnamed = {"image": "pictures/b.png"}
     captions = lines(tmp_path / "list.jsonl", named, unnamed, {"text": "red"}, {"text": "blue"})
@@ -237,7 +237,7 @@ def test_an_empty_folder_that_gave_nothing_is_no_mistake_and_a_wrong_path_is(sea
 def test_an_interrupted_run_removes_nothing(searcher, folder):
     sync(searcher, folder)
     (folder / "a.png").unlink()
-    picture(folder / "deep" / "new.png", 111)
+    image(folder / "deep" / "new.png", 111)
 
     class Stopped(ToyEncoder):
         def encode(self, items, *, instruction=None):
@@ -252,13 +252,13 @@ def test_an_interrupted_run_removes_nothing(searcher, folder):
 def test_what_another_process_adds_meanwhile_is_left_alone(searcher, folder):
     sync(searcher, folder)
     (folder / "a.png").unlink()
-    picture(folder / "b.png", 88)  # so that there is something to embed
+    image(folder / "b.png", 88)  # so that there is something to embed
     other = Searcher(ToyEncoder(), Index(searcher.index.path))
 
     class Meanwhile(ToyEncoder):
         def encode(self, items, *, instruction=None):
             (folder / "later").mkdir()
-            picture(folder / "later" / "x.png", 17)
+            image(folder / "later" / "x.png", 17)
             other.add_paths([folder / "later"], progress=False)
             return super().encode(items, instruction=instruction)
 

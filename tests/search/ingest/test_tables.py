@@ -1,4 +1,4 @@
-"""Parquet in its shapes: pictures as paths, bytes and both; types that fit and do not; damage; memory."""
+"""Parquet in its shapes: images as paths, bytes and both; types that fit and do not; damage; memory."""
 
 import datetime
 import decimal
@@ -39,7 +39,7 @@ def split(path):
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
-def test_pictures_as_bytes(tmp_path, kind):
+def test_images_as_bytes(tmp_path, kind):
     path = table(tmp_path / "t.parquet", image=pa.array([png(), None, b""], kind), text=["fox", "only text", None])
     records, skips = split(path)
     assert [record.item.modality for record in records] == ["image,text", "text"]
@@ -52,7 +52,7 @@ def test_pictures_as_bytes(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 )
-def test_pictures_as_paths_relative_to_the_file(tmp_path, kind):
+def test_images_as_paths_relative_to_the_file(tmp_path, kind):
     (tmp_path / "fox.png").write_bytes(png())
     names = pa.array(["fox.png", "gone.png", str(tmp_path / "fox.png")], pa.string()).cast(kind)
     records, skips = split(table(tmp_path / "t.parquet", image=names, id=["a", "b", "c"]))
@@ -62,7 +62,7 @@ def test_pictures_as_paths_relative_to_the_file(tmp_path, kind):
     assert (len(skips), skips[0].id) == (1, "b")
 
 
-def test_pictures_as_the_datasets_library_writes_them(tmp_path):
+def test_images_as_the_datasets_library_writes_them(tmp_path):
     (tmp_path / "b.png").write_bytes(png((0, 255, 0)))
     rows = [
         {"bytes": png(), "path": "deep/a.png"},
@@ -157,7 +157,7 @@ def test_tables_are_indexed_with_thumbnails_and_synced(tmp_path):
 
 
 def test_a_large_table_is_never_held_whole(tmp_path):
-    """240 MB of pictures in row groups of 10 MB: memory grows by a few groups, not by the file."""
+    """240 MB of images in row groups of 10 MB: memory grows by a few groups, not by the file."""
     path = tmp_path / "t.parquet"
     noise = np.random.default_rng(0)
     schema = pa.schema([("image", pa.binary())])

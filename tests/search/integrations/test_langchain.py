@@ -37,8 +37,8 @@ def store(encoder, tmp_path):
 
 
 @pytest.fixture
-def pictured(encoder, tmp_path):
-    """A searcher of a red and a blue picture and a captioned green one."""
+def with_image(encoder, tmp_path):
+    """A searcher of a red and a blue image and a captioned green one."""
     searcher = Searcher(encoder, tmp_path / "pictures.index")
     for name, colour in {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}.items():
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
@@ -89,8 +89,8 @@ def test_more_documents_than_a_batch(store):
     assert [found.page_content for found in store.get_by_ids([names[599], names[0]])] == ["word599", "word0"]
 
 
-def test_filter_and_modality(encoder, pictured):
-    store = PumaVectorStore(pictured)
+def test_filter_and_modality(encoder, with_image):
+    store = PumaVectorStore(with_image)
     store.add_texts(["red fox", "red brick"], [{"price": 3}, {"price": 30}])
     cheap = {"type": "lt", "key": "price", "value": 10}
     assert [found.page_content for found in store.similarity_search("red", k=9, filter=cheap)] == ["red fox"]
@@ -99,17 +99,17 @@ def test_filter_and_modality(encoder, pictured):
         "red brick",
     }
     assert encoder.heard[-1] == INSTRUCTIONS[TEXT, TEXT]
-    store = PumaVectorStore(pictured, modality=IMAGE)
+    store = PumaVectorStore(with_image, modality=IMAGE)
     assert [found.id for found in store.similarity_search("red", k=9)] == ["red", "blue"]
     assert encoder.heard[-1] == INSTRUCTIONS[TEXT, IMAGE]
     with pytest.raises(InputError, match="near"):
         store.similarity_search("red", filter={"type": "near", "key": "price", "value": 10})
 
 
-def test_pictures_come_back_as_documents(pictured, tmp_path):
-    red, *_ = PumaVectorStore(pictured).similarity_search("red", k=3)
+def test_images_come_back_as_documents(with_image, tmp_path):
+    red, *_ = PumaVectorStore(with_image).similarity_search("red", k=3)
     assert red == Document(id="red", page_content="", metadata={"image": str(tmp_path / "red.png"), "modality": IMAGE})
-    green, *_ = PumaVectorStore(pictured).similarity_search("green", k=3)
+    green, *_ = PumaVectorStore(with_image).similarity_search("green", k=3)
     assert (green.page_content, green.metadata["modality"]) == ("a green field", "image,text")
 
 

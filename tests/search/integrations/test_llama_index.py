@@ -1,4 +1,4 @@
-"""The LlamaIndex adapter: texts, queries and pictures, alone and inside an index of theirs."""
+"""The LlamaIndex adapter: texts, queries and images, alone and inside an index of theirs."""
 
 import asyncio
 import io
@@ -24,30 +24,30 @@ def adapter():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
     return tmp_path / "red.png"
 
 
-def test_texts_queries_and_pictures(adapter, picture):
+def test_texts_queries_and_images(adapter, image):
     encoder = ToyEncoder()
     model = adapter(encoder, embed_batch_size=2)
     texts = model.get_text_embedding_batch(["red", "blue", "a fox"])
     assert encoder.heard == [None, None]
     query = model.get_query_embedding("red")
     assert encoder.heard[2:] == [INSTRUCTIONS[TEXT, TEXT]]
-    pictures = model.get_image_embedding_batch([str(picture), io.BytesIO(picture.read_bytes())])
+    images = model.get_image_embedding_batch([str(image), io.BytesIO(image.read_bytes())])
     assert encoder.heard[3:] == [None]
-    expected = ToyEncoder().encode([Item(text="red"), Item(text="blue"), Item(text="a fox"), Item(image=picture)])
-    assert np.allclose([*texts, pictures[0]], expected)
+    expected = ToyEncoder().encode([Item(text="red"), Item(text="blue"), Item(text="a fox"), Item(image=image)])
+    assert np.allclose([*texts, images[0]], expected)
     assert np.allclose(query, expected[0])
-    assert pictures[0] == pictures[1] == model.get_image_embedding(str(picture))
-    assert model.similarity(query, pictures[0]) > 0.9 > model.similarity(texts[1], pictures[0])
+    assert images[0] == images[1] == model.get_image_embedding(str(image))
+    assert model.similarity(query, images[0]) > 0.9 > model.similarity(texts[1], images[0])
     with pytest.raises(ImageError, match="no such file"):
         model.get_image_embedding("gone.png")
 
 
-def test_asynchronous_calls_give_the_same(adapter, picture):
+def test_asynchronous_calls_give_the_same(adapter, image):
     model = adapter(ToyEncoder())
 
     async def together():
@@ -55,12 +55,12 @@ def test_asynchronous_calls_give_the_same(adapter, picture):
             await model.aget_query_embedding("red"),
             await model.aget_text_embedding("red"),
             *await model.aget_text_embedding_batch(["red"]),
-            await model.aget_image_embedding(str(picture)),
-            *await model.aget_image_embedding_batch([str(picture)]),
+            await model.aget_image_embedding(str(image)),
+            *await model.aget_image_embedding_batch([str(image)]),
         ]
 
-    text, image = model.get_text_embedding("red"), model.get_image_embedding(str(picture))
-    assert asyncio.run(together()) == [text, text, text, image, image]
+    text, vector = model.get_text_embedding("red"), model.get_image_embedding(str(image))
+    assert asyncio.run(together()) == [text, text, text, vector, vector]
 
 
 def test_instruction_and_name(adapter):

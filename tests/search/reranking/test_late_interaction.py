@@ -40,7 +40,7 @@ def plain(base):
     return Retriever.from_base(base, layers=2, prompt="short", device="cpu")
 
 
-def picture(seed, size=(40, 60)):
+def image(seed, size=(40, 60)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
@@ -68,20 +68,20 @@ def test_maxsim_closed_forms():
 @pytest.mark.parametrize("asked", [False, True])
 def test_the_contents_own_tokens_are_told_from_the_prompts(retriever, instruction, asked):
     inputs, tokenizer = retriever.inputs, retriever.processor.tokenizer
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    for item in (Item(text="a red fox"), Item(image=picture(0)), Item(text="a red fox", image=picture(0))):
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    for item in (Item(text="a red fox"), Item(image=image(0)), Item(text="a red fox", image=image(0))):
         ids = inputs.features([item], instruction)["input_ids"][0]
         mask = content_mask(inputs, item, instruction, ids, asked=asked)
         own = ids[torch.from_numpy(mask)]
-        kept = tokenizer.decode([int(token) for token in own if token != image]).replace('"', "")
+        kept = tokenizer.decode([int(token) for token in own if token != image_id]).replace('"', "")
         words = (instruction if asked and instruction else "") + (item.text or "")
         assert kept.replace(" ", "") == words.replace(" ", "")
-        assert int((own == image).sum()) == (4 if item.image is not None else 0)
+        assert int((own == image_id).sum()) == (4 if item.image is not None else 0)
         assert not mask[-1]  # [RET] is the first stage's
 
 
 def test_states_are_those_after_the_final_norm_whatever_the_batch(plain):
-    items = [Item(text="a red fox"), Item(text="x"), Item(image=picture(0)), Item(text="blue", image=picture(1))]
+    items = [Item(text="a red fox"), Item(text="x"), Item(image=image(0)), Item(text="blue", image=image(1))]
     together = LateInteraction(plain).token_states(items, "Find a picture.")
     for item, rows in zip(items, together, strict=True):
         (alone,) = LateInteraction(plain, batch_size=1).token_states([item], "Find a picture.")
@@ -96,7 +96,7 @@ def test_states_are_those_after_the_final_norm_whatever_the_batch(plain):
 
 def test_an_item_is_nearest_to_itself_and_equal_items_tie(plain):
     reranker = LateInteraction(plain)
-    items = [Item(text="a red fox"), Item(text="blue heart"), Item(text="a red fox"), Item(image=picture(0))]
+    items = [Item(text="a red fox"), Item(text="blue heart"), Item(text="a red fox"), Item(image=image(0))]
     scores = reranker.rerank(items[0], None, items)
     assert (scores.dtype, scores.shape) == (np.float32, (4,))
     assert scores[0] == scores[2] == 1.0
@@ -129,8 +129,8 @@ def test_the_common_part_can_be_taken_away(plain):
 
 
 def test_known_items_are_computed_once_and_the_oldest_forgotten(plain, tmp_path):
-    picture(0).save(tmp_path / "a.png")
-    items = [Item(text="a red fox"), Item(image=tmp_path / "a.png"), Item(image=picture(1))]
+    image(0).save(tmp_path / "a.png")
+    items = [Item(text="a red fox"), Item(image=tmp_path / "a.png"), Item(image=image(1))]
     reranker = LateInteraction(plain)
     first = reranker.rerank(items[0], None, items)
     (tmp_path / "a.png").unlink()

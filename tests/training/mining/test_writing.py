@@ -48,8 +48,8 @@ def build(root):
     for number, colour in enumerate(COLOURS):
         Image.new("RGB", (8, 8), colour).save(root / f"mbeir_images/{number}.png")
     (root / "mbeir_images/copy.png").write_bytes((root / "mbeir_images/0.png").read_bytes())
-    pictures = [Candidate(f"9:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(6)]
-    pictures.append(Candidate("9:6", None, "mbeir_images/copy.png", "image"))
+    images = [Candidate(f"9:{n}", None, f"mbeir_images/{n}.png", "image") for n in range(6)]
+    images.append(Candidate("9:6", None, "mbeir_images/copy.png", "image"))
     texts = [Candidate(f"9:{n + 10}", name, None, "text") for n, name in enumerate(NAMES)]
     asked = [
         Query(f"9:{n}", name, None, "text", (f"9:{n}",), ("9:5",) if n == 1 else (), 0)
@@ -57,7 +57,7 @@ def build(root):
     ]
     asked.append(Query("9:4", "red", None, "text", ("9:5",), (), 0))  # the first query's words, another positive
     shown = [Query(f"9:{n + 20}", None, f"mbeir_images/{n}.png", "image", (f"9:{n + 10}",), (), 3) for n in range(4)]
-    for task, queries, pool in ((0, asked, pictures), (3, shown, texts)):
+    for task, queries, pool in ((0, asked, images), (3, shown, texts)):
         for split in ("train", "test"):
             write_queries(query_path(root, "tiny", task, split), queries)
             write_pool(pool_path(root, "tiny", task, split), pool)
@@ -127,7 +127,7 @@ def test_training_reads_them(root, tmp_path):
 
 def test_the_global_pool_gives_negatives_of_the_other_modality(root, tmp_path):
     mine(root, tmp_path / "out", encoder=ToyEncoder(), pool="global", rules=Rules(1, 0, None), progress=False)
-    assert negatives(tmp_path / "out", 0)["9:1"] == ("9:11",)  # the word, where the picture was asked for
+    assert negatives(tmp_path / "out", 0)["9:1"] == ("9:11",)  # the word, where the image was asked for
     assert all(pair.negatives for pair in read_pairs(tmp_path / "out", negatives=1))
 
 
@@ -153,7 +153,7 @@ def test_a_query_whose_positive_a_run_lacks_gets_none_and_is_counted(root, tmp_p
         mine(root, tmp_path / "none", run_dir=tmp_path / "others", tasks=[0])
 
 
-def test_unreadable_pictures_are_never_negatives(root, tmp_path):
+def test_unreadable_images_are_never_negatives(root, tmp_path):
     (root / "mbeir_images/1.png").unlink()
     result = mine(root, tmp_path / "out", encoder=ToyEncoder(), rules=Rules(9, 0, None), progress=False)
     assert not any("9:1" in dids for dids in negatives(tmp_path / "out", 0).values())

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from puma.errors import ConfigError, InputError
 from puma.pruning import count_parameters, decoder_of, prune
-from puma.pruning.shapes import KNOWN, config_of, empty_model, picture_shape
+from puma.pruning.shapes import KNOWN, config_of, empty_model, image_shape
 from puma.training.config import TrainConfig
 from puma.training.recipes.costs import Workload, estimate, stage_cost, step_chunks
 from puma.training.recipes.recipe import read_recipe
@@ -156,7 +156,7 @@ def test_vision_flops_are_the_counters(family):
     rows = tiny.inputs(family)["input_ids"].shape[1]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         decoder_of(model)(inputs_embeds=torch.randn(1, rows, tiny.HIDDEN), use_cache=False)
-    tokens, patches = picture_shape(model.config, 4)
+    tokens, patches = image_shape(model.config, 4)
     truth = whole - counter.get_total_flops()
     assert vision_flops(model.config, tokens, patches)["total"] == pytest.approx(truth, rel=0.08)
 

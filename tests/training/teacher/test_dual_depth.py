@@ -21,7 +21,7 @@ CLOSE = {"atol": 1e-6, "rtol": 0}
 
 
 def built(family):
-    """A tiny model whose pictures say something: Gemma3's projector starts at zero."""
+    """A tiny model whose images say something: Gemma3's projector starts at zero."""
     model = tiny.build(family)
     if family == "gemma3":
         nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)

@@ -20,7 +20,7 @@ from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
-from puma.training.teacher.identity import picture_identity, teacher_facts
+from puma.training.teacher.identity import image_identity, teacher_facts
 from puma.training.teacher.store import CaptionTargets, FeatureStore, PromptTargets, caption_targets, teacher_states
 
 
@@ -33,7 +33,7 @@ def colour(number, size=64):
 
 
 def many(count):
-    """Texts, pictures, and both together, some with an instruction."""
+    """Texts, images, and both together, some with an instruction."""
     asked = []
     for i in range(count):
         item = (Item(text=f"word {i}"), Item(image=colour(i)), Item(text=f"thing {i}", image=colour(i)))[i % 3]
@@ -46,7 +46,7 @@ def direct(teacher, item, instruction):
         return forward_states(teacher.model, teacher.inputs.features([item], instruction))[0].numpy()
 
 
-def test_states_are_the_whole_bases_with_pictures_and_without(base, tmp_path):
+def test_states_are_the_whole_bases_with_images_and_without(base, tmp_path):
     teacher, asked = teacher_of(base), many(9)
     store = FeatureStore(tmp_path / "store", teacher)
     store.compute(teacher, asked + asked[:3], batch_size=2, shard_size=4)
@@ -73,7 +73,7 @@ def test_a_second_opening_reads_and_computes_nothing(base, tmp_path, monkeypatch
     assert len(again) == 5
 
 
-def test_a_picture_is_known_by_its_content(base, tmp_path):
+def test_a_image_is_known_by_its_content(base, tmp_path):
     teacher = teacher_of(base)
     colour(1).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
@@ -85,12 +85,12 @@ def test_a_picture_is_known_by_its_content(base, tmp_path):
     time.sleep(0.01)
     colour(2).save(tmp_path / "a.png")
     assert store.key(Item(image=tmp_path / "a.png")) == c, "the file changed under its name"
-    assert picture_identity(colour(1)) == picture_identity(np.asarray(colour(1)))
-    assert picture_identity(colour(1)) != picture_identity(colour(1, size=32))
+    assert image_identity(colour(1)) == image_identity(np.asarray(colour(1)))
+    assert image_identity(colour(1)) != image_identity(colour(1, size=32))
     with pytest.raises(ImageError, match=r"no\.png"):
         store.key(Item(image=tmp_path / "no.png"))
     with pytest.raises(ImageError, match=r"no\.png"):
-        picture_identity(tmp_path / "no.png")
+        image_identity(tmp_path / "no.png")
 
 
 def other_weights(base):
@@ -225,7 +225,7 @@ def test_prompt_targets_are_of_texts_that_were_asked(base):
     assert targets(Item(text="a fox", image=colour(1)), "Find it.") is None
 
 
-def test_a_picture_is_taught_its_captions_state(base, tmp_path):
+def test_a_image_is_taught_its_captions_state(base, tmp_path):
     teacher = teacher_of(base)
     targets = caption_targets(
         teacher, ["red fox", "blue heart"], {"a.png": "red fox"}, centre=True, store=tmp_path / "t"
@@ -241,7 +241,7 @@ def test_a_picture_is_taught_its_captions_state(base, tmp_path):
 
 
 def test_a_store_is_what_training_takes_as_teacher(base, tmp_path):
-    """Items with pictures among them; the student comes nearer to the targets."""
+    """Items with images among them; the student comes nearer to the targets."""
     pairs = [
         Pair(Item(text=f"thing {i}"), Item(image=colour(i)), "Find it.", 0, f"q{i}", f"p{i}", frozenset([f"p{i}"]))
         for i in range(8)

@@ -188,11 +188,11 @@ def searcher_of(index: Path, model: Path | None, *, dtype: str = "auto", attn: s
 
 
 def query_item(text: str | None, image: Path | None) -> Item:
-    """A query from a command's arguments; its picture is opened here, so that a wrong path is told before the model is
+    """A query from a command's arguments; its image is opened here, so that a wrong path is told before the model is
     loaded.
 
     Raises:
-        InputError: neither was given. ImageError: the picture cannot be opened.
+        InputError: neither was given. ImageError: the image cannot be opened.
     """
     item = Item(text=text, image=image)
     item.open_image()

@@ -38,12 +38,12 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say every file, line and picture of a benchmark that is missing or malformed, all together.
+    """Say every file, line and image of a benchmark that is missing or malformed, all together.
 
     A folder with any of M-BEIR's data sets is held against all files that M-BEIR publishes; --split narrows that. Large
     files are streamed. The exit code is 0 if all is well, 1 if there are faults, 2 if the folder is not one.
 
-    With --model a picture that this model's processor refuses is a fault, and those that it gets distorted are noted.
+    With --model an image that this model's processor refuses is a fault, and those that it gets distorted are noted.
 
     Example: puma doctor --mbeir M-BEIR --split test --images 5000
     """

@@ -48,7 +48,7 @@ def embed(
 
     Interrupted, the same command goes on where it was; under torchrun several processes share the embedding.
 
-    Example: puma embed ~/Pictures captions.txt --out vectors.npz
+    Example: puma embed ~/Images captions.txt --out vectors.npz
     """
     import numpy as np
 

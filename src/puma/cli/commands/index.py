@@ -49,14 +49,14 @@ def add(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed pictures and texts and store them. What is stored already is not embedded again.
+    """Embed images and texts and store them. What is stored already is not embedded again.
 
     An interrupted run goes on where it was when the same command is given again. What cannot be read is listed and
     left out.
 
-    Example: puma index add my.index ~/Pictures captions.jsonl
+    Example: puma index add my.index ~/Images captions.jsonl
 
-    Example: puma index add my.index ~/Pictures --sync
+    Example: puma index add my.index ~/Images --sync
     """
     from puma.errors import InputError
     from puma.index import Index
@@ -223,5 +223,5 @@ def rm(
 
 
 def describe(payload: dict) -> str:
-    """A payload on one line: the text, and the picture's path."""
+    """A payload on one line: the text, and the image's path."""
     return "  ".join(str(payload[key]).replace("\n", " ") for key in ("text", "image") if key in payload)[:160]

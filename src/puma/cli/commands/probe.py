@@ -110,15 +110,15 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
         raise InputError(f"--data {data}: no such folder; give one in M-BEIR's layout")
     if base != MINI and data is not None:
         return data, base, prompt or "chat"
-    from puma.mini import openpics as pictures
+    from puma.mini import openpics as images
 
-    root = pictures.build()
+    root = images.build()
     if base != MINI:
         return data or root, base, prompt or "chat"
     from puma.mini.base.assemble import assemble
     from puma.mini.recipe import Recipe
 
-    return data or root, str(assemble(settings=Recipe().base, pictures=root)), prompt or "open-quote"
+    return data or root, str(assemble(settings=Recipe().base, images=root)), prompt or "open-quote"
 
 
 def _dtype() -> Any:

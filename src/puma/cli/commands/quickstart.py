@@ -1,4 +1,4 @@
-"""``puma quickstart``: everything once, on real pictures."""
+"""``puma quickstart``: everything once, on real images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``puma search``: ask an index with words, a picture, or both."""
+"""``puma search``: ask an index with words, an image, or both."""
 
 from __future__ import annotations
 

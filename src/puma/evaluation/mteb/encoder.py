@@ -1,10 +1,10 @@
-"""Any of our encoders as an mteb model: pictures and texts reach it together, queries with the task's instruction.
+"""Any of our encoders as an mteb model: images and texts reach it together, queries with the task's instruction.
 
 Here: :class:`MtebEncoder`, what mteb asks an encoder, and :func:`require_mteb`. Not here: tasks and running them
 (:mod:`puma.evaluation.mteb.tasks`). mteb is the optional extra ``mteb``; nothing here is imported before it is used.
 
 Why not hand mteb the bare ``SentenceTransformer``: mteb 2.26 takes that for a model of texts only. It refuses a task
-whose queries or candidates are pictures alone; of a task that has both it drops the pictures, with a line in the log
+whose queries or candidates are images alone; of a task that has both it drops the images, with a line in the log
 about suboptimal performance, and scores what is left.
 """
 
@@ -90,7 +90,7 @@ class MtebEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb records of the model: texts and pictures, cosine, instructions; the revision is the encoder's
+        """What mteb records of the model: texts and images, cosine, instructions; the revision is the encoder's
         fingerprint."""
         return self._meta
 
@@ -118,7 +118,7 @@ class MtebEncoder:
         """Embed what mteb's loader yields.
 
         Args:
-            inputs: batches: a dict of lists under ``text`` and/or ``image``. An empty text and a missing picture
+            inputs: batches: a dict of lists under ``text`` and/or ``image``. An empty text and a missing image
                 (None) are no part of an item; an item may not lack both.
             task_metadata: the task's; its name and prompt give the instruction.
             prompt_type: query, document, or None for tasks without sides.
@@ -128,8 +128,8 @@ class MtebEncoder:
             float32 [n, dim], unit rows, in the loader's order.
 
         Raises:
-            InputError: an item has neither text nor picture, or the task wants audio or video.
-            ImageError: a picture is beyond the safety limits.
+            InputError: an item has neither text nor image, or the task wants audio or video.
+            ImageError: an image is beyond the safety limits.
         """
         instruction = self.instruction(task_metadata, prompt_type)
         blocks = [np.zeros((0, self.encoder.dim), dtype=np.float32)]

@@ -60,7 +60,7 @@ def tasks(
         root, dataset, split: which benchmark.
         chosen: task ids, labels or data sets, as :meth:`Benchmark.choose` takes them; all the split has if None.
         pools: local, global or both, a task for each. In a global pool a candidate without a text has an empty one and
-            a candidate without a picture None: our encoder takes that, most of mteb's models do not.
+            a candidate without an image None: our encoder takes that, most of mteb's models do not.
         ks: depths of the metrics; 1 is always among them.
 
     Raises:
@@ -173,7 +173,7 @@ def _metadata(benchmark: Benchmark, task: TaskName, split: str, pool: str) -> An
 def _fault(
     record: Query | Candidate, name: str, benchmark: Benchmark, faults: dict[str, str | None], skipped: dict[str, str]
 ) -> bool:
-    """Whether a record's picture cannot be read; each picture is tried once."""
+    """Whether a record's image cannot be read; each image is tried once."""
     path = record.image_path
     if path is None:
         return False

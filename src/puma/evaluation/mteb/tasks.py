@@ -13,7 +13,7 @@ Where mteb counts otherwise than we do, and what is done about it:
   it. Without ties the figures are the same; with ties mteb's are as good or better, as the ids have it. A model that
   gives everything one vector scores nothing with us and something there.
 - ``hit_rate_at_k`` is our hit rate, M-BEIR's "recall"; ``recall_at_k`` is our recall. Both have five decimals.
-- Pictures that cannot be read would stop mteb. Such candidates are left out of the corpus (never found, still
+- Images that cannot be read would stop mteb. Such candidates are left out of the corpus (never found, still
   positives), and such queries are left out of the run; the rates here count them as misses, those under ``mteb`` do
   not know of them.
 - mteb seeds the global generators of random, numpy and torch.

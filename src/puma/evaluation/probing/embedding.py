@@ -1,4 +1,4 @@
-"""Items through the model into the store, past pictures that cannot be read; what is stored is not embedded again.
+"""Items through the model into the store, past images that cannot be read; what is stored is not embedded again.
 
 Here: the loop and the items' keys. Not here: what a batch's states are (depths), the files (store).
 """
@@ -77,11 +77,11 @@ def features(retriever: Retriever, asked: Sequence[Asked]) -> Mapping[str, torch
 
 
 def item_key(retriever: Retriever, asked: Asked) -> bytes:
-    """The key of an item's states: what it says, and what its picture holds, wherever that lies."""
+    """The key of an item's states: what it says, and what its image holds, wherever that lies."""
     written = retriever.inputs.written([asked.item], asked.instruction)[0]
     if asked.item.image is None:
         return key_of(written, None)
-    path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's pictures are files
+    path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
     try:
         return key_of(written, hashlib.sha256(path.read_bytes()).digest())
     except OSError:  # told as unreadable when it is embedded

@@ -85,7 +85,7 @@ def gather(
 ) -> Material:
     """Draw a probe's material.
 
-    Queries take their task's first instruction, in train too. Train pairs are drawn so that no text or picture occurs
+    Queries take their task's first instruction, in train too. Train pairs are drawn so that no text or image occurs
     in two of them and no query of them is evaluated, in any task.
 
     Args:

@@ -68,8 +68,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The whole report as Markdown."""
     listed = "\n".join(f"- {note}" for note in notes(result))
     title = f"# Depth probe of {result['base']} on {result['dataset']}, {result['split']}"
-    picture = "![hit@10 and speed by decoder layers kept](probe.svg)"
-    return "\n\n".join([title, result["suggestion"]["sentence"], picture, table(result), listed]) + "\n"
+    image = "![hit@10 and speed by decoder layers kept](probe.svg)"
+    return "\n\n".join([title, result["suggestion"]["sentence"], image, table(result), listed]) + "\n"
 
 
 def _pairs(task: Mapping[str, Any]) -> str:

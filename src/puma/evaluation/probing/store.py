@@ -84,6 +84,6 @@ class StateStore(RowFiles):
         return out
 
 
-def key_of(written: str, picture: bytes | None) -> bytes:
-    """The key of a prompt as written out, and of its picture's content digest."""
-    return hashlib.sha256(written.encode() + b"\0" + (picture or b"")).digest()[:KEY_BYTES]
+def key_of(written: str, image: bytes | None) -> bytes:
+    """The key of a prompt as written out, and of its image's content digest."""
+    return hashlib.sha256(written.encode() + b"\0" + (image or b"")).digest()[:KEY_BYTES]

@@ -1,7 +1,7 @@
 """The report: one HTML file that shows what an evaluation or a whole run reached, and looks the same without a network.
 
 Here: :func:`write_report` (systems, curves, sheets), :func:`write_evaluation_report` (of a results document) and their
-page. Not here: drawings (:mod:`puma.evaluation.report.charts`), tables (:mod:`puma.evaluation.report.tables`), pictures
+page. Not here: drawings (:mod:`puma.evaluation.report.charts`), tables (:mod:`puma.evaluation.report.tables`), images
 (:mod:`puma.evaluation.report.sheets`), which queries are shown (:mod:`puma.evaluation.report.samples`), the figures.
 """
 
@@ -88,13 +88,13 @@ def write_evaluation_report(
     runs: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the page of an evaluation, whole or not at all: figures, bars, modality confusion, the queries it answered
-    and failed in pictures, and the document itself, to be saved from the page.
+    and failed in images, and the document itself, to be saved from the page.
 
     Args:
         path: the .html file.
         results: a results document (:mod:`puma.evaluation.results`), or several of the same benchmark, whose figures
             stand side by side; if one holds ``chance`` (tables of a random ranking), bars and tables show it.
-        root: the benchmark's folder, for the pictures.
+        root: the benchmark's folder, for the images.
         runs: the first document's run files (a folder, or one file), for the sheets; None for a page without them.
 
     Raises:

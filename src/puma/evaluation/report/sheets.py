@@ -1,4 +1,4 @@
-"""Picture sheets of the report: queries beside their best results, with thumbnails inside the page.
+"""Image sheets of the report: queries beside their best results, with thumbnails inside the page.
 
 Here: the records of a sheet, thumbnails as data URIs, the sheet's HTML. Not here: the rest of the report
 (:mod:`puma.evaluation.report.page`).
@@ -39,7 +39,7 @@ class Asked:
     """One query and its best results, best first.
 
     Args:
-        query: the text, picture or both.
+        query: the text, image or both.
         results: the first five are shown.
         instruction: shown small under the query.
         rank: of the first right result, if known (from 1).
@@ -66,14 +66,14 @@ class Sheet:
 
 
 class Thumbnails:
-    """Pictures as data URIs of at most a few kilobytes; each file is made once."""
+    """Images as data URIs of at most a few kilobytes; each file is made once."""
 
     def __init__(self, side: int = SIDE) -> None:
         self.side = side
         self._made: dict[str, str | None] = {}
 
     def uri(self, item: Item) -> str | None:
-        """A WebP data URI, or None where the picture cannot be read."""
+        """A WebP data URI, or None where the image cannot be read."""
         if not isinstance(item.image, (str, os.PathLike)):
             return self._make(item)
         name = os.fspath(item.image)
@@ -83,15 +83,15 @@ class Thumbnails:
 
     def _make(self, item: Item) -> str | None:
         try:
-            picture = item.open_image()
+            image = item.open_image()
         except ImageError:
             return None
-        if picture is None:
+        if image is None:
             return None
-        picture = picture.copy()
-        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+        image = image.copy()
+        image.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        picture.save(stream, "WEBP", quality=70)
+        image.save(stream, "WEBP", quality=70)
         return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -55,7 +55,7 @@ def write_embeddings(
         instruction: ``first`` or ``none``.
         dtype: ``float16``, as UniIR writes, or ``float32``, which UniIR reads as well.
 
-    The other arguments are as in :func:`puma.evaluation.mbeir.evaluate`. A query or candidate whose picture cannot be
+    The other arguments are as in :func:`puma.evaluation.mbeir.evaluate`. A query or candidate whose image cannot be
     read is a row of zeros: left out, a query would vanish from UniIR's mean.
 
     Raises:

@@ -6,7 +6,7 @@ retriever of it. Not here: how a tensor is written (:mod:`puma.mini.adapter.codi
 
 The header names the base by its settings, and by a digest of every tensor that the adapter builds on. What the adapter
 carries itself may differ between bases: the plain mini base's random projector, say, which torch versions draw
-differently. So an adapter for others is written against a *plain* base, whose making needs no pictures.
+differently. So an adapter for others is written against a *plain* base, whose making needs no images.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ from puma.storage.folders import storage_errors
 
 
 def assemble(
-    home: Path | str | None = None, *, settings: BaseSettings | None = None, pictures: Path | str | None = None
+    home: Path | str | None = None, *, settings: BaseSettings | None = None, images: Path | str | None = None
 ) -> Path:
     """The folder of the mini base, made on first use (a minute or so, 1.6 GB of memory) and kept in the cache.
 
     Args:
         home: cache folder; :func:`puma.mini.fetch.packages.cache_home` if None.
         settings: see :class:`BaseSettings`.
-        pictures: root of a benchmark in M-BEIR's layout (:func:`puma.mini.openpics.build`). Its training pairs of task
+        images: root of a benchmark in M-BEIR's layout (:func:`puma.mini.openpics.build`). Its training pairs of task
             0 fit the projector in closed form; the folder is then one of its own, beside the plain one. None leaves the
             projector random.
 
@@ -45,13 +45,13 @@ def assemble(
     settings = BaseSettings() if settings is None else settings
     home = cache_home() if home is None else Path(home)
     plain = _finished(home / "bases" / settings.folder, lambda work: _assemble(work, home, settings))
-    if pictures is None:
+    if images is None:
         return plain
     from puma.mini.base.projector import fitted_base, fitting_key  # slow to import, and not always needed
 
-    key = fitting_key(Path(pictures))
+    key = fitting_key(Path(images))
     return _finished(
-        plain.with_name(f"{plain.name}-fitted-{key}"), lambda work: fitted_base(plain, Path(pictures), work, home)
+        plain.with_name(f"{plain.name}-fitted-{key}"), lambda work: fitted_base(plain, Path(images), work, home)
     )
 
 

@@ -1,4 +1,4 @@
-"""Feature rows of pictures under keys, kept in the cache.
+"""Feature rows of images under keys, kept in the cache.
 
 Here: the store of one tower's features. Not here: the files and their recovery (:mod:`puma.storage.row_files`), what is
 computed (:mod:`puma.mini.base.vision`).

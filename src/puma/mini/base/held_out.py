@@ -15,17 +15,17 @@ from puma.errors import InputError
 
 
 def held_out_split(
-    captions: Sequence[str], pictures: Sequence[int], share: float, seed: int
+    captions: Sequence[str], images: Sequence[int], share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit on and positions held out, such that neither a caption nor a picture is on both sides.
+    """Positions to fit on and positions held out, such that neither a caption nor an image is on both sides.
 
-    Pairs that share a caption or a picture, directly or through others, stay together. (Splitting by caption alone
-    would hold out a picture whose other captions are fitted on, and choose a strength far too low.) Of the held-out
-    pairs, those with a caption and a picture not yet seen among them are kept, so that ranks are not blurred by equals.
+    Pairs that share a caption or an image, directly or through others, stay together. (Splitting by caption alone
+    would hold out an image whose other captions are fitted on, and choose a strength far too low.) Of the held-out
+    pairs, those with a caption and an image not yet seen among them are kept, so that ranks are not blurred by equals.
 
     Args:
         captions: of n pairs.
-        pictures: of the n pairs, equal numbers for equal pictures.
+        images: of the n pairs, equal numbers for equal images.
         share: of the pairs, at most (but never fewer than two groups) held out.
         seed: draws the groups.
 
@@ -33,9 +33,9 @@ def held_out_split(
         InputError: fewer than four groups.
     """
     _, words = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
-    _, images = np.unique(np.asarray(pictures), return_inverse=True)
+    _, shown = np.unique(np.asarray(images), return_inverse=True)
     nodes = int(words.max(initial=-1)) + 1
-    edges = coo_matrix((np.ones(len(words)), (words, nodes + images)), shape=(nodes + len(images),) * 2)
+    edges = coo_matrix((np.ones(len(words)), (words, nodes + shown)), shape=(nodes + len(shown),) * 2)
     group = np.unique(connected_components(edges, directed=False)[1][words], return_inverse=True)[1]
     sizes = np.bincount(group)
     if len(sizes) < 4:

@@ -34,7 +34,7 @@ SPECIAL_TOKENS = {
 """As the GGUF names them."""
 
 # ChatML, as SmolLM2 was tuned on, for messages whose content is a list of typed parts (or a plain string). Two things
-# differ from SmolLM2's own: no system message is made up (it would cost every embedding 20 tokens), and pictures have a
+# differ from SmolLM2's own: no system message is made up (it would cost every embedding 20 tokens), and images have a
 # place. That parts are asked for their 'type' is also what makes sentence-transformers send parts at all.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -92,7 +92,7 @@ def forget_quantization(model: Any) -> None:
 
 def add_image_token(tokenizer: Any, model: Any) -> int:
     """Add ``<image>`` to tokenizer and embeddings; returns its id. Its row is the mean of the others, the same every
-    time (the row is never read where there is a picture; transformers' own resizing would draw it at random)."""
+    time (the row is never read where there is an image; transformers' own resizing would draw it at random)."""
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

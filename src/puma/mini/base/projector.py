@@ -22,13 +22,13 @@ from transformers import AutoTokenizer
 from puma.data.mbeir import Benchmark, pool_path, query_path
 from puma.errors import InputError, ModelError
 from puma.mini.base.held_out import held_out_split
-from puma.mini.base.vision import VisionTower, picture_features, tower_precision
+from puma.mini.base.vision import VisionTower, image_features, tower_precision
 from puma.mini.fetch.packages import sha256_of
 
 FORMAT = 2
 """Raised whenever the same pairs would give another projector than before."""
 STRENGTHS = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
-"""Ridge strengths tried, for standardised features (their diagonal is the number of pictures)."""
+"""Ridge strengths tried, for standardised features (their diagonal is the number of images)."""
 MIN_IDF = 0.1
 HELD_OUT = 0.1
 """Share of the pairs held out to choose the strength."""
@@ -174,13 +174,13 @@ def token_embeddings(folder: Path | str) -> np.ndarray:
 
 
 def training_pairs(root: Path | str) -> tuple[list[Path], list[str]]:
-    """Pictures and captions of a benchmark's training queries of task 0 (text to image), one pair per positive."""
+    """Images and captions of a benchmark's training queries of task 0 (text to image), one pair per positive."""
     benchmark = Benchmark(root)
-    pictures = {candidate.did: candidate.image_path for candidate in benchmark.pool(0, "train")}
+    images = {candidate.did: candidate.image_path for candidate in benchmark.pool(0, "train")}
     paths, captions = [], []
     for query in benchmark.queries(0, "train"):
         for did in query.positives:
-            if query.text and (path := pictures.get(did)):
+            if query.text and (path := images.get(did)):
                 paths.append(Path(root) / path)
                 captions.append(query.text)
     if not paths:
@@ -212,11 +212,11 @@ def fit(
 
     Args:
         folder: the base.
-        paths: n pictures; unreadable ones are left out.
+        paths: n images; unreadable ones are left out.
         captions: their n captions.
         home: cache folder for the features.
     """
-    features = picture_features(VisionTower(folder, precision=tower_precision()), paths, home)
+    features = image_features(VisionTower(folder, precision=tower_precision()), paths, home)
     readable = np.flatnonzero(features.index >= 0)
     texts = [captions[i] for i in readable.tolist()]
     pooled, embeddings = features.pooled()[readable], token_embeddings(folder)
@@ -246,13 +246,13 @@ def fit(
     return as_linear_gelu_linear(ridge.solve(best, gain), cells), note
 
 
-def fitted_base(plain: Path, pictures: Path, folder: Path, home: Path) -> None:
+def fitted_base(plain: Path, images: Path, folder: Path, home: Path) -> None:
     """Fill ``folder`` with the plain base, its projector fitted on a benchmark's training pairs."""
     import torch
 
     from puma.mini.base.settings import NOTE, BaseSettings, read_note, write_note
 
-    weights, fitted = fit(plain, *training_pairs(pictures), home=home)
+    weights, fitted = fit(plain, *training_pairs(images), home=home)
     for path in plain.iterdir():
         if path.suffix != ".safetensors" and path.name != NOTE:
             shutil.copyfile(path, folder / path.name)

@@ -26,7 +26,7 @@ class BaseSettings:
 
     Args:
         tower: ``lite0`` (3.4 M parameters) or ``lite2`` (4.8 M).
-        image_size: side of the picture as the tower sees it, in pixels; a multiple of the tower's cell (32, or 64 with
+        image_size: side of the image as the tower sees it, in pixels; a multiple of the tower's cell (32, or 64 with
             the halved strides).
         strides: of the tower's seven stages. :data:`puma.mini.base.tower.HALVED_STRIDES` leaves a quarter of the tokens.
         resize: ``squash`` scales both sides to ``image_size`` (nothing is lost, proportions are), ``crop`` scales the
@@ -47,7 +47,7 @@ class BaseSettings:
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens per picture."""
+        """Image tokens per image."""
         return (self.image_size // cell_size(self.strides)) ** 2
 
     @property

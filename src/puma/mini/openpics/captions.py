@@ -1,4 +1,4 @@
-"""What packages say of pictures, as names and keywords; and keys that tell whether two names are one thing.
+"""What packages say of images, as names and keywords; and keys that tell whether two names are one thing.
 
 Here: pure functions on strings. Not here: reading packages, and deciding families (:mod:`puma.mini.openpics.families`).
 """
@@ -27,7 +27,7 @@ JUNK_KEYWORDS = frozenset([
     "mapsym", "aj", "magick", "geometry", "united nations member", "filesystem", "musicstuff", "simple", "ipod",
     "vector", "inkscape", "sodipodi", "collection", "misc", "miscellany", "various", "drawing", "cliparts",
 ])  # fmt: skip
-"""Keywords that say nothing of the picture."""
+"""Keywords that say nothing of the image."""
 
 STOP = frozenset([
     "a", "an", "the", "of", "in", "on", "at", "to", "from", "by", "for", "with", "and", "or", "is", "its", "as", "de",

@@ -1,7 +1,7 @@
-"""Task 7: a picture and a change in words, answered by a picture with that change.
+"""Task 7: an image and a change in words, answered by an image with that change.
 
 Two kinds: the thing changes ("red heart" + "but blue" -> a blue heart), or the way it is drawn does ("in OpenMoji
-style"). The pool holds pictures of the thing unchanged and in other styles, so that neither half of a query is enough.
+style"). The pool holds images of the thing unchanged and in other styles, so that neither half of a query is enough.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_CHANGE = 4
 MAX_PLAIN = 2
 """Most words of a change that is no "with ...": longer ones say all of the other name."""
 TRAIN_CHANGES, TRAIN_STYLES = 3, 1
-"""Training queries of each kind per picture, at most."""
+"""Training queries of each kind per image, at most."""
 _PEOPLE = frozenset(
     ["man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "merman", "mermaid", "merperson"]
 )
 
 
 def composed(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
-    """Queries (text, picture, positives, concept) of both kinds, in turn, so that a limit takes from both."""
+    """Queries (text, image, positives, concept) of both kinds, in turn, so that a limit takes from both."""
     changes, styles = list(_changes(library, train)), list(_styles(library, train))
     if train:
         yield from changes
@@ -38,7 +38,7 @@ def composed(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[s
         # one of each concept before a second of any
         seen: dict[str, int] = defaultdict(int)
         ranked: list[tuple[int, int, tuple[str, Shown, list[str], str]]] = []
-        for query in sorted(kind, key=lambda q: order(f"{q[0]} {q[1].picture.key}")):
+        for query in sorted(kind, key=lambda q: order(f"{q[0]} {q[1].image.key}")):
             seen[query[3]] += 1
             ranked.append((seen[query[3]], len(ranked), query))
         yield from (query for *_, query in sorted(ranked, key=lambda r: r[:2])[:each])
@@ -102,15 +102,15 @@ def _changes(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[s
         by_start[one].append((other, text))
     for concept, targets in by_start.items():
         for shown in library.asked[concept]:
-            ranked = sorted(targets, key=lambda t, k=shown.picture.key: order(f"{k} {t[0]}"))  # type: ignore[misc]
+            ranked = sorted(targets, key=lambda t, k=shown.image.key: order(f"{k} {t[0]}"))  # type: ignore[misc]
             for other, text in ranked[:TRAIN_CHANGES] if train else ranked:
                 if found := sorted(library.found[other], key=lambda o: _nearness(o, shown)):
                     yield text, shown, [library.image(o) for o in found], concept
 
 
 def _nearness(other: Shown, shown: Shown) -> tuple[bool, bytes]:
-    """Pictures of the same source come first: they are the ones meant."""
-    return other.picture.source != shown.picture.source, order(other.picture.key)
+    """Images of the same source come first: they are the ones meant."""
+    return other.image.source != shown.image.source, order(other.image.key)
 
 
 def _styles(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
@@ -118,11 +118,11 @@ def _styles(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[st
         for one in library.asked[concept]:
             by_style: dict[str, list[Shown]] = defaultdict(list)
             for other in library.found[concept]:
-                if other is not one and other.picture.style != one.picture.style:
-                    by_style[other.picture.style].append(other)
+                if other is not one and other.image.style != one.image.style:
+                    by_style[other.image.style].append(other)
             if len(by_style) < 2:
                 continue
-            ranked = sorted(by_style, key=lambda style: order(f"{one.picture.key} {style}"))
+            ranked = sorted(by_style, key=lambda style: order(f"{one.image.key} {style}"))
             for style in ranked[:TRAIN_STYLES] if train else ranked:
                 text = f"as {style}" if style.startswith("a ") else f"in {style} style"
                 yield text, one, [library.image(o) for o in by_style[style]], concept

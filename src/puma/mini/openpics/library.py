@@ -1,4 +1,4 @@
-"""The pictures that are kept, by concept, family and split, and the candidates made of them.
+"""The images that are kept, by concept, family and split, and the candidates made of them.
 
 Here: the facts that all tasks share (a concept's name, keywords, sides, candidates with their ids). Not here: what the
 tasks ask (:mod:`puma.mini.openpics.tasks`).
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from puma.data.records import Candidate
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT
 from puma.mini.openpics.captions import distinct_keywords, short_name, without_shared_words
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 DATASET, NUMBER = "openpics", 20
 """The data set's name in files, and its number in ids (M-BEIR uses 0 to 9)."""
@@ -26,9 +26,9 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture that is kept: where its file is, and where it belongs."""
+    """An image that is kept: where its file is, and where it belongs."""
 
-    picture: Picture
+    image: ImageRecord
     image_path: str
     concept: str
     family: str
@@ -37,7 +37,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a concept from all its pictures together."""
+    """What is known of a concept from all its images together."""
 
     name: str
     keywords: tuple[str, ...]
@@ -52,13 +52,13 @@ def order(text: str) -> bytes:
 
 
 class Library:
-    """All pictures of one split, by concept.
+    """All images of one split, by concept.
 
     Args:
-        shown: the pictures.
+        shown: the images.
         ids: gives candidates their numbers; one for all splits, so that no two share one.
-        sides: whether a concept's pictures are parted into those asked with and those found, so that no query's own
-            picture is among the candidates of image queries (val and test). In train every picture is both.
+        sides: whether a concept's images are parted into those asked with and those found, so that no query's own
+            image is among the candidates of image queries (val and test). In train every image is both.
         common: keywords that too many concepts share to tell anything.
     """
 
@@ -71,7 +71,7 @@ class Library:
         self.found: dict[str, list[Shown]] = {}
         self.asked: dict[str, list[Shown]] = {}
         for concept, members in self.by_concept.items():
-            ranked = sorted(members, key=lambda one: order(one.picture.key))
+            ranked = sorted(members, key=lambda one: order(one.image.key))
             half = (len(ranked) + 1) // 2
             parted = sides and len(ranked) > 1
             self.found[concept] = ranked[:half] if parted else ranked
@@ -80,11 +80,11 @@ class Library:
         self._facts = {concept: self._fact(concept) for concept in self.concepts}
 
     def name(self, concept: str) -> str:
-        """The name most of its pictures carry."""
+        """The name most of its images carry."""
         return self._facts[concept].name
 
     def keywords(self, concept: str) -> tuple[str, ...]:
-        """All its pictures' keywords that share no word with its name; the telling ones first."""
+        """All its images' keywords that share no word with its name; the telling ones first."""
         return self._facts[concept].keywords
 
     def telling(self, concept: str) -> tuple[str, ...]:
@@ -109,14 +109,14 @@ class Library:
         return self._facts[concept].category
 
     def _fact(self, concept: str) -> _Facts:
-        pictures = [one.picture for one in self.by_concept[concept]]
-        names = Counter(picture.name for picture in pictures)
+        images = [one.image for one in self.by_concept[concept]]
+        names = Counter(image.name for image in images)
         name = min(names, key=lambda n: (-names[n], n))
-        keywords = distinct_keywords(tuple(dict.fromkeys(k for p in pictures for k in p.keywords)), name)
-        texts = {without_shared_words(text, name) for text in {p.description for p in pictures}}
+        keywords = distinct_keywords(tuple(dict.fromkeys(k for p in images for k in p.keywords)), name)
+        texts = {without_shared_words(text, name) for text in {p.description for p in images}}
         longest = max(texts, key=lambda text: (len(text), text))
-        kinds = Counter(p.category for p in pictures if p.category)
-        aliases = {short_name(alias) for p in pictures for alias in (p.name, *p.aliases)}
+        kinds = Counter(p.category for p in images if p.category)
+        aliases = {short_name(alias) for p in images for alias in (p.name, *p.aliases)}
         return _Facts(
             name=name,
             keywords=tuple(sorted(keywords, key=lambda k: k in self.common)),
@@ -126,8 +126,8 @@ class Library:
         )
 
     def image(self, one: Shown) -> str:
-        """The candidate that is this picture."""
-        return self._candidate(f"image {one.picture.key}", None, one.image_path, self.source(one))
+        """The candidate that is this image."""
+        return self._candidate(f"image {one.image.key}", None, one.image_path, self.source(one))
 
     def title(self, concept: str) -> str:
         """The candidate that is a concept's name."""
@@ -142,7 +142,7 @@ class Library:
         return self._candidate(f"keywords {text}", text, None, self.concept_source(concept))
 
     def document(self, one: Shown) -> str | None:
-        """The candidate that is this picture with a text about it that does not say its name, or None."""
+        """The candidate that is this image with a text about it that does not say its name, or None."""
         keywords = self.keywords(one.concept)[:DOCUMENT_KEYWORDS]
         text = (
             ", ".join(keywords) if len(keywords) >= 2 else self.description(one.concept) or self.category(one.concept)
@@ -150,21 +150,21 @@ class Library:
         text = without_shared_words(text, self.name(one.concept)) if len(keywords) < 2 else text
         if len(text) < 3:
             return None
-        return self._candidate(f"document {one.picture.key}", text, one.image_path, self.source(one))
+        return self._candidate(f"document {one.image.key}", text, one.image_path, self.source(one))
 
     def source(self, one: Shown) -> str:
-        """What is known of a picture, as JSON, for src_content: training may vary its captions with it."""
-        picture = one.picture
+        """What is known of an image, as JSON, for src_content: training may vary its captions with it."""
+        image = one.image
         known = {
-            "name": picture.name,
-            "aliases": list(picture.aliases),
-            "keywords": list(picture.keywords),
-            "description": picture.description,
-            "category": picture.category,
+            "name": image.name,
+            "aliases": list(image.aliases),
+            "keywords": list(image.keywords),
+            "description": image.description,
+            "category": image.category,
             "concept": one.concept,
             "family": one.family,
-            "source": picture.source,
-            "style": picture.style,
+            "source": image.source,
+            "style": image.style,
         }
         return json.dumps({k: v for k, v in known.items() if v}, ensure_ascii=False)
 
@@ -203,14 +203,14 @@ class Ids:
         return f"{NUMBER}:{self._queries}"
 
 
-def common_keywords(pictures: Iterable[Shown], most: int) -> frozenset[str]:
+def common_keywords(images: Iterable[Shown], most: int) -> frozenset[str]:
     """Keywords that more than ``most`` concepts have, and stamps' folders, which are kinds rather than keywords."""
     having: dict[str, set[str]] = defaultdict(set)
     folders: set[str] = set()
-    for one in pictures:
-        for keyword in one.picture.keywords:
+    for one in images:
+        for keyword in one.image.keywords:
             having[keyword].add(one.concept)
-        if one.picture.source == "tuxpaint":
-            folders.update(one.picture.keywords)
+        if one.image.source == "tuxpaint":
+            folders.update(one.image.keywords)
     many = {keyword for keyword, concepts in having.items() if len(concepts) > most}
     return frozenset(many | folders)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from puma.mini.openpics.captions import JUNK_NAMES, keyword, plain, short_name
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 FOLDER = "usr/share/openclipart/svg"
 MAX_BYTES = 3 * 2**20
@@ -93,9 +93,9 @@ _CATEGORY = {
 }
 
 
-def read(package: Path, counts: Counter[str]) -> list[Picture]:
+def read(package: Path, counts: Counter[str]) -> list[ImageRecord]:
     """All drawings of the unpacked package that say what they show. ``counts`` gets what was left out, by reason."""
-    root, pictures, same = package / FOLDER, [], Counter[str]()
+    root, images, same = package / FOLDER, [], Counter[str]()
     for file in sorted(root.rglob("*.svg")):
         if file.is_symlink() or not file.is_file():
             counts["link to another"] += 1
@@ -119,8 +119,8 @@ def read(package: Path, counts: Counter[str]) -> list[Picture]:
         if "flags" in folders and "flag" not in name:
             name = f"flag of {name}"
         theme = next((part.split("-")[0] for part in folders if part.endswith("-theme")), "")
-        pictures.append(
-            Picture(
+        images.append(
+            ImageRecord(
                 key="openclipart/" + file.relative_to(root).with_suffix("").as_posix(),
                 source="openclipart",
                 style=f"{theme} theme icon" if theme else "clip art",
@@ -133,7 +133,7 @@ def read(package: Path, counts: Counter[str]) -> list[Picture]:
                 reading=sure,
             )
         )
-    return pictures
+    return images
 
 
 def _metadata(raw: str) -> tuple[str, str, list[str]]:

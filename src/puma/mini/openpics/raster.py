@@ -1,4 +1,4 @@
-"""From one drawing or picture to square RGB pixels: mending, limits, rendering. One picture at a time, in one process.
+"""From one drawing or image to square RGB pixels: mending, limits, rendering. One image at a time, in one process.
 
 Here: what makes a file unfit, how it is mended, and its pixels. Not here: worker processes and time limits
 (:mod:`puma.mini.openpics.shards`), which catch what a limit here does not foresee.
@@ -18,15 +18,15 @@ from puma.errors import ImageError
 from puma.items.item import open_image
 
 SIZE = 224
-"""Side of a stored picture, in pixels."""
+"""Side of a stored image, in pixels."""
 MAX_SVG_BYTES = 3 * 2**20
 """Largest drawing that is rendered, in bytes."""
 MAX_ENTITY_BYTES = 2**20
 """Most bytes that a drawing's own entities may expand to."""
 MAX_FILE_PIXELS = 40_000_000
-"""Largest picture file that is decoded, in pixels."""
+"""Largest image file that is decoded, in pixels."""
 MIN_SPREAD = 3.0
-"""Pictures whose pixel values spread less (standard deviation, 0 to 255) are blank."""
+"""Images whose pixel values spread less (standard deviation, 0 to 255) are blank."""
 MIN_FILL = 0.75
 """A drawing that fills less of its page (longer side) is rendered again, closer."""
 _MARGIN = 0.02
@@ -46,11 +46,11 @@ _UNITS = {
 
 
 class UnfitError(Exception):
-    """A picture is left out; the message is the reason, short enough to be counted."""
+    """An image is left out; the message is the reason, short enough to be counted."""
 
 
 def pixels(svg: str | None, path: Path | None) -> np.ndarray:
-    """A picture's pixels, on white, padded to a square: uint8 [SIZE, SIZE, 3].
+    """An image's pixels, on white, padded to a square: uint8 [SIZE, SIZE, 3].
 
     Raises:
         UnfitError: it cannot or must not be rendered, or nothing is to be seen.
@@ -85,12 +85,12 @@ def _from_file(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd palettes; the decoder's errors are what counts
-            picture = open_image(path, max_pixels=MAX_FILE_PIXELS)
+            image = open_image(path, max_pixels=MAX_FILE_PIXELS)
     except ImageError as error:
         reason = "too many pixels" if "pixels are over" in str(error) or "more pixels" in str(error) else "damaged file"
         raise UnfitError(reason) from None
-    box = _drawn(picture)
-    return _square(picture.crop(box) if box else picture)
+    box = _drawn(image)
+    return _square(image.crop(box) if box else image)
 
 
 def _from_svg(svg: str, *, closer: bool) -> np.ndarray:
@@ -99,21 +99,21 @@ def _from_svg(svg: str, *, closer: bool) -> np.ndarray:
     if root is None:
         raise UnfitError("no svg element")
     view = _view(root[0])
-    picture = _render(svg, root, view)
-    box = _drawn(picture) if closer else None  # emoji sets are drawn to fill their page
+    image = _render(svg, root, view)
+    box = _drawn(image) if closer else None  # emoji sets are drawn to fill their page
     if box is None or view is None:
-        return _square(picture)
+        return _square(image)
     left, top, right, bottom = box
     if max(right - left, bottom - top) < MIN_FILL * SIZE:
         # zoom in on what is drawn: clip art often sits in a corner of a printed page
-        scale = max(view[2] / picture.width, view[3] / picture.height)
+        scale = max(view[2] / image.width, view[3] / image.height)
         rim = max(right - left, bottom - top) * scale * _MARGIN
         near = (
             view[0] + left * scale - rim, view[1] + top * scale - rim,
             (right - left) * scale + 2 * rim, (bottom - top) * scale + 2 * rim,
         )  # fmt: skip
-        picture = _render(svg, root, near)
-    return _square(picture)
+        image = _render(svg, root, near)
+    return _square(image)
 
 
 def _safe(svg: str) -> str:
@@ -173,16 +173,16 @@ def _render(svg: str, root: re.Match[str], view: tuple[float, float, float, floa
         raise UnfitError("renderer: " + re.sub(r"[\d.:]+.*", "", str(error))[:60].strip()) from None
 
 
-def _drawn(picture: Image.Image) -> tuple[int, int, int, int] | None:
+def _drawn(image: Image.Image) -> tuple[int, int, int, int] | None:
     """The box of what is not white: left, top, right, bottom; None where all is white."""
-    return picture.convert("L").point(_INK).getbbox()
+    return image.convert("L").point(_INK).getbbox()
 
 
-def _square(picture: Image.Image) -> np.ndarray:
-    if max(picture.size) != SIZE:
-        scale = SIZE / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(
+def _square(image: Image.Image) -> np.ndarray:
+    if max(image.size) != SIZE:
+        scale = SIZE / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(
             size,
             Image.Resampling.BICUBIC
             if scale > 1
@@ -191,5 +191,5 @@ def _square(picture: Image.Image) -> np.ndarray:
             else Image.Resampling.LANCZOS,
         )
     paper = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
-    paper.paste(picture, ((SIZE - picture.width) // 2, (SIZE - picture.height) // 2))
+    paper.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
     return np.asarray(paper)

@@ -1,4 +1,4 @@
-"""What is known of one picture before and after it is rendered. Only the two records; no work is done here."""
+"""What is known of one image before and after it is rendered. Only the two records; no work is done here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a source, with what its package says of it.
+class ImageRecord:
+    """One image of a source, with what its package says of it.
 
     Args:
         key: unique and stable: "<source>/<name within the source>".
@@ -19,10 +19,10 @@ class Picture:
         keywords: lower-case words or phrases, possibly none.
         description: a sentence or two, or "".
         category: a word or phrase a person would ask by ("bird", "fruit"), or "".
-        series: pictures of one icon or drawing series that differ only in a number share it; else "".
+        series: images of one icon or drawing series that differ only in a number share it; else "".
         tone: skin tone 1 (light) to 5 (dark), 0 if none is chosen.
         svg: the drawing itself, where it has no file of its own.
-        path: the drawing's or picture's file.
+        path: the drawing's or image's file.
         reading: how sure the name is a name: False where it was guessed from a file name.
     """
 
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """One source of pictures, as the datasheet lists it."""
+    """One source of images, as the datasheet lists it."""
 
     name: str
     title: str

@@ -1,7 +1,7 @@
-"""Rendering many pictures in worker processes, in shards that survive a kill.
+"""Rendering many images in worker processes, in shards that survive a kill.
 
 Here: the shards' names and files, feeding the workers, stopping one that hangs, progress. Not here: rendering one
-picture (:mod:`puma.mini.openpics.raster`) and the worker's own side (:mod:`puma.mini.openpics.worker`).
+image (:mod:`puma.mini.openpics.raster`) and the worker's own side (:mod:`puma.mini.openpics.worker`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from tqdm import tqdm
 
 from puma.errors import StorageError
 from puma.mini.openpics.raster import MIN_FILL, SIZE
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 from puma.storage.folders import storage_errors
 
 SHARD = 200
-"""Pictures in a shard: what a kill loses at most, per worker."""
+"""Images in a shard: what a kill loses at most, per worker."""
 LIMIT_S = 30.0
-"""Longest that one picture may take, in seconds; the slowest sound one takes under 2."""
+"""Longest that one image may take, in seconds; the slowest sound one takes under 2."""
 RECIPE = 4
 """Raised whenever rendering changes, so that shards of an older recipe are not taken."""
 
 
-def render(pictures: Sequence[Picture], folder: Path, *, workers: int = 2, limit_s: float = LIMIT_S) -> list[Path]:
-    """Render all pictures, each shard into one file of ``folder``; shards that are there already are kept.
+def render(images: Sequence[ImageRecord], folder: Path, *, workers: int = 2, limit_s: float = LIMIT_S) -> list[Path]:
+    """Render all images, each shard into one file of ``folder``; shards that are there already are kept.
 
     Args:
-        pictures: what to render, in the order of the result.
+        images: what to render, in the order of the result.
         folder: where the shards go; made if missing.
         workers: processes at once.
-        limit_s: seconds after which a picture is given up.
+        limit_s: seconds after which an image is given up.
 
     Returns:
         The shards' files, in order. :func:`read_shard` opens one.
@@ -52,16 +52,16 @@ def render(pictures: Sequence[Picture], folder: Path, *, workers: int = 2, limit
         folder.mkdir(parents=True, exist_ok=True)
         for scratch in folder.glob("*.tmp"):
             scratch.unlink(missing_ok=True)
-    groups = [pictures[start : start + SHARD] for start in range(0, len(pictures), SHARD)]
+    groups = [images[start : start + SHARD] for start in range(0, len(images), SHARD)]
     files = [folder / f"{number:04d}-{_fingerprint(group)}.zip" for number, group in enumerate(groups)]
-    todo: queue.SimpleQueue[tuple[Sequence[Picture], Path]] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[tuple[Sequence[ImageRecord], Path]] = queue.SimpleQueue()
     left = [(group, file) for group, file in zip(groups, files, strict=True) if not file.is_file()]
     for job in left:
         todo.put(job)
-    done = len(pictures) - sum(len(group) for group, _ in left)
+    done = len(images) - sum(len(group) for group, _ in left)
     errors: list[BaseException] = []
     stop = threading.Event()
-    with tqdm(total=len(pictures), initial=done, desc="rendering pictures", unit="picture", disable=not left) as bar:
+    with tqdm(total=len(images), initial=done, desc="rendering pictures", unit="picture", disable=not left) as bar:
         threads = [
             threading.Thread(target=_feed, args=(todo, bar, limit_s, errors, stop), daemon=True)
             for _ in range(min(workers, len(left)))
@@ -80,21 +80,21 @@ def render(pictures: Sequence[Picture], folder: Path, *, workers: int = 2, limit
     return files
 
 
-def read_shard(file: Path, *, pictures: bool = True) -> Iterator[tuple[dict, bytes | None]]:
-    """The shard's entries, in order: ("key", and either "pixels" and "thumb" or "reason"), and the picture's file (None
-    where there is none, or ``pictures`` is False)."""
+def read_shard(file: Path, *, images: bool = True) -> Iterator[tuple[dict, bytes | None]]:
+    """The shard's entries, in order: ("key", and either "pixels" and "thumb" or "reason"), and the image's file (None
+    where there is none, or ``images`` is False)."""
     with zipfile.ZipFile(file) as archive:
         for number, entry in enumerate(json.loads(archive.read("manifest.json"))):
-            yield entry, None if "reason" in entry or not pictures else archive.read(f"{number}.webp")
+            yield entry, None if "reason" in entry or not images else archive.read(f"{number}.webp")
 
 
-def _fingerprint(group: Sequence[Picture]) -> str:
+def _fingerprint(group: Sequence[ImageRecord]) -> str:
     import resvg_py  # here, so that an OpenPics built elsewhere is read without it
 
     digest = hashlib.sha256(f"{RECIPE} {SIZE} {MIN_FILL} {resvg_py.__version__} {PIL.__version__}".encode())
-    for picture in group:
-        size = picture.path.stat().st_size if picture.path is not None and picture.path.is_file() else -1
-        digest.update(f"\0{picture.key}\0{size}\0{picture.svg or ''}".encode())
+    for image in group:
+        size = image.path.stat().st_size if image.path is not None and image.path.is_file() else -1
+        digest.update(f"\0{image.key}\0{size}\0{image.svg or ''}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -150,7 +150,7 @@ class _Worker:
 
 
 def _feed(
-    todo: queue.SimpleQueue[tuple[Sequence[Picture], Path]],
+    todo: queue.SimpleQueue[tuple[Sequence[ImageRecord], Path]],
     bar: tqdm,
     limit_s: float,
     errors: list[BaseException],
@@ -187,7 +187,7 @@ def _feed(
 
 def _run(
     worker: _Worker,
-    group: Sequence[Picture],
+    group: Sequence[ImageRecord],
     file: Path,
     skip: dict[int, str],
     limit_s: float,
@@ -195,7 +195,7 @@ def _run(
     bar: tqdm,
     counted: int,
 ) -> tuple[int, str | None]:
-    """Have one shard rendered. Returns how many pictures are through, and why the worker ended (None: it did not)."""
+    """Have one shard rendered. Returns how many images are through, and why the worker ended (None: it did not)."""
     reached = 0
     jobs = [{"key": p.key, "svg": p.svg, "path": None if p.path is None else str(p.path)} for p in group]
     try:

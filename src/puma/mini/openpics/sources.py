@@ -1,4 +1,4 @@
-"""Which packages OpenPics is made of, at which versions, and reading all their pictures.
+"""Which packages OpenPics is made of, at which versions, and reading all their images.
 
 Here: the pins, the order of reading, and what to do where a client is missing. Not here: the readers of single sources.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from puma.errors import DependencyError, DownloadError
 from puma.mini.fetch.packages import Package
 from puma.mini.openpics import emoji, openclipart, tuxpaint
-from puma.mini.openpics.records import Picture, Source
+from puma.mini.openpics.records import ImageRecord, Source
 
 log = logging.getLogger(__name__)
 
@@ -151,9 +151,9 @@ class Fetched:
 
 @dataclass
 class Gathered:
-    """All pictures as the sources tell of them, not rendered yet."""
+    """All images as the sources tell of them, not rendered yet."""
 
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[ImageRecord] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -204,7 +204,7 @@ def gather(fetched: Fetched) -> Gathered:
     ):
         if package in fetched.folders:
             result.counts[name] = Counter()
-            result.pictures += reader(fetched.folders[package], result.counts[name])
+            result.images += reader(fetched.folders[package], result.counts[name])
             result.sources.append(Source(name, title, str(package), package.version, licence, credit))
     if EMOJIBASE in fetched.folders:
         _emoji_sets(result, fetched.folders)
@@ -220,7 +220,7 @@ def _emoji_sets(result: Gathered, folders: dict[Package, Path]) -> None:
         names.setdefault(emoji.slug(meaning.name), key)
     for name, title, licence, credit, package in VENDORS:
         result.counts[name] = Counter()
-        result.pictures += emoji.read_iconify(folders[package], name, title, meanings, names, result.counts[name])
+        result.images += emoji.read_iconify(folders[package], name, title, meanings, names, result.counts[name])
         result.sources.append(Source(name, f"{title} emoji", str(package), package.version, licence, credit))
     base = Source(
         "emojibase", "CLDR names", str(EMOJIBASE), EMOJIBASE.version, "MIT, Unicode-3.0", "Miles Johnson, Unicode"
@@ -231,7 +231,7 @@ def _emoji_sets(result: Gathered, folders: dict[Package, Path]) -> None:
 def _openmoji_alone(result: Gathered, folders: dict[Package, Path]) -> None:
     meanings = emoji.meanings_from_wheel(folders[EMOJI_WHEEL])
     result.counts["openmoji"] = Counter()
-    result.pictures += emoji.read_openmoji_wheel(folders[OPENMOJI_WHEEL], meanings, result.counts["openmoji"])
+    result.images += emoji.read_openmoji_wheel(folders[OPENMOJI_WHEEL], meanings, result.counts["openmoji"])
     for package, name, title, licence, credit in (
         (OPENMOJI_WHEEL, "openmoji", "OpenMoji", "CC-BY-SA-4.0", "OpenMoji"),
         (EMOJI_WHEEL, "emoji", "CLDR names", "BSD-3-Clause, Unicode-3.0", "its authors, Unicode"),

@@ -1,4 +1,4 @@
-"""The eight tasks: which queries are asked of a split's pictures, and which candidates answer them.
+"""The eight tasks: which queries are asked of a split's images, and which candidates answer them.
 
 Here: tasks 0, 1, 2, 3, 4, 6 and 8 and the putting together of all. Not here: task 7
 (:mod:`puma.mini.openpics.composed`), and the facts asked about (:mod:`puma.mini.openpics.library`).
@@ -75,16 +75,16 @@ T = TypeVar("T")
 
 
 def make_tasks(library: Library, split: str) -> dict[int, Task]:
-    """All tasks of a split, as far as its pictures give queries."""
+    """All tasks of a split, as far as its images give queries."""
     makers: dict[int, Callable[[Library, bool], Iterator[tuple[str | None, Shown | None, list[str], str]]]] = {
-        0: _captions_to_pictures,
+        0: _captions_to_images,
         1: _descriptions_to_names,
         2: _names_to_documents,
-        3: _pictures_to_names,
-        4: _pictures_to_pictures,
+        3: _images_to_names,
+        4: _images_to_images,
         6: _questions,
         7: composed,
-        8: _pictures_to_documents,
+        8: _images_to_documents,
     }
     return {task: _task(library, split, task, list(make(library, split == "train"))) for task, make in makers.items()}
 
@@ -139,7 +139,7 @@ def _limited(asked: list[tuple[str | None, Shown | None, list[str], str]], limit
     rounds: dict[str, int] = {}
     ranked: list[tuple[int, bytes, int, tuple[str | None, Shown | None, list[str], str]]] = []
     for text, shown, positives, concept in sorted(
-        asked, key=lambda a: order(f"{a[3]} {a[0]} {a[1].picture.key if a[1] else ''}")
+        asked, key=lambda a: order(f"{a[3]} {a[0]} {a[1].image.key if a[1] else ''}")
     ):
         rounds[concept] = rounds.get(concept, 0) + 1
         ranked.append((rounds[concept], order(concept), len(ranked), (text, shown, positives, concept)))
@@ -150,17 +150,17 @@ def _first(did: str, others: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([did, *others]))
 
 
-def _captions_to_pictures(library: Library, train: bool) -> Iterator[tuple[str, None, list[str], str]]:
+def _captions_to_images(library: Library, train: bool) -> Iterator[tuple[str, None, list[str], str]]:
     for concept in library.concepts:
         images = [library.image(one) for one in library.found[concept]]
         if not train:
             yield library.name(concept), None, images, concept
             continue
         for one, did in zip(library.found[concept], images, strict=True):
-            yield one.picture.name, None, _first(did, images), concept
+            yield one.image.name, None, _first(did, images), concept
 
 
-def _pictures_to_names(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
+def _images_to_names(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
     for concept in library.concepts:
         for one in library.asked[concept]:
             yield None, one, [library.title(concept)], concept
@@ -188,7 +188,7 @@ def _names_to_documents(library: Library, train: bool) -> Iterator[tuple[str, No
             yield library.name(concept), None, _first(did, documents), concept
 
 
-def _pictures_to_pictures(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
+def _images_to_images(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
     for concept in library.concepts:
         for one in library.asked[concept]:
             others = [library.image(other) for other in _others(library.found[concept], one)]
@@ -197,12 +197,12 @@ def _pictures_to_pictures(library: Library, train: bool) -> Iterator[tuple[None,
 
 
 def _others(found: Sequence[Shown], one: Shown) -> list[Shown]:
-    """The pictures other than this, in an order of its own, so that training pairs vary."""
-    return sorted((o for o in found if o is not one), key=lambda o: order(f"{one.picture.key} {o.picture.key}"))
+    """The images other than this, in an order of its own, so that training pairs vary."""
+    return sorted((o for o in found if o is not one), key=lambda o: order(f"{one.image.key} {o.image.key}"))
 
 
 def _questions(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
-    """Half ask for the name, half for what goes with it; the picture alone does not tell which is wanted."""
+    """Half ask for the name, half for what goes with it; the image alone does not tell which is wanted."""
     for concept in library.concepts:
         category, keywords = library.category(concept), library.keyword_text(concept)
         for number, one in enumerate(library.asked[concept]):
@@ -213,7 +213,7 @@ def _questions(library: Library, train: bool) -> Iterator[tuple[str, Shown, list
                 yield f"which {category} is this?", one, [library.title(concept)], concept
 
 
-def _pictures_to_documents(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
+def _images_to_documents(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
     for concept in library.concepts:
         hints = sorted(library.telling(concept), key=order)[:2] or [library.category(concept)]
         if not hints[0]:

@@ -7,16 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 from puma.mini.openpics.captions import JUNK_NAMES, plain, short_name
-from puma.mini.openpics.records import Picture
+from puma.mini.openpics.records import ImageRecord
 
 FOLDER = "usr/share/tuxpaint/stamps"
 
 _GENERIC = {"cartoon", "other", "clipart", "symbols", "photo", "naturalforces", "town", "household", "hobbies"}
 
 
-def read(package: Path, counts: Counter[str]) -> list[Picture]:
+def read(package: Path, counts: Counter[str]) -> list[ImageRecord]:
     """All stamps of the unpacked package that have a caption. ``counts`` gets what was left out, by reason."""
-    root, pictures = package / FOLDER, []
+    root, images = package / FOLDER, []
     for caption in sorted(root.rglob("*.txt")):
         counts["found"] += 1
         file = next((f for f in (caption.with_suffix(".png"), caption.with_suffix(".svg")) if f.is_file()), None)
@@ -39,8 +39,8 @@ def read(package: Path, counts: Counter[str]) -> list[Picture]:
             for part in file.relative_to(root).parts[:-1]
             if part not in _GENERIC and part.replace("_", "").isalpha()
         ]
-        pictures.append(
-            Picture(
+        images.append(
+            ImageRecord(
                 key="tuxpaint/" + file.relative_to(root).with_suffix("").as_posix(),
                 source="tuxpaint",
                 style="a photo" if file.suffix == ".png" and "cartoon" not in file.parts else "a drawing",
@@ -51,7 +51,7 @@ def read(package: Path, counts: Counter[str]) -> list[Picture]:
                 path=file,
             )
         )
-    return pictures
+    return images
 
 
 def _category(folders: list[str]) -> str:

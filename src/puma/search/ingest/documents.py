@@ -1,4 +1,4 @@
-"""Pages of PDF files as records: a picture of the page and the words on it.
+"""Pages of PDF files as records: an image of the page and the words on it.
 
 Here: rendering within limits. Not here: what a record is (:mod:`puma.search.ingest.records`). Nothing in this module loads
 torch; pypdfium2 (the extra ``pdf``) is loaded when a document is opened.
@@ -28,7 +28,7 @@ _ONE_AT_A_TIME = threading.RLock()  # PDFium is not made for threads
 
 
 def pages(path: Path) -> Iterator[Record | Skip]:
-    """Every page as a record of a picture, with its words if it has a text layer. What cannot be rendered is a skip,
+    """Every page as a record of an image, with its words if it has a text layer. What cannot be rendered is a skip,
     and so is the whole document if it is damaged, locked, too large, or pypdfium2 is missing."""
     source = source_of(path)
     try:
@@ -96,7 +96,7 @@ def _length(document: Any) -> int:
 
 
 def _rendered(document: Any, number: int) -> Item:
-    """One page: its picture as JPEG bytes (a batch of decoded pages would take gigabytes) and its words."""
+    """One page: its image as JPEG bytes (a batch of decoded pages would take gigabytes) and its words."""
     import pypdfium2
 
     with _ONE_AT_A_TIME:
@@ -107,7 +107,7 @@ def _rendered(document: Any, number: int) -> Item:
                 if not (width > 0 and height > 0):
                     raise _UnreadableError("the page has no size")
                 scale = min(PAGE_SIDE / max(width, height), 4.0)
-                picture = page.render(scale=scale).to_pil().convert("RGB")
+                image = page.render(scale=scale).to_pil().convert("RGB")
                 words = page.get_textpage()
                 try:
                     text = words.get_text_range(0, min(PAGE_TEXT, words.count_chars()))
@@ -118,6 +118,6 @@ def _rendered(document: Any, number: int) -> Item:
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
             raise _UnreadableError(f"the page cannot be rendered ({error})") from None
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=90)
+    image.save(stream, "JPEG", quality=90)
     text = " ".join(text.encode("utf-8", "ignore").decode("utf-8").replace("\0", " ").split())
     return Item(text=text or None, image=stream.getvalue())

@@ -27,7 +27,7 @@ from puma.items.thumbnails import make_thumbnail
 from puma.search.ingest.records import Found, Ignored, Record, is_text
 
 HELD_BYTES = 128 * 2**20
-"""A batch ends early when the pictures that it holds as bytes (Parquet's, PDF's) take more than this."""
+"""A batch ends early when the images that it holds as bytes (Parquet's, PDF's) take more than this."""
 LOOKED_UP = 64
 """Records asked for in the index at once, at least, so that few fresh ones among many do not mean many questions."""
 
@@ -47,7 +47,7 @@ class Added:
         present: items the index had already, with the same content; not embedded again.
         updated: of those present, the ones whose payload changed (or thumbnail was missing) and was rewritten.
         repeated: items that occurred before in the same ingest.
-        ignored: files in folders that are no pictures.
+        ignored: files in folders that are no images.
         deleted: items removed because nothing in the paths is them any more (``sync``).
         kept: items that would have been removed, were it not that what they came from could not be read this time.
         skips: everything that could not be used, with the reason.
@@ -263,10 +263,10 @@ class _Reading:
         for record in records:
             row = stored.get(record.id)
             fresh = row is None or row.content != record.content
-            pictured = record.item.modality != TEXT
+            with_image = record.item.modality != TEXT
             # Of an index made before there were thumbnails, or one filled by hand.
-            lacking = pictured and row is not None and not fresh and not row.thumbnail
-            if pictured and (fresh or lacking):
+            lacking = with_image and row is not None and not fresh and not row.thumbnail
+            if with_image and (fresh or lacking):
                 try:
                     self.thumbnails[record.id] = make_thumbnail(record.item.image)  # type: ignore[arg-type]
                 except ImageError as error:

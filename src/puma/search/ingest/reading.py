@@ -1,4 +1,4 @@
-"""Paths in, records out: folders of pictures, single pictures, text files, JSONL (M-BEIR's pools too) and CSV.
+"""Paths in, records out: folders of images, single images, text files, JSONL (M-BEIR's pools too) and CSV.
 
 Here: what may be given, the order things come in, how many they will be. Not here: Parquet (:mod:`puma.search.ingest.tables`),
 PDF (:mod:`puma.search.ingest.documents`), what a record is (:mod:`puma.search.ingest.records`), embedding and storing
@@ -23,8 +23,8 @@ from puma.search.ingest.documents import count_pages, pages
 from puma.search.ingest.records import Found, Ignored, Record, pool_fields, pool_root, record_of, source_of
 from puma.search.ingest.tables import check_table, count_rows, rows
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Suffixes that are taken for pictures; whether they are shows when they are opened."""
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Suffixes that are taken for images; whether they are shows when they are opened."""
 LISTS = (".txt", ".jsonl", ".csv")
 TABLES = (".parquet",)
 DOCUMENTS = (".pdf",)
@@ -38,15 +38,15 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
     """Everything in these paths, in a fixed order, one at a time.
 
     Args:
-        paths: folders (pictures in them, at any depth; other files are :class:`Ignored`), pictures, and files that
+        paths: folders (images in them, at any depth; other files are :class:`Ignored`), images, and files that
             hold several items:
 
             - ``.txt``: one a line;
             - ``.jsonl``: objects with ``text`` and/or ``image``, optionally ``id``; other keys are kept as payload;
               ``image`` is relative to the file. M-BEIR's candidate pools are understood as they are;
             - ``.csv``: the same, by column;
-            - ``.parquet``: the same; ``image`` may be a path, a picture's bytes, or both as ``{bytes, path}``;
-            - ``.pdf``: a picture and the words of each page (needs pypdfium2).
+            - ``.parquet``: the same; ``image`` may be a path, an image's bytes, or both as ``{bytes, path}``;
+            - ``.pdf``: an image and the words of each page (needs pypdfium2).
 
     Raises:
         InputError: before anything is read, if a path does not exist or is of no known kind.
@@ -64,7 +64,7 @@ def read_by_path(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int,
 
 
 def count_items(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """About how many entries :func:`read_items` will find, without opening the pictures: for time left.
+    """About how many entries :func:`read_items` will find, without opening the images: for time left.
 
     Raises:
         InputError, DataError: as :func:`read_items`.
@@ -75,7 +75,7 @@ def count_items(paths: Iterable[str | os.PathLike[str]]) -> int:
 
 
 def _checked(path: Path) -> Path:
-    known = PICTURES + LISTS + TABLES + DOCUMENTS
+    known = IMAGES + LISTS + TABLES + DOCUMENTS
     if not os.path.exists(path):  # unlike Path.exists, never an OSError for an over-long name
         raise InputError(f"{path}: no such file or folder (a path is never taken for text; put texts into a .txt file)")
     if path.is_dir():
@@ -98,8 +98,8 @@ def _entries(path: Path) -> Iterator[Found]:
     readers |= dict.fromkeys(DOCUMENTS, pages)
     if path.is_dir():
         yield from _folder(path)
-    elif suffix in PICTURES:
-        yield _picture(path)
+    elif suffix in IMAGES:
+        yield _image(path)
     else:
         try:
             yield from readers[suffix](path)
@@ -110,8 +110,8 @@ def _entries(path: Path) -> Iterator[Found]:
 def _count(path: Path) -> int:
     suffix = path.suffix.lower()
     if path.is_dir():
-        return sum(Path(name).suffix.lower() in PICTURES for _, _, files in os.walk(path) for name in files)
-    if suffix in PICTURES:
+        return sum(Path(name).suffix.lower() in IMAGES for _, _, files in os.walk(path) for name in files)
+    if suffix in IMAGES:
         return 1
     try:
         if suffix in TABLES:
@@ -143,11 +143,11 @@ def _folder(folder: Path) -> Iterator[Found]:
         folders.sort()
         for name in sorted(files):
             path = Path(parent, name)
-            yield _picture(path) if path.suffix.lower() in PICTURES else Ignored(str(path))
+            yield _image(path) if path.suffix.lower() in IMAGES else Ignored(str(path))
     yield from closed
 
 
-def _picture(path: Path) -> Record | Skip:
+def _image(path: Path) -> Record | Skip:
     return record_of({"image": source_of(path)}, Path("."), str(path), source_of(path))
 
 

@@ -3,7 +3,7 @@
 Here: the record, its id, and how one is made of a line's or a row's fields. Not here: opening files
 (:mod:`puma.search.ingest.reading`). Nothing in this module loads torch.
 
-An id is the digest of what is embedded (modality, text, the picture's bytes) unless the file gives one: reading the
+An id is the digest of what is embedded (modality, text, the image's bytes) unless the file gives one: reading the
 same things twice gives the same ids.
 """
 
@@ -23,7 +23,7 @@ from puma.items.item import MAX_BYTES, Item
 ID_LENGTH = 32
 """Hexadecimal digits of a content id: 128 bits."""
 MBEIR_IMAGES = "mbeir_images"
-"""The folder in M-BEIR's layout that pictures' paths start with."""
+"""The folder in M-BEIR's layout that images' paths start with."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Record:
 
     Args:
         id: given by the file, or :attr:`content`.
-        content: digest of the modality, the text and the picture's bytes.
+        content: digest of the modality, the text and the image's bytes.
         payload: what is returned with a hit: ``text`` and ``image`` as far as the item has them, and the file's other
-            fields. ``image`` is the picture's absolute path; of a picture inside a file, that file's path with ``#``
-            and the picture's name, row or page.
+            fields. ``image`` is the image's absolute path; of an image inside a file, that file's path with ``#``
+            and the image's name, row or page.
         where: the file, and the line if it has lines.
         source: the absolute path of the file that this comes from; None for items given directly.
     """
@@ -55,7 +55,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file in a folder whose suffix is no picture's."""
+    """A file in a folder whose suffix is no image's."""
 
     where: str
 
@@ -67,7 +67,7 @@ def content_digest(item: Item) -> str:
     """The digest of what would be embedded: 32 hexadecimal digits.
 
     Raises:
-        ImageError: the picture's file cannot be read or is over the size limit.
+        ImageError: the image's file cannot be read or is over the size limit.
         InputError: the text is not valid Unicode.
     """
     digest = hashlib.sha256(item.modality.encode())
@@ -82,9 +82,9 @@ def content_digest(item: Item) -> str:
     elif isinstance(item.image, bytes):
         digest.update(item.image)
     elif item.image is not None:
-        picture = item.open_image()
-        assert picture is not None
-        digest.update(f"{picture.size}".encode() + picture.tobytes())
+        image = item.open_image()
+        assert image is not None
+        digest.update(f"{image.size}".encode() + image.tobytes())
     return digest.hexdigest()[:ID_LENGTH]
 
 
@@ -107,7 +107,7 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
 
     Args:
         fields: ``text``, ``image``, ``id``, and others that become payload. An ``image`` is a path (relative to
-            ``base``), or the bytes of a picture.
+            ``base``), or the bytes of an image.
         where, source: as in :class:`Record`. Bytes are named by ``where``'s end.
     """
     fields = dict(fields)
@@ -132,7 +132,7 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
             shown = str(image)
         item = Item(text=text, image=image or None)
         content = content_digest(item)
-    except ImageError as error:  # the entry is there, its picture is not: what was read of it before may stay
+    except ImageError as error:  # the entry is there, its image is not: what was read of it before may stay
         return Skip(where, str(error), source, name, None if name else shown)
     except InputError as error:
         return Skip(where, str(error), source if name else None, name)
@@ -142,7 +142,7 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
 
 @dataclass(frozen=True)
 class InsideFile:
-    """A picture inside another file: its bytes, and what it is called there."""
+    """An image inside another file: its bytes, and what it is called there."""
 
     data: bytes
     name: str
@@ -172,7 +172,7 @@ def pool_fields(fields: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def pool_root(folder: Path) -> Path:
-    """The folder that the pictures' paths of a pool in ``folder`` are relative to: the nearest above that holds
+    """The folder that the images' paths of a pool in ``folder`` are relative to: the nearest above that holds
     ``mbeir_images``; the pool's own if there is none."""
     whole = folder.absolute()
     return next((above for above in (whole, *whole.parents) if (above / MBEIR_IMAGES).is_dir()), folder)

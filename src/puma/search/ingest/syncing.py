@@ -15,7 +15,7 @@ from puma.errors import InputError
 from puma.index import Index
 from puma.items.encoder import Skip
 from puma.search.ingest.filling import Pair
-from puma.search.ingest.reading import PICTURES, count_items
+from puma.search.ingest.reading import IMAGES, count_items
 from puma.search.ingest.records import Found, Record, is_text, source_of
 
 ASKED_AT_ONCE = 1024
@@ -88,7 +88,7 @@ class Watch:
     def _was_looked_for(self, source: str) -> bool:
         """Whether this run would have found the source: a list inside a folder is read only where it is named, so it
         counts as vanished only when its file is gone."""
-        return source in self.under or Path(source).suffix.lower() in PICTURES or not os.path.lexists(source)
+        return source in self.under or Path(source).suffix.lower() in IMAGES or not os.path.lexists(source)
 
     def _unreadable(self, pairs: set[Pair], skips: Sequence[Skip]) -> set[Pair]:
         whole = {skip.source for skip in skips if skip.id is None and skip.image in (None, skip.source)} - {None}

@@ -41,7 +41,7 @@ def count_rows(path: Path) -> int:
 
 
 def rows(path: Path) -> Iterator[Record | Skip]:
-    """Every row as a record. ``image`` may be a path (relative to the file), a picture's bytes, or a struct of
+    """Every row as a record. ``image`` may be a path (relative to the file), an image's bytes, or a struct of
     ``bytes`` and ``path`` as the ``datasets`` library writes it; other columns are payload, those of bytes left out."""
     import pyarrow as pa
 
@@ -95,7 +95,7 @@ def _opened(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        # Buffered and not read ahead: else a row group's whole column of pictures could be in memory at once.
+        # Buffered and not read ahead: else a row group's whole column of images could be in memory at once.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
     except pa.ArrowException as error:
         raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:200]})") from None

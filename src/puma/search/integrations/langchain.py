@@ -67,7 +67,7 @@ class PumaEmbeddings(Embeddings):
 
 
 class PumaVectorStore(VectorStore):
-    """An index as LangChain's vector store. Documents are its texts; pictures that a Searcher added are found as well
+    """An index as LangChain's vector store. Documents are its texts; images that a Searcher added are found as well
     and come back with their caption or an empty ``page_content``, ``image`` (the path) and ``modality`` as metadata.
 
     Every search takes ``filter`` (the shape of :mod:`puma.index.filters`, over metadata) and ``modality``; scores are

@@ -1,4 +1,4 @@
-"""LlamaIndex's embedding interface over an encoder: texts, queries and pictures.
+"""LlamaIndex's embedding interface over an encoder: texts, queries and images.
 
 Here: translation only. Importing this module needs ``llama-index-core``:
 ``pip install 'puma-retrieval[llama-index]'``.
@@ -31,12 +31,12 @@ except ImportError as error:
 
 
 class PumaEmbedding(MultiModalEmbedding):
-    """An encoder as LlamaIndex's embeddings, of texts and of pictures in one space.
+    """An encoder as LlamaIndex's embeddings, of texts and of images in one space.
 
     Args:
         encoder: a Retriever, or anything with its ``encode`` and ``fingerprint``.
         instruction: goes before every query, an empty string for none; the encoder's own for text that looks for text
-            if None. Texts and pictures that are stored get none.
+            if None. Texts and images that are stored get none.
         embed_batch_size: items handed to the encoder at once, 1 to 2,048.
         options: further fields of LlamaIndex's ``BaseEmbedding``. ``model_name`` is the encoder's fingerprint, so that
             a cache never gives out another model's vectors.

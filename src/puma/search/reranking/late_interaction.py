@@ -32,9 +32,9 @@ Key = tuple[str | None, str, str | None, bool]
 class LateInteraction:
     """For every token of the query its most similar token of the candidate; the mean of these cosines.
 
-    The tokens are those of an item's content, its text and its picture's patches, as the retriever's decoder leaves
+    The tokens are those of an item's content, its text and its image's patches, as the retriever's decoder leaves
     them after the final norm; what the prompt adds around them is left out, and ``[RET]`` too, whose cosine is the
-    first stage. States are kept for items whose picture is named by a path (which is taken to stay as it is), so that a
+    first stage. States are kept for items whose image is named by a path (which is taken to stay as it is), so that a
     candidate of many queries is computed once.
 
     Args:
@@ -67,7 +67,7 @@ class LateInteraction:
         self._size = 0
 
     def rerank(self, query: Item, instruction: str | None, candidates: Sequence[Item]) -> np.ndarray:
-        """As :class:`Reranker` says, in [-1, 1]. Raises ImageError where a picture cannot be opened."""
+        """As :class:`puma.search.reranking.stages.Reranker` says, in [-1, 1]. Raises ImageError where an image cannot be opened."""
         if not candidates:
             return np.zeros(0, dtype=np.float32)
         asked = self._centred(self.token_states([query], instruction)[0])
@@ -149,9 +149,9 @@ def maxsim(query: np.ndarray, candidates: Sequence[np.ndarray]) -> np.ndarray:
 def content_mask(
     inputs: Inputs, item: Item, instruction: str | None, ids: torch.Tensor, *, asked: bool = False
 ) -> np.ndarray:
-    """Which of a sequence's tokens are the item's own: its text's and its picture's, not the prompt's.
+    """Which of a sequence's tokens are the item's own: its text's and its image's, not the prompt's.
 
-    The prompt is written out once more and cut into tokens with their places in the text; a picture's one placeholder
+    The prompt is written out once more and cut into tokens with their places in the text; an image's one placeholder
     became many tokens, so what stands before it is counted from the left, what stands behind it from the right.
 
     Args:

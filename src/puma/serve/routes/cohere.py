@@ -11,7 +11,7 @@ from starlette.responses import Response
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.serve.formats import as_types, item_of, item_of_parts, model_name, query_instruction, shortened
-from puma.serve.images import CheckedPicture, picture_from_text
+from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import CohereAnswer, CohereRequest
@@ -39,13 +39,13 @@ async def embed(request: Request, asked: Annotated[CohereRequest, Body(openapi_e
         raise InputError(f"output_dimension: this model's vectors have {own.encoder.dim}")
     if asked.texts is not None:
         items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(asked.texts)]
-        pictures: list[CheckedPicture] = []
+        images: list[CheckedImage] = []
     else:
-        items, pictures = await own.blocking(_with_pictures, asked, own.settings)
+        items, images = await own.blocking(_with_images, asked, own.settings)
     as_query = asked.input_type == "search_query"
     instructions = [query_instruction(own, item) if as_query else None for item in items]
     vectors = shortened(await own.embed(items, instructions), asked.output_dimension)
-    billed = {"images": len(pictures)} if asked.texts is None else {"input_tokens": 0}
+    billed = {"images": len(images)} if asked.texts is None else {"input_tokens": 0}
     answer: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "response_type": "embeddings_by_type",
@@ -54,22 +54,22 @@ async def embed(request: Request, asked: Annotated[CohereRequest, Body(openapi_e
     }
     if asked.texts is not None:
         answer["texts"] = asked.texts
-    if pictures:
+    if images:
         answer["images"] = [
             {"width": seen.width, "height": seen.height, "format": seen.format, "bit_depth": seen.bit_depth}
-            for seen in pictures
+            for seen in images
         ]
     return json_answer(answer)
 
 
-def _with_pictures(asked: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedPicture]]:
-    items, pictures = [], []
-    for place, image in enumerate(asked.images or ()):
-        picture = picture_from_text(image, limits, f"images[{place}]")
-        items.append(Item(image=picture.data))
-        pictures.append(picture)
+def _with_images(asked: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedImage]]:
+    items, images = [], []
+    for place, text in enumerate(asked.images or ()):
+        image = image_from_text(text, limits, f"images[{place}]")
+        items.append(Item(image=image.data))
+        images.append(image)
     for place, entry in enumerate(asked.inputs or ()):
         item, seen = item_of_parts(entry.content, limits, f"inputs[{place}]")
         items.append(item)
-        pictures += [seen] if seen else []
-    return items, pictures
+        images += [seen] if seen else []
+    return items, images

@@ -1,5 +1,5 @@
-"""``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's pictures. Here: the route, which is short
-because it is the busiest one. Not here: batching, pictures, the forms of vectors (:mod:`puma.serve.formats`)."""
+"""``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's images. Here: the route, which is short
+because it is the busiest one. Not here: batching, images, the forms of vectors (:mod:`puma.serve.formats`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from starlette.responses import Response
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.serve.formats import as_base64, as_floats, item_of, item_of_parts, model_name, query_instruction, shortened
-from puma.serve.images import picture_from_text
+from puma.serve.images import image_from_text
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
-from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Message, Part, TextOrPicture, TextPart
+from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Message, Part, TextOrImage, TextPart
 from puma.serve.service import Service, service
 from puma.serve.settings import ServeSettings
 
@@ -94,15 +94,15 @@ async def _items(asked: EmbeddingsRequest, own: Service) -> list[Item]:
     return await own.blocking(_mixed, inputs, own.settings)
 
 
-def _mixed(inputs: list[str | TextOrPicture], limits: ServeSettings) -> list[Item]:
+def _mixed(inputs: list[str | TextOrImage], limits: ServeSettings) -> list[Item]:
     items = []
     for place, one in enumerate(inputs):
         name = f"input[{place}]"
         if isinstance(one, str):
             items.append(item_of(one, None, name))
             continue
-        picture = None if one.image is None else picture_from_text(one.image, limits, f"{name}.image")
-        items.append(item_of(one.text, picture, name))
+        image = None if one.image is None else image_from_text(one.image, limits, f"{name}.image")
+        items.append(item_of(one.text, image, name))
     return items
 
 

@@ -14,7 +14,7 @@ from puma.items.item import Item
 from puma.items.thumbnails import MEDIA_TYPE
 from puma.search.searcher import Searcher
 from puma.serve.adding import Incoming, add_items
-from puma.serve.images import picture_from_text
+from puma.serve.images import image_from_text
 from puma.serve.queries import named, wanted
 from puma.serve.responses import NotFoundError, json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
@@ -116,11 +116,11 @@ def _writable(own: Service, index: str | None) -> tuple[Searcher, str]:
 
 
 def _incoming(given: list[NewItem], limits: ServeSettings) -> list[Incoming]:
-    """Items with their pictures checked; one that cannot be used is left out with its reason, never fatal."""
+    """Items with their images checked; one that cannot be used is left out with its reason, never fatal."""
     found = []
     for place, new in enumerate(given):
         try:
-            image = None if new.image is None else picture_from_text(new.image, limits, f"items[{place}].image").data
+            image = None if new.image is None else image_from_text(new.image, limits, f"items[{place}].image").data
             found.append(Incoming(Item(new.text, image), new.id, new.metadata))
         except InputError as error:
             found.append(Incoming(None, new.id, fault=str(error)))

@@ -57,7 +57,7 @@ def _files() -> dict[str, bytes]:
 
 @functools.cache
 def _told(settings: ServeSettings) -> bytes:
-    # base64 makes a picture a third larger, and the query has other parts.
+    # base64 makes an image a third larger, and the query has other parts.
     in_body = (settings.max_body_bytes - 64 * 1024) * 3 // 4
     limits = {
         b"__MAX_IMAGE_BYTES__": max(1, min(settings.max_image_bytes, in_body)),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.search.searcher import Searcher
-from puma.serve.images import picture_from_bytes
+from puma.serve.images import image_from_bytes
 from puma.serve.queries import Question, instruction_of, named, page_of_hits, question
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
@@ -92,9 +92,9 @@ async def search_upload(
     searcher, name = named(own, index)
     # One byte over the limit is enough to see that it is over.
     data = await image.read(own.settings.max_image_bytes + 1)
-    picture = await own.blocking(picture_from_bytes, data, own.settings)
+    opened = await own.blocking(image_from_bytes, data, own.settings)
     put = await question(
-        own, searcher, text=text, image=picture.data, modality=modality, instruction=instruction, minus=minus
+        own, searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
     )
     return await _answer(own, searcher, name, put, k, offset, None, started)
 

@@ -1,4 +1,4 @@
-"""``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search. A picture to search with rides in the
+"""``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search. An image to search with rides in the
 clients' ``extra_body``. Not here: how a query becomes hits (:mod:`puma.serve.queries`)."""
 
 from __future__ import annotations

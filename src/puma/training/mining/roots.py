@@ -68,7 +68,7 @@ def _with_negatives(query: Query, mined: dict[str, Query]) -> Query:
 
 
 def input_digest(benchmark: Benchmark, split: str, more: Sequence[Path]) -> str:
-    """Of all that is read of the benchmark but the pictures: work on other files is not gone on with."""
+    """Of all that is read of the benchmark but the images: work on other files is not gone on with."""
     digest, root = hashlib.sha256(), benchmark.root
     paths = [instructions_path(root), root / UNION_TRAIN, global_pool_path(root, split), *more]
     for task in benchmark.tasks(split):

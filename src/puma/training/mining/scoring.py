@@ -69,7 +69,7 @@ class Pools:
 
 
 def _content(item: Item) -> str:
-    """Equal for equal items: the text, white space aside, and the picture's bytes. Empty if they cannot be read."""
+    """Equal for equal items: the text, white space aside, and the image's bytes. Empty if they cannot be read."""
     text = " ".join((item.text or "").split()) or None
     try:
         return content_digest(Item(text=text, image=item.image))

@@ -54,11 +54,11 @@ def mine(
 
     The negatives replace those a query had; all else stays. Left out, for each query: its known positives and those of
     any query of its task with the same content, candidates with the content of one of them (equal text, equal bytes of
-    the picture), the query itself where its own modality is asked for, and what the rules leave out.
+    the image), the query itself where its own modality is asked for, and what the rules leave out.
 
     Args:
         root: the benchmark.
-        out: the new root; absent or empty. Its pools, qrels, instructions and pictures are links to ``root``'s folders.
+        out: the new root; absent or empty. Its pools, qrels, instructions and images are links to ``root``'s folders.
         encoder: scores with the cosine, each query under its task's first instruction.
         run_dir: scores come from ``task<id>_<split>_<pool>.run`` in this folder, as evaluation writes them, instead.
         dataset: a name; None for the folder's only data set or else all of them.

@@ -17,7 +17,7 @@ import numpy as np
 
 from puma.errors import ConfigError
 from puma.pruning import count_parameters, decoder_of
-from puma.pruning.shapes import empty_model, picture_shape
+from puma.pruning.shapes import empty_model, image_shape
 from puma.training.config import TrainConfig
 from puma.training.recipes.step_work import decoder_work, trainable_parameters, vision_bytes, vision_flops, weight_bytes
 
@@ -36,9 +36,9 @@ class Workload:
     """What a step is assumed to hold; a dry run has no data to look at.
 
     Args:
-        text_tokens: of an item without its picture: instruction, text, template, ``[RET]``.
-        image_tokens: of a picture, where the family reads pictures at their own size; None for 256.
-        distil_images, retrieve_images: the share of a stage's items that hold a picture, in [0, 1].
+        text_tokens: of an item without its image: instruction, text, template, ``[RET]``.
+        image_tokens: of an image, where the family reads images at their own size; None for 256.
+        distil_images, retrieve_images: the share of a stage's items that hold an image, in [0, 1].
     """
 
     text_tokens: int = 64
@@ -59,7 +59,7 @@ class Workload:
             raise ConfigError("workload:\n  " + "\n  ".join(faults))
 
     def images(self, stage: str) -> float:
-        """The share of a stage's items that hold a picture."""
+        """The share of a stage's items that hold an image."""
         return self.distil_images if stage == "distil" else self.retrieve_images
 
 
@@ -146,10 +146,10 @@ def stage_cost(
     depth = len(decoder_of(model).layers)
     total = sum(p.numel() for p in model.parameters())
     trainable, _ = trainable_parameters(config, train, depth)
-    tokens, patches = picture_shape(config, workload.image_tokens)
+    tokens, patches = image_shape(config, workload.image_tokens)
     chunks = step_chunks(train, workload, tokens)
     measured = [decoder_work(config, train, n, length, depth) for n, length, _ in chunks]
-    pictures = sum(with_picture for _, _, with_picture in chunks)
+    images = sum(with_image for _, _, with_image in chunks)
     vision = vision_flops(config, tokens, patches)
     cached = train.grad_cache > 0  # then one chunk's graph is alive at a time, after a pass without
     gather = max if cached else sum
@@ -168,10 +168,10 @@ def stage_cost(
     }
     forward = sum(f for _, f, _ in measured)
     flops = {
-        "vision": pictures * vision["total"] * (2 if cached else 1),
+        "vision": images * vision["total"] * (2 if cached else 1),
         "forward": forward,
         "backward": sum(both - f for _, f, both in measured)
-        + (2 * pictures * vision["projector"] if train.projector_rate else 0),
+        + (2 * images * vision["projector"] if train.projector_rate else 0),
         "recompute": forward * (bool(train.gradient_checkpointing) + cached),
     }
     if teacher is None:
@@ -185,7 +185,7 @@ def stage_cost(
         # Both are only read: in the type they were saved in, taken to be bf16.
         memory["teacher"] = TEACHER_BYTES * (everything if second else everything - total)
         flops["teacher"] = sum(decoder_work(config, train, n, length, whole)[1] for n, length, _ in chunks) + (
-            pictures * vision["total"] if second else 0
+            images * vision["total"] if second else 0
         )
     fixed = sum(memory[name] for name in ("weights", "gradients", "optimiser", "working", "teacher"))
     memory["total_plain"], memory["total_checkpointed"] = fixed + plain, fixed + checkpointed
@@ -208,10 +208,10 @@ def _alone(stage: TrainConfig) -> TrainConfig:
 
 
 def step_chunks(train: TrainConfig, workload: Workload, image_tokens: int) -> list[tuple[int, int, int]]:
-    """A step's chunks as the collator cuts them, shortest items first: (items, padded length, pictures) each."""
+    """A step's chunks as the collator cuts them, shortest items first: (items, padded length, images) each."""
     items = train.batch_size * (2 + train.hard_negatives)
-    pictures = round(items * workload.images(train.stage))
-    lengths = [workload.text_tokens] * (items - pictures) + [workload.text_tokens + image_tokens] * pictures
+    images = round(items * workload.images(train.stage))
+    lengths = [workload.text_tokens] * (items - images) + [workload.text_tokens + image_tokens] * images
     size = train.grad_cache
     count = -(-items // size) if size else train.chunks
     bounds = np.linspace(0, items, min(count, items) + 1).astype(int)

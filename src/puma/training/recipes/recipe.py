@@ -63,7 +63,7 @@ class Recipe:
     Args:
         base: a hub name, a model folder, or ``mini``.
         layers, keep_last, prompt: as :meth:`puma.retriever.model.Retriever.from_base`; None layers keeps all.
-        image_tokens: fewest and most tokens of a picture (:func:`puma.retriever.image_tokens.limit_image_tokens`); None leaves
+        image_tokens: fewest and most tokens of an image (:func:`puma.retriever.image_tokens.limit_image_tokens`); None leaves
             it to the base's processor.
         data: root of the data in M-BEIR's layout; None asks for it on the command line (the mini base: OpenPics).
         dtype: ``base_precision`` of the stages that do not name their own.
@@ -205,7 +205,7 @@ def train_recipe(
 
 def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, list[dict[str, float]]]:
     """The quickstart's training without its evaluation: stored vision features, captions as the teacher's targets."""
-    from puma.mini import openpics as pictures
+    from puma.mini import openpics as images
     from puma.mini import quickstart
     from puma.mini.base.assemble import assemble
     from puma.mini.base.settings import BaseSettings
@@ -225,10 +225,10 @@ def _train_mini(recipe: Recipe, data: Any, out: Any, strict: bool) -> dict[str, 
         distil=recipe.distil or TrainConfig(stage="distil"),
         retrieve=recipe.retrieve,
     ).for_this_machine()
-    root = pictures.build() if data is None else Path(data)
+    root = images.build() if data is None else Path(data)
     pairs = read_pairs(root, limit=plan.rows_per_query, strict=strict)
-    base = assemble(settings=plan.base, pictures=root)
-    vision = quickstart.known_pictures(base, root, None)
+    base = assemble(settings=plan.base, images=root)
+    vision = quickstart.known_images(base, root, None)
     retriever = quickstart.student(base, plan, vision)
     if recipe.attn is not None:
         _attend(retriever, recipe.attn)

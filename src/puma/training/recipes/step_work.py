@@ -21,7 +21,7 @@ from puma.training.config import TrainConfig
 from puma.training.trainable import choose_trainable, held_bytes, hold
 
 PROJECTORS = ("merger", "projector", "connector", "modality_projection")
-"""In the names of modules that work on a picture's tokens, not on its patches."""
+"""In the names of modules that work on an image's tokens, not on its patches."""
 
 
 def trainable_parameters(config: Any, train: TrainConfig, layers: int | None = None) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def decoder_work(config: Any, train: TrainConfig, items: int, length: int, depth
 
 
 def vision_flops(config: Any, tokens: int, patches: int) -> dict[str, int]:
-    """FLOPs of one picture up to the decoder: ``total``, and the ``projector``'s part.
+    """FLOPs of one image up to the decoder: ``total``, and the ``projector``'s part.
 
     Transformers' towers by their linear layers and attention; convolutional ones by the counter, on the meta device.
     """

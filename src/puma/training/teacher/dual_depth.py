@@ -263,7 +263,7 @@ class DualDepth:
         if self._frozen_row is not None:
             ret = (ids == self.ret_id).unsqueeze(-1)  # [n, length, 1]
             embeds = torch.where(ret, self._frozen_row.to(embeds), embeds)
-        if self._projector is not None and projected:  # trained, and a picture was seen
+        if self._projector is not None and projected:  # trained, and an image was seen
             config = self.model.config
             token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
             places = ids == token

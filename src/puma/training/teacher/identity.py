@@ -1,4 +1,4 @@
-"""What tells one teacher from another, and one picture from another: digests of what states depend on.
+"""What tells one teacher from another, and one image from another: digests of what states depend on.
 
 Not here: the stores that compare them (teacher, feature_shards).
 """
@@ -16,7 +16,7 @@ from puma.errors import ImageError
 from puma.items.item import ImageSource, open_image
 from puma.retriever.model import Retriever
 
-PICTURE_BYTES = 16
+IMAGE_BYTES = 16
 
 
 def teacher_facts(teacher: Retriever, autocast: torch.dtype | None = None) -> dict[str, str]:
@@ -46,22 +46,22 @@ def teacher_facts(teacher: Retriever, autocast: torch.dtype | None = None) -> di
     }
 
 
-def picture_identity(image: ImageSource) -> bytes:
-    """16 bytes that tell a picture from another by content: of a file or its bytes, the bytes; else the pixels.
+def image_identity(image: ImageSource) -> bytes:
+    """16 bytes that tell an image from another by content: of a file or its bytes, the bytes; else the pixels.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
         try:
             with open(image, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").digest()[:PICTURE_BYTES]
+                return hashlib.file_digest(stream, "sha256").digest()[:IMAGE_BYTES]
         except OSError as error:
             raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
     if isinstance(image, bytes):
-        return hashlib.sha256(image).digest()[:PICTURE_BYTES]
+        return hashlib.sha256(image).digest()[:IMAGE_BYTES]
     opened = open_image(image)
-    return hashlib.sha256(f"{opened.size} ".encode() + opened.tobytes()).digest()[:PICTURE_BYTES]
+    return hashlib.sha256(f"{opened.size} ".encode() + opened.tobytes()).digest()[:IMAGE_BYTES]
 
 
 def digest(data: bytes) -> str:

@@ -24,21 +24,21 @@ from puma.items.item import ImageSource, Item
 from puma.retriever.encoding import Inputs, forward_states, length_sorted_groups, prefetched, stored_vision
 from puma.retriever.model import Retriever
 from puma.storage.shards import KEY_BYTES, Shards
-from puma.training.teacher.identity import digest, picture_identity, teacher_facts
+from puma.training.teacher.identity import digest, image_identity, teacher_facts
 
 Asked = tuple[Item, str | None]
 """An item and the instruction before it, if any."""
 
 
 class FeatureStore:
-    """The teacher's raw ``[RET]`` states on disk, of texts and of items with pictures: compute once, then train on it.
+    """The teacher's raw ``[RET]`` states on disk, of texts and of items with images: compute once, then train on it.
 
     An instance is also what training takes as ``teacher``: called with an item and its instruction it gives the
     target, or None for what was never computed. It holds on to the teacher's way of writing items out, not to its
     weights.
 
     A killed :meth:`compute` goes on where it was. Items are told apart by the prompt as written (instruction, cut text,
-    closing line) and by their picture's content, so a moved or renamed picture is found again.
+    closing line) and by their image's content, so a moved or renamed image is found again.
 
     Args:
         folder: where the shards are; see :class:`puma.storage.shards.Shards`.
@@ -59,20 +59,20 @@ class FeatureStore:
     ) -> None:
         self.shards = Shards(folder, teacher_facts(teacher, autocast), teacher.dim)
         self._autocast, self._inputs = autocast, teacher.inputs
-        self._pictures: dict[tuple[str, int, int], bytes] = {}
+        self._images: dict[tuple[str, int, int], bytes] = {}
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def key(self, item: Item, instruction: str | None = None) -> bytes:
-        """An item's key: 16 bytes of its written prompt and its picture's content.
+        """An item's key: 16 bytes of its written prompt and its image's content.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
-        picture = b"" if item.image is None else self._picture(item.image)
+        image = b"" if item.image is None else self._image(item.image)
         written = self._inputs.written([item], instruction)[0]
-        return hashlib.sha256(written.encode() + b"\0" + picture).digest()[:KEY_BYTES]
+        return hashlib.sha256(written.encode() + b"\0" + image).digest()[:KEY_BYTES]
 
     def compute(
         self,
@@ -93,7 +93,7 @@ class FeatureStore:
 
         Raises:
             InputError: another teacher; the message names what differs.
-            ImageError: a picture cannot be opened.
+            ImageError: an image cannot be opened.
         """
         from tqdm import tqdm
 
@@ -127,17 +127,17 @@ class FeatureStore:
         key = self.key(item, instruction)
         return self.shards.rows([key])[0] if key in self.shards else None
 
-    def _picture(self, image: ImageSource) -> bytes:
+    def _image(self, image: ImageSource) -> bytes:
         if not isinstance(image, (str, os.PathLike)):
-            return picture_identity(image)
+            return image_identity(image)
         try:  # a step asks for the same files again and again
             told = os.stat(image)
         except OSError as error:
             raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
         place = (os.fspath(image), told.st_size, told.st_mtime_ns)
-        if place not in self._pictures:
-            self._pictures[place] = picture_identity(image)
-        return self._pictures[place]
+        if place not in self._images:
+            self._images[place] = image_identity(image)
+        return self._images[place]
 
 
 def teacher_states(
@@ -152,7 +152,7 @@ def teacher_states(
 ) -> dict[str, np.ndarray]:
     """Raw ``[RET]`` states of the teacher (after its final norm, not normalised to length one), by written prompt.
 
-    For texts, whose whole meaning is in the written prompt; :class:`FeatureStore` takes items with pictures too.
+    For texts, whose whole meaning is in the written prompt; :class:`FeatureStore` takes items with images too.
 
     Args:
         teacher: the unpruned base as a retriever; it is never trained here and no gradient is recorded.
@@ -164,7 +164,7 @@ def teacher_states(
         ``{written prompt: fp16 [dim]}``.
 
     Raises:
-        InputError: an item holds a picture.
+        InputError: an item holds an image.
     """
     if any(item.image is not None for item, _ in asked):
         raise InputError("teacher_states takes text items: a picture is not told apart by its written prompt")
@@ -191,22 +191,22 @@ class PromptTargets:
         self._inputs, self._states = teacher.inputs, states
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
-        """The target [dim], or None for an item with a picture or one that the teacher was not asked about."""
+        """The target [dim], or None for an item with an image or one that the teacher was not asked about."""
         if item.image is not None:
             return None
         return self._states.get(self._inputs.written([item], instruction)[0])
 
 
 class CaptionTargets:
-    """Targets for texts and pictures in the teacher's space of texts: a text takes the unpruned base's state of itself,
-    a picture that of its caption, whatever is asked of them.
+    """Targets for texts and images in the teacher's space of texts: a text takes the unpruned base's state of itself,
+    an image that of its caption, whatever is asked of them.
 
     An extension of the paper's: a base whose vision projector is young (the mini base's is fitted in closed form) knows
-    concepts by their names, and that is what the deep layers can teach about a picture.
+    concepts by their names, and that is what the deep layers can teach about an image.
 
     Args:
         states: by text, raw, without instruction.
-        captions: text by picture path.
+        captions: text by image path.
         centre: subtract the mean state. Raw states share a large offset, under which every cosine is near one.
     """
 
@@ -220,7 +220,7 @@ class CaptionTargets:
         self.states = dict(zip(states, rows, strict=True))
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
-        """The target [dim]; None for what has no state, and for items with both text and picture, whose meaning no
+        """The target [dim]; None for what has no state, and for items with both text and image, whose meaning no
         caption tells."""
         if item.image is None:
             return self.states.get(item.text or "")
@@ -237,7 +237,7 @@ def caption_targets(
     centre: bool = False,
     **options: Any,
 ) -> CaptionTargets:
-    """:class:`CaptionTargets` of texts and of captions by picture path; ``options`` go to :func:`teacher_states`."""
+    """:class:`CaptionTargets` of texts and of captions by image path; ``options`` go to :func:`teacher_states`."""
     unique = list(dict.fromkeys([*texts, *(captions or {}).values()]))
     items = [Item(text=text) for text in unique]
     states = teacher_states(teacher, [(item, None) for item in items], **options)
