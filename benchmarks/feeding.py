@@ -34,7 +34,7 @@ from puma.retriever.prompts import RET, from_chat_template
 from puma.storage.folders import write_json
 from puma.training.collating import PairCollator
 from puma.training.pairs import Pair
-from puma.training.trainer import Rows
+from puma.training.sampling import Rows
 from puma.training.workers import batch_loader
 
 WORDS = "Find a picture that matches this caption. a red fox jumps over the blue fence behind an old house in winter"

@@ -44,8 +44,9 @@ from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.recipes.costs import RULE, Workload, stage_cost, step_chunks
 from puma.training.recipes.recipe import Recipe, read_recipe
-from puma.training.stage import SharedTeacher, choose_trainable
 from puma.training.teacher.dual_depth import DualDepth
+from puma.training.teacher.shared import SharedTeacher
+from puma.training.trainable import choose_trainable
 
 RESULTS = Path(__file__).parent / "results" / "shape.json"
 

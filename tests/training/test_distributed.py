@@ -26,8 +26,8 @@ from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.distributed import average_gradients, equalise, processes, wait
 from puma.training.pairs import Pair
+from puma.training.run_folder import MARK, latest_checkpoint
 from puma.training.teacher.dual_depth import DualDepth
-from puma.training.trainer import MARK, latest_checkpoint
 from puma.training.validation import Validation
 from training.test_two_stages import texts, two_stages
 from training.test_validation import benchmark

@@ -5,6 +5,7 @@ import torch
 
 from puma.errors import InputError
 from puma.losses import LOSS_FUNCTIONS, LOSSES, distillation_loss, hard_temperature, mac_loss, negative_shares
+from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 
 DIM = 5
@@ -213,3 +214,12 @@ def test_no_distillation_asks_no_teacher():
 def test_faults_are_named_at_once(changes, said):
     with pytest.raises(InputError, match=said):
         RetrievalObjective(Table(2), **{"temperature": 0.1, **changes})
+
+
+def test_a_stage_hands_all_its_settings_to_the_objective():
+    settings = {
+        "temperature": 0.2, "decay": 0.8, "contrastive_weight": 0.9, "distillation_weight": 0.5, "distillation": "cosine",
+        "symmetric": True, "loss": "siglip", "margin": 0.1, "grad_cache": 3, "teacher_share": 0.5,
+    }  # fmt: skip
+    objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
+    assert {name: getattr(objective, name) for name in settings} == settings

@@ -26,10 +26,10 @@ from puma.training.collating import PairCollator, false_negatives
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.run_folder import MARK, latest_checkpoint
 from puma.training.stage import batches_of
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.store import PromptTargets, teacher_states
-from puma.training.trainer import MARK, latest_checkpoint
 
 FULL = TrainConfig(
     steps=6, batch_size=8, lora_rank=0, save_steps=2, precision="fp32", learning_rate=1e-3, symmetric=True
@@ -327,3 +327,11 @@ def test_the_pipeline_is_made_without_writing_weights(base, tmp_path, monkeypatc
     for item in asked:
         np.testing.assert_allclose(st.encode([item]), loaded.encode([item]), atol=1e-6)
     assert [str(module) for module in st] == [str(module) for module in loaded]
+
+
+def test_a_single_step_trains(base, tmp_path):
+    """A warm-up's first step has a rate of 0, so a run of one step must have none."""
+    retriever = fresh(base)
+    before = weights(retriever)
+    train(retriever, make_pairs(), replace(FULL, steps=1), tmp_path / "run", show_progress=False)
+    assert difference(weights(retriever), before) > 0

@@ -128,9 +128,9 @@ def test_a_stage_that_others_stand_on_takes_no_more_steps(base, tmp_path):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_a_report_without_its_package_names_the_install_command(base, tmp_path, monkeypatch, name):
-    import puma.training.trainer
+    import puma.training.arguments
 
-    monkeypatch.setattr(puma.training.trainer, "find_spec", lambda _: None)
+    monkeypatch.setattr(puma.training.arguments, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=f"report_to='{name}'.*pip install {name}"):
         run(base, tmp_path / "run", replace(CONFIG, report_to=name))
 

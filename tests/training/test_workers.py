@@ -17,7 +17,7 @@ from puma.retriever.model import Retriever
 from puma.training import workers
 from puma.training.collating import PairCollator
 from puma.training.pairs import Pair
-from puma.training.trainer import Rows
+from puma.training.sampling import Rows
 from puma.training.workers import batch_loader, default_workers, onto, worker_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # the tests may have one core
@@ -149,7 +149,7 @@ TRAINER = """
 import os, sys, time
 import torch
 from puma.training.workers import batch_loader
-from puma.training.trainer import Rows
+from puma.training.sampling import Rows
 loader = batch_loader(Rows(400), [[(0, n)] for n in range(400)], COLLATE, 2)
 iterator = iter(loader)
 batch = next(iterator)
@@ -215,7 +215,7 @@ def test_a_killed_training_leaves_no_process_behind(tmp_path):
 ENDED = """
 import os, signal
 from puma.training.workers import batch_loader, worker_errors
-from puma.training.trainer import Rows
+from puma.training.sampling import Rows
 with worker_errors(1):
     for batch in batch_loader(Rows(400), [[(0, n)] for n in range(400)], COLLATE, 1):
         os.kill(int(batch["pid"][0]), signal.SIGKILL)

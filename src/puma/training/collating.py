@@ -61,8 +61,8 @@ class PairCollator:
     codes; ``puma_candidate_key`` and ``puma_content_key`` int64 [c]; ``puma_known`` int64 [q, m], padded with -1;
     ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher; ``puma_replaced`` int64
     [m, 2], a (row, what) for each image that could not be used, what being 0 for the query's, 1 for the candidate's
-    (the pair was replaced), 2 for a hard negative's (it was left out): see :mod:`puma.training.unreadable`. In every chunk:
-    ``puma_rows``, which items these are, and ``puma_pictured``, which of them have an image.
+    (the pair was replaced), 2 for a hard negative's (it was left out): see :mod:`puma.training.unreadable`. In every
+    chunk: ``puma_rows``, which items these are, and ``puma_with_image``, which of them have an image.
 
     Raises:
         InputError: ``hard_negatives`` is below 0.

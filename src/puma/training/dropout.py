@@ -1,8 +1,6 @@
 """Modality dropout: now and then a query of image and text comes without the one or the other, so that a model learns
 to answer when a part is missing.
 
-Here: :class:`ModalityDropout`, put between a row and its tensors. Not here: measuring what it brings (benchmarks).
-
 Source: the literature on missing modalities trains with whole modalities withheld at random: ModDrop (Neverova et al.,
 2016), SMIL (Ma et al., 2021), "Are Multimodal Transformers Robust to Missing Modality?" (Ma et al., 2022), whose test,
 too, withholds a part of the input and never of what is to be found. So here: the query side only. A pool is what it is,
@@ -12,11 +10,16 @@ and a candidate with a part taken away may no longer be right for its query.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.training.pairs import Pair
+
+Collator = Callable[[list[dict[str, int]]], dict[str, Any]]
+"""From a batch's rows to its tensors."""
 
 
 class ModalityDropout:
@@ -59,3 +62,22 @@ class ModalityDropout:
             return pair
         kept = Item(text=pair.query.text) if digest[8] % 2 else Item(image=pair.query.image)
         return replace(pair, query=kept)
+
+
+class EpochCollator:
+    """The collator, which first sets its modality dropout's epoch to the rows', in whatever process it runs.
+
+    Args:
+        collator: makes the tensors.
+        dropout: its transform, if any.
+    """
+
+    def __init__(
+        self, collator: Callable[[list[dict[str, int]]], dict[str, Any]], dropout: ModalityDropout | None
+    ) -> None:
+        self.collator, self.dropout = collator, dropout
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        if self.dropout is not None:
+            self.dropout.epoch = rows[0]["epoch"]
+        return self.collator(rows)

@@ -8,8 +8,9 @@ Source: method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1),
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -95,6 +96,16 @@ class RetrievalObjective(nn.Module):
         """After a step: the fractions ``hard`` and ``other`` of the negatives' softmax mass, for this process's queries
         (:func:`puma.losses.negative_shares`); for other losses than "mac" as if they were InfoNCE."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
+
+    @classmethod
+    def from_config(cls, model: Any, config: Any, *, shared_teacher: Any = None) -> RetrievalObjective:
+        """The objective of a stage.
+
+        Args:
+            config: :class:`puma.training.config.TrainConfig`, whose settings of these names are taken.
+        """
+        names = set(inspect.signature(cls).parameters) & {field.name for field in fields(config)}
+        return cls(model, **{name: getattr(config, name) for name in names}, shared_teacher=shared_teacher)
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""

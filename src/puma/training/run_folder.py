@@ -7,9 +7,10 @@ the end; ``best-<step>`` the weights of the best evaluation so far. Everything i
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from puma.errors import InputError
 from puma.storage.folders import storage_errors, write_json, write_whole, written_folder
 from puma.training.config import FREE, TrainConfig
 from puma.training.distributed import processes
+from puma.training.validation import best_of, stalled
 
 CONFIGURATION = "config.json"
 LOG = "log.jsonl"
 STATE = "trainer_state.json"
 WEIGHTS = "trainable.safetensors"
+MARK = "complete"
+"""The file of a checkpoint that is written last: a folder without it is not counted."""
 HARMLESS = ("save_steps", "workers", "report_to", "max_unreadable")
 """Settings that change nothing of a stage's result."""
 Entry = Mapping[str, Any]
@@ -56,6 +60,50 @@ def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: b
 def _default(name: str) -> Any:
     """What a run had that was begun before there was such a setting."""
     return getattr(TrainConfig, name, None)
+
+
+def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:
+    """The newest whole checkpoint of a run, or None; unfinished ones are removed, unless ``clean`` is false."""
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        if (path / MARK).is_file():
+            found.append((int(path.name.rsplit("-", 1)[1]), path))
+        elif clean:
+            shutil.rmtree(path, ignore_errors=True)
+    return str(max(found)[1]) if found else None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on.
+
+    Args:
+        checkpoint: the folder that it goes on from; None for a new run.
+        done: steps done before.
+        best: the step of the best evaluation so far, if any.
+        steps: to be done in all.
+    """
+
+    checkpoint: str | None
+    done: int
+    best: int | None
+    steps: int
+
+
+def resume(folder: Path, config: TrainConfig, steps: int) -> Resume:
+    """Find where a run goes on that is to have so many steps, or fewer where it was stopped early.
+
+    Raises:
+        InputError: more steps were done already.
+    """
+    checkpoint = latest_checkpoint(folder, clean=processes()[0] == 0)
+    done, history = step_of(checkpoint), history_of(checkpoint)
+    if config.eval_every and config.patience and stalled(history) >= config.patience:
+        steps = done  # it was stopped early, and killed before its end was written
+    if steps < done:
+        raise InputError(f"steps={steps}: {folder} has trained {done} already; give at least that many")
+    best = best_of(history)
+    return Resume(checkpoint, done, best[0] if best else None, steps)
 
 
 def step_of(checkpoint: str | None) -> int:

@@ -1,8 +1,6 @@
 """Batches that mix tasks: how many of them is drawn from N(4, 1), no candidate twice in a batch, the same for the same
 seed on every process.
 
-Here: :class:`MixedTaskBatches`, an epoch's batches, and :class:`Run`, a whole run's. Not here: tensors (collating).
-
 Source: method.md "The two stages": the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
 """
 
@@ -212,3 +210,16 @@ class Run:
                     f"batch_size={self.batches.batch_size}: epoch {epoch} has no batch of {self.batches.global_size} "
                     "different candidates; give a smaller one"
                 )
+
+
+class Rows:
+    """The data set as the trainer sees it: ``(epoch, row)``, which :class:`Run` draws, becomes the collator's dict."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, drawn: tuple[int, int]) -> dict[str, int]:
+        return {"epoch": drawn[0], "row": drawn[1]}

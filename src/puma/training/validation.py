@@ -7,6 +7,7 @@ the figures rank checkpoints of one run; ``puma evaluate`` makes those to report
 
 from __future__ import annotations
 
+import copy
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from puma.data.mbeir import Candidate, Query, TaskName, open_benchmark
 from puma.errors import DataError, InputError
 from puma.evaluation.counting import KS, count
 from puma.evaluation.judged import CODE, Judged
 from puma.items.encoder import Encoder, embed_readable
+from puma.retriever.encoding import VisionFeatures
+from puma.retriever.model import Retriever
 
 MEAN = "eval_hit_mean"
 """The figure that the best checkpoint and early stopping go by: the mean of the tasks' hit rates."""
@@ -106,6 +110,34 @@ class _Embedded:
         items = [query.item(data.benchmark.root) for query in queries]
         vectors, readable, faults = embed_readable(self.encoder, items, instruction=data.benchmark.instruction(task))
         return [(vectors, readable, {queries[number].qid: reason for number, reason in faults})]
+
+
+class TrainingEncoder:
+    """The retriever as training computes it: under the same autocast, reading the same stored vision features.
+
+    Args:
+        retriever: in training.
+        vision: stored outputs of the frozen tower.
+        precision: the stage's.
+    """
+
+    mixed_instructions = True
+
+    def __init__(self, retriever: Retriever, vision: VisionFeatures | None, precision: str) -> None:
+        self._retriever = copy.copy(retriever)  # the model itself is shared
+        self._retriever.vision = vision if vision is not None else retriever.vision
+        self._retriever.autocast = torch.bfloat16 if precision == "bf16" else None
+
+    @property
+    def dim(self) -> int:
+        return self._retriever.dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self._retriever.fingerprint
+
+    def encode(self, items: Any, instruction: Any = None) -> Any:
+        return self._retriever.encode(items, instruction)
 
 
 def evaluations(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

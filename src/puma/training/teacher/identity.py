@@ -22,8 +22,8 @@ IMAGE_BYTES = 16
 def teacher_facts(teacher: Retriever, autocast: torch.dtype | None = None) -> dict[str, str]:
     """What a teacher's states depend on, each as a short digest: by these a store knows its own teacher.
 
-    ``weights`` samples every tensor (as :attr:`Retriever.fingerprint <puma.retriever.model.Retriever.fingerprint>` does) without
-    the ``[RET]`` row, which has a digest of its own, since it is what one base's retrievers differ in.
+    ``weights`` samples every tensor (as :attr:`puma.retriever.model.Retriever.fingerprint` does) without the ``[RET]``
+    row, which has a digest of its own, since it is what one base's retrievers differ in.
     """
     inputs, weights = teacher.inputs, hashlib.sha256()
     table = teacher.model.get_input_embeddings().weight

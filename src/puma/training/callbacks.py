@@ -1,0 +1,93 @@
+"""Callbacks of the trainer: the progress bar, the loss's progress, evaluations, marks of whole checkpoints.
+
+Imported when a training begins, since transformers is slow to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from puma.training.config import TrainConfig
+from puma.training.distributed import processes, wait
+from puma.training.run_folder import MARK, Journal, drop_bests
+from puma.training.validation import best_of
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a trainer does beside training.
+
+    Args:
+        folder: the run's.
+        config: the stage.
+        evaluate: the figures of the weights as they are now, called on the first process alone.
+        unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
+    """
+
+    folder: Path
+    config: TrainConfig
+    evaluate: Callable[[], dict[str, float]] | None = None
+    unreadable: Callable[[Any], Any] | None = None
+
+
+class Bar(TrainerCallback):
+    """One line with rate, time left and the loss."""
+
+    bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+
+class Progress(TrainerCallback):
+    """Tells the loss how far training is, also after a resume; asks for evaluations; marks checkpoints that are
+    whole."""
+
+    def __init__(self, loss: Any, watch: Watch) -> None:
+        self.loss, self.watch, self.journal = loss, watch, Journal(watch.folder)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A checkpoint brings its own intervals, and the rate that its own length had at this step.
+        state.compute_steps(args, state.max_steps)
+        scheduler = kwargs["lr_scheduler"]
+        rates = [b * f(scheduler.last_epoch) for b, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        scheduler._last_lr = rates
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        rank, _world = processes()
+        if rank == 0:
+            self.journal.begin(state.log_history)
+        if rank:  # other dropout masks than the first process's; a resume puts its own back after this
+            torch.manual_seed(args.seed + 7919 * rank)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.loss.progress = min(1.0, state.global_step / max(1, state.max_steps))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        every = self.watch.config.eval_every
+        if every and (state.global_step % every == 0 or state.global_step >= state.max_steps):
+            control.should_evaluate = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait()  # under FSDP2 all write
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).write_text("whole\n")
+            best = best_of(state.log_history)
+            drop_bests(self.watch.folder, best[0] if best else None)
