@@ -10,11 +10,11 @@ from PIL import Image
 
 from puma.errors import InputError
 from puma.items import IMAGE, TEXT, Item
-from puma.losses import mac_loss
+from puma.losses import false_negatives, mac_loss
 from puma.retriever.encoding import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
-from puma.training.collating import PairCollator, content_key, false_negatives, id_key, known_keys
+from puma.training.collating import PairCollator, content_key, id_key, known_keys
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
 
@@ -182,7 +182,12 @@ def test_content_keys_tell_contents_apart(tmp_path):
 
 def test_ids_alone_find_known_positives_and_repeats():
     pairs = [pair("a", known=["1:b"]), pair("b"), pair("a")]
-    assert false_negatives(pairs).tolist() == [[False, True, True], [False, False, False], [True, False, False]]
+    keys = torch.tensor([id_key(pair.candidate_id) for pair in pairs])
+    assert false_negatives(known_keys(pairs), keys, keys).tolist() == [
+        [False, True, True],
+        [False, False, False],
+        [True, False, False],
+    ]
     keys = known_keys(pairs)
     assert (keys >= 0).sum(1).tolist() == [2, 1, 1]
     assert int(keys[1, 1]) == -1

@@ -17,12 +17,12 @@ from PIL import Image
 
 from puma.errors import InputError
 from puma.items import Item
-from puma.losses import distillation_loss, mac_loss
+from puma.losses import distillation_loss, false_negatives, mac_loss
 from puma.retriever.encoding import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training import train
-from puma.training.collating import PairCollator, false_negatives
+from puma.training.collating import PairCollator, id_key, known_keys
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
@@ -158,6 +158,7 @@ def test_objective_is_its_parts_on_the_whole_batch(base):
         )
     half = len(pairs)
     codes = torch.tensor([p.target_modality for p in pairs])
+    keys = torch.tensor([id_key(pair.candidate_id) for pair in pairs])
     plain = mac_loss(
         states[:half],
         states[half:],
@@ -165,7 +166,7 @@ def test_objective_is_its_parts_on_the_whole_batch(base):
         codes,
         temperature=0.1,
         hard_temperature=0.1 * np.exp(-1.0),
-        exclude=false_negatives(pairs),
+        exclude=false_negatives(known_keys(pairs), keys, keys),
     )
     taught = [n for n, (item, _) in enumerate(asked) if item.image is None]
     rows = [fake_teacher[retriever.inputs.written([asked[n][0]], asked[n][1])[0]] for n in taught]
@@ -174,14 +175,6 @@ def test_objective_is_its_parts_on_the_whole_batch(base):
     assert float(terms["distillation"]) == pytest.approx(
         0.5 * float(distillation_loss(states[taught], teacher)), rel=1e-5
     )
-
-
-def test_known_positives_and_repeats_are_false_negatives():
-    def pair(did, known):
-        return Pair(Item(text="a"), Item(text="b"), None, 1, "q" + did, did, frozenset(known))
-
-    mask = false_negatives([pair("1", ["1", "2"]), pair("2", ["2"]), pair("1", ["1"])])
-    assert mask.tolist() == [[False, True, True], [False, False, False], [True, False, False]]
 
 
 def test_distillation_pulls_the_student_to_the_teacher(base, tmp_path):

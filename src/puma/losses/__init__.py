@@ -7,8 +7,9 @@ from puma.losses.baselines import (
     infonce_loss,
     siglip_loss,
 )
+from puma.losses.comparison import cosine_scores
 from puma.losses.distillation import distillation_loss
-from puma.losses.mac import cosine_scores, hard_temperature, mac_loss, negative_shares, temperature_matrix
+from puma.losses.mac import hard_temperature, mac_loss, negative_shares, temperature_matrix
 from puma.losses.negatives import false_negatives
 
 LOSSES = tuple(LOSS_FUNCTIONS)

@@ -1,7 +1,7 @@
 """Rows of all processes on every process, with gradient.
 
 The one collective of the losses. ``torch.distributed`` is only used where a process group is up; alone, everything
-here returns what it was given. Not here: what the losses do with the rows, and their scale (objective).
+here returns what it was given. How losses are scaled for it: :mod:`puma.training.objective`.
 """
 
 from __future__ import annotations
@@ -83,4 +83,4 @@ class _Gather(torch.autograd.Function):
 
 
 def _grouped() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return bool(distributed.is_available() and distributed.is_initialized())

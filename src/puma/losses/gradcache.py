@@ -1,8 +1,8 @@
 """Gradient caching: a contrastive batch of any size in the memory of one small part of it.
 
-The states of all items are computed part by part without a graph; the loss is made on them; when its gradient comes
-back to the states, each part is run again, with a graph this time, and sends its gradient on at once. Costs one more
-forward pass. Source: GradCache (Gao et al. 2021, arXiv 2101.06983). Not here: the loss.
+The states of all items are computed part by part without a graph; the loss is computed on them; in the backward pass
+each part is run again, with a graph this time, and sends its gradient on at once. Costs one more forward pass. Source:
+GradCache (Gao et al. 2021, arXiv 2101.06983).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from puma.errors import InputError
+from puma.losses.batch_keys import ROWS, WITH_IMAGE
 
 Part = dict[str, Any]
-"""The model's input tensors for some items, with ``puma_rows`` [n] and ``puma_pictured`` [n] (see data.collating)."""
+"""The model's input tensors for some items, and under :data:`puma.losses.batch_keys.PART_KEYS` which those are."""
 
 PATCHES = "image_grid_thw"
 """Where it is there (Qwen-VL), an image's patches lie one after the other in ``pixel_values``."""
@@ -25,12 +26,12 @@ PATCHES = "image_grid_thw"
 def split_part(part: Part, size: int) -> list[Part]:
     """Cut a batch of features into parts of at most ``size`` items.
 
-    Tensors with a row an item are cut by items; those with a row a *image* by the images of these items; those with
+    Tensors with a row an item are cut by items; those with a row an *image* by the images of these items; those with
     a row a patch by the patches of these images. Counting an image's rows as items would hand items the images of
     others.
 
     Args:
-        part: input tensors; ``puma_pictured`` bool [n] tells which items have an image (one each).
+        part: input tensors; :data:`puma.losses.batch_keys.WITH_IMAGE` tells which items have an image (one each).
         size: >= 1.
 
     Raises:
@@ -38,12 +39,12 @@ def split_part(part: Part, size: int) -> list[Part]:
     """
     if size < 1:
         raise InputError(f"grad_cache={size}: give the number of items to run at once, at least 1")
-    n = len(part["puma_rows"])
+    n = len(part[ROWS])
     if n <= size:
         return [part]
-    if "puma_with_image" not in part:
-        raise InputError("a batch to be cut for grad_cache needs puma_with_image, as puma.training.collating makes it")
-    images = [0, *part["puma_with_image"].long().cumsum(0).tolist()]
+    if WITH_IMAGE not in part:
+        raise InputError(f"a batch to be cut for grad_cache needs {WITH_IMAGE}, as puma.training.collating makes it")
+    images = [0, *part[WITH_IMAGE].long().cumsum(0).tolist()]
     grid = part.get(PATCHES)
     patches = [0, *grid.prod(1).cumsum(0).tolist()] if grid is not None else []
     cut: list[Part] = []
@@ -64,7 +65,7 @@ def split_part(part: Part, size: int) -> list[Part]:
                 piece[key] = value[first:last]
             else:
                 raise InputError(
-                    f"{key} {list(value.shape)}: has a row neither for each of {n} items nor {images[-1]} pictures; "
+                    f"{key} {list(value.shape)}: has a row neither for each of {n} items nor {images[-1]} images; "
                     "grad_cache cannot cut it, set it to 0"
                 )
         cut.append(piece)

@@ -1,9 +1,4 @@
-"""Which candidates are negatives of which query. Pure functions on tensors of keys and scores.
-
-Here: known right answers that must not be negatives (:func:`false_negatives`), candidates that stand twice
-(:func:`repeated`), and the mask that every loss applies before its temperatures (:func:`compared`). Not here: where
-the keys come from (data.collating), the losses.
-"""
+"""Which candidates are negatives of which query. Pure functions on tensors of keys and scores."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 Queries and candidates are one list of items (queries, their positives in the same order, then explicit hard negatives);
 it is sorted by length and cut into *chunks*, each padded by itself, so that a short caption is not padded to the length
-of an image with a text. What the loss must know beside the tensors rides in the first chunk under keys that start with
-``puma_``: modalities, keys by which false negatives are found (also across processes, hence numbers), teacher's states.
+of an image with a text. What the loss must know beside the tensors rides in the first chunk
+(:mod:`puma.losses.batch_keys`): modalities, keys by which false negatives are found (also across processes, hence
+numbers), teacher's states.
 
 An image that cannot be used does not end a training: its pair gives way to another of the same task (of any, where that
 has none left), drawn by row and epoch alone, so that every resume and every number of workers makes the same batch.
@@ -25,14 +26,12 @@ from PIL import Image
 
 from puma.errors import DataError, ImageError, InputError
 from puma.items.item import MODALITIES, Item
-from puma.losses import negatives
+from puma.losses import batch_keys, negatives
 from puma.retriever.encoding import Inputs, VisionFeatures, why_unusable
 from puma.training.pairs import Pair
 
-PREFIX = "puma_"
-
 QUERY_IMAGE, CANDIDATE_IMAGE, HARD_NEGATIVE = range(3)
-"""What of a pair could not be used: the second column of ``puma_replaced``."""
+"""What of a pair could not be used: the second column of :data:`puma.losses.batch_keys.REPLACED`."""
 DRAWS = 64
 """Pairs of its task, and then of all, that are tried in the place of one that cannot be used."""
 
@@ -57,12 +56,9 @@ class PairCollator:
             from a worker to a GPU, and is the same to a model that computes in bf16: it converts them first of all.
         draft: decode JPEGs small where the processor makes them small anyway (:mod:`puma.retriever.decoding`).
 
-    The batch, with q queries and c = q + h candidates: ``puma_target_modality`` [q] and ``puma_candidate_modality`` [c]
-    codes; ``puma_candidate_key`` and ``puma_content_key`` int64 [c]; ``puma_known`` int64 [q, m], padded with -1;
-    ``puma_teacher`` [q + c, dim] and ``puma_taught`` bool [q + c] where there is a teacher; ``puma_replaced`` int64
-    [m, 2], a (row, what) for each image that could not be used, what being 0 for the query's, 1 for the candidate's
-    (the pair was replaced), 2 for a hard negative's (it was left out): see :mod:`puma.training.unreadable`. In every
-    chunk: ``puma_rows``, which items these are, and ``puma_with_image``, which of them have an image.
+    The batch's keys beside the model's inputs are those of :mod:`puma.losses.batch_keys`. ``what`` under ``REPLACED``
+    is :data:`QUERY_IMAGE` or :data:`CANDIDATE_IMAGE` (the pair was replaced) or :data:`HARD_NEGATIVE` (it was left
+    out): see :mod:`puma.training.unreadable`.
 
     Raises:
         InputError: ``hard_negatives`` is below 0.
@@ -107,31 +103,31 @@ class PairCollator:
         candidates = [(pair.candidate_id, pair.candidate) for pair in chosen]
         candidates += _hard_negatives(chosen, self.hard_negatives)
         items = [pair.query for pair in chosen] + [item for _, item in candidates]
-        asked = [pair.instruction for pair in chosen] + [None] * len(candidates)
+        instructions = [pair.instruction for pair in chosen] + [None] * len(candidates)
         batch: dict[str, Any] = {}
-        for number, part in enumerate(self._parts(items, asked)):
-            features = self.inputs.features([items[i] for i in part], [asked[i] for i in part], self.vision)
+        for number, part in enumerate(self._parts(items, instructions)):
+            features = self.inputs.features([items[i] for i in part], [instructions[i] for i in part], self.vision)
             if self.pixel_type is not None and "pixel_values" in features:
                 features["pixel_values"] = features["pixel_values"].to(self.pixel_type)
-            features[PREFIX + "rows"] = torch.tensor(part)
-            features[PREFIX + "with_image"] = torch.tensor([items[i].image is not None for i in part])
+            features[batch_keys.ROWS] = torch.tensor(part)
+            features[batch_keys.WITH_IMAGE] = torch.tensor([items[i].image is not None for i in part])
             features["modality"] = "message"  # the pipeline's first module asks for it
-            batch.update({f"chunk{number}_{key}": value for key, value in features.items()})
-        told = {
-            "target_modality": torch.tensor([pair.target_modality for pair in chosen]),
-            "candidate_modality": torch.tensor([MODALITIES.index(item.modality) for _, item in candidates]),
-            "candidate_key": torch.tensor([id_key(did) for did, _ in candidates]),
-            "content_key": torch.tensor([content_key(item) for _, item in candidates]),
-            "known": known_keys(chosen),
-            "replaced": torch.tensor(replaced, dtype=torch.int64).reshape(-1, 2),
+            batch.update({batch_keys.chunk_key(number, key): value for key, value in features.items()})
+        facts = {
+            batch_keys.TARGET_MODALITY: torch.tensor([pair.target_modality for pair in chosen]),
+            batch_keys.CANDIDATE_MODALITY: torch.tensor([MODALITIES.index(item.modality) for _, item in candidates]),
+            batch_keys.CANDIDATE_KEY: torch.tensor([id_key(did) for did, _ in candidates]),
+            batch_keys.CONTENT_KEY: torch.tensor([content_key(item) for _, item in candidates]),
+            batch_keys.KNOWN: known_keys(chosen),
+            batch_keys.REPLACED: torch.tensor(replaced, dtype=torch.int64).reshape(-1, 2),
         }
         if self.teacher is not None:
-            targets = [self.teacher(item, ask) for item, ask in zip(items, asked, strict=True)]
+            targets = [self.teacher(item, instruction) for item, instruction in zip(items, instructions, strict=True)]
             dim = next((len(target) for target in targets if target is not None), 1)
             filled = [np.zeros(dim) if target is None else target for target in targets]
-            told["teacher"] = torch.from_numpy(np.stack(filled)).float()
-            told["taught"] = torch.tensor([target is not None for target in targets])
-        batch.update({f"chunk0_{PREFIX}{key}": value for key, value in told.items()})
+            facts[batch_keys.TEACHER] = torch.from_numpy(np.stack(filled)).float()
+            facts[batch_keys.TAUGHT] = torch.tensor([target is not None for target in targets])
+        batch.update({batch_keys.chunk_key(0, key): value for key, value in facts.items()})
         return batch
 
     def _usable(
@@ -203,9 +199,9 @@ class PairCollator:
             picked = generator.permutation(len(rows)) if few else generator.integers(len(rows), size=DRAWS)
             yield from (rows[int(place)] for place in picked)
 
-    def _parts(self, items: Sequence[Item], asked: Sequence[str | None]) -> list[list[int]]:
+    def _parts(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
         def length(i: int) -> int:
-            return len(items[i].text or "") + len(asked[i] or "") + (30 if items[i].image is not None else 0)
+            return len(items[i].text or "") + len(instructions[i] or "") + (30 if items[i].image is not None else 0)
 
         order = sorted(range(len(items)), key=length)
         bounds = np.linspace(0, len(order), self.chunks + 1).astype(int)
@@ -231,15 +227,6 @@ def _why_unreadable(item: Item) -> str | None:
     return why_unusable(None, item)
 
 
-def false_negatives(pairs: Sequence[Pair]) -> torch.Tensor:
-    """bool [q, q]: candidate j is known to be right for query i, or is candidate i again, and is not its positive.
-
-    By ids alone; the objective also compares contents (:func:`puma.losses.negatives.false_negatives`).
-    """
-    keys = torch.tensor([id_key(pair.candidate_id) for pair in pairs])
-    return negatives.false_negatives(known_keys(pairs), keys, keys)
-
-
 def known_keys(pairs: Sequence[Pair]) -> torch.Tensor:
     """int64 [q, m]: keys of the known positives of each query, padded with -1; m is the most that one has."""
     keys = [sorted(id_key(did) for did in pair.known) for pair in pairs]
@@ -255,7 +242,7 @@ def id_key(did: str) -> int:
 def content_key(item: Item) -> int:
     """An item's content as a number of 63 bits: its text, white space aside, and its image.
 
-    An image in a file is told by its path, others by their pixels or bytes: two files of one image differ.
+    An image in a file is known by its path, others by their pixels or bytes: two files of one image differ.
     """
     return _key(b"text", " ".join((item.text or "").split()).encode(), *_image(item.image))
 

@@ -1,9 +1,7 @@
-"""The trainer's loss object: runs the model on a step's chunks and adds up contrastive and distillation terms.
+"""The trainer's loss object: runs the model on a step's chunks, gathers the states of all processes, and adds up
+contrastive and distillation terms.
 
-Here: states of queries and candidates, gathered from all processes, masked, and handed to the pure losses. Not here:
-the losses, the batch and its keys (data.collating).
-
-Source: method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1), MAC-Loss (stage 2).
+Source: the paper: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1), MAC-Loss (stage 2).
 """
 
 from __future__ import annotations
@@ -17,7 +15,9 @@ import torch
 from torch import nn
 
 from puma.errors import InputError
+from puma.losses import batch_keys
 from puma.losses.baselines import LOSS_FUNCTIONS
+from puma.losses.comparison import compare
 from puma.losses.distillation import distillation_loss
 from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
 from puma.losses.gradcache import cached_states, split_part
@@ -25,10 +25,8 @@ from puma.losses.mac import hard_temperature, negative_shares
 from puma.losses.negatives import NONE, false_negatives, repeated
 from puma.retriever.pooling import last_token_state
 
-_Taught = tuple[torch.Tensor, torch.Tensor]
-"""A teacher's states [n, d], and bool [n]: which of them it was asked for."""
-PART_KEYS = ("puma_rows", "puma_with_image")
-"""Kept with their chunk; all other ``puma_`` keys ride in the first chunk and speak of the whole batch."""
+_Targets = tuple[torch.Tensor, torch.Tensor]
+"""A teacher's states [n, d], and bool [n]: which of them are targets."""
 
 
 class RetrievalObjective(nn.Module):
@@ -52,8 +50,8 @@ class RetrievalObjective(nn.Module):
             with the batch; 0: off.
         shared_teacher: gives student and teacher states of one chunk at once, ``states(chunk) -> (student [n, d],
             teacher [n, d])``; the batch then needs no teacher states. With ``grad_cache`` the second pass uses its
-            ``student_states(chunk)``, where it has one. Asked only if ``distillation_weight`` > 0.
-        teacher_share: the part of a step's chunks, drawn anew each step, for which the shared teacher is asked; in
+            ``student_states(chunk)``, where it has one. Used only if ``distillation_weight`` > 0.
+        teacher_share: the part of a step's chunks, drawn anew each step, that the shared teacher runs on; in
             expectation the same loss, at so much of the teacher's cost.
 
     Raises:
@@ -109,7 +107,7 @@ class RetrievalObjective(nn.Module):
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""
-        extra = {key: features[0].pop(key) for key in list(features[0]) if _of_the_batch(key)}
+        extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
         batch = _gathered(states, extra)
         terms = {"contrastive": self.contrastive_weight * self._contrastive(batch)}
@@ -126,10 +124,16 @@ class RetrievalObjective(nn.Module):
         options: dict[str, Any] = {"temperature": self.temperature, "hard_temperature": hard, "margin": self.margin}
         function = LOSS_FUNCTIONS[self.loss]
         wrong = batch.false_negatives(None if self.symmetric else q)  # [q or all queries, c]
-        exclude = wrong[:q] | repeated(batch.candidate_key)
-        view = (batch.queries[:q], batch.candidates, batch.target_modality[:q], batch.candidate_modality)
-        loss = function(*view, exclude=exclude, **options)
-        self.last_shares = negative_shares(*view, exclude=exclude, **options)
+        comparison = compare(
+            batch.queries[:q],
+            batch.candidates,
+            batch.target_modality[:q],
+            batch.candidate_modality,
+            exclude=wrong[:q] | repeated(batch.candidate_key),
+            **options,
+        )
+        loss = function.of(comparison)
+        self.last_shares = negative_shares.of(comparison)
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
@@ -145,11 +149,14 @@ class RetrievalObjective(nn.Module):
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries))
 
-    def _distillation(self, batch: _Batch, extra: dict[str, Any], taught: _Taught | None) -> torch.Tensor:
-        if taught is not None:
-            teacher, rows = taught
-        elif "puma_teacher" in extra:
-            teacher, rows = extra["puma_teacher"], extra["puma_taught"]  # [q + c, d]; bool: which items have a target
+    def _distillation(self, batch: _Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
+        if targets is not None:
+            teacher, rows = targets
+        elif batch_keys.TEACHER in extra:
+            teacher, rows = (
+                extra[batch_keys.TEACHER],
+                extra[batch_keys.TAUGHT],
+            )  # [q + c, d]; bool: which items have a target
         else:
             raise InputError(
                 "distillation_weight > 0 but the batch carries no teacher states: give the collator a teacher, or the "
@@ -160,24 +167,24 @@ class RetrievalObjective(nn.Module):
         teacher, rows = gather_rows(teacher, batch.items), gather_rows(rows, batch.items)
         return distillation_loss(batch.states[rows], teacher[rows], self.distillation)
 
-    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Taught | None]:
+    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Targets | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
         if self.grad_cache:
             chunks = [piece for chunk in chunks for piece in split_part(chunk, self.grad_cache)]
-        asked = iter(self._asked(len(chunks)))
-        taught: list[_Taught] = []
+        with_teacher = iter(self._with_teacher(len(chunks)))
+        targets: list[_Targets] = []
 
         def run(chunk: dict[str, Any]) -> torch.Tensor:
             inputs = _inputs(chunk)
             if not self._shared:
                 return last_token_state(self.model(inputs)["token_embeddings"], chunk["attention_mask"]).float()
-            if here := next(asked):
+            if wanted := next(with_teacher):
                 student, teacher = self._shared[0].states(inputs)
             else:
                 student = self._shared[0].student_states(inputs)
                 teacher = torch.zeros_like(student)
-            rows = torch.full((len(student),), here, device=student.device)
-            taught.append((teacher.detach().float(), rows))
+            rows = torch.full((len(student),), wanted, device=student.device)
+            targets.append((teacher.detach().float(), rows))
             return student.float()
 
         def again(chunk: dict[str, Any]) -> torch.Tensor:
@@ -190,14 +197,14 @@ class RetrievalObjective(nn.Module):
             states = cached_states(run, again, chunks, self.model)
         else:
             states = torch.cat([run(chunk) for chunk in chunks])
-        order = torch.argsort(torch.cat([chunk["puma_rows"] for chunk in chunks]))
-        if not taught:
+        order = torch.argsort(torch.cat([chunk[batch_keys.ROWS] for chunk in chunks]))
+        if not targets:
             return states[order], None
-        teacher_states, rows = (torch.cat(column)[order] for column in zip(*taught, strict=True))
+        teacher_states, rows = (torch.cat(column)[order] for column in zip(*targets, strict=True))
         return states[order], (teacher_states, rows)
 
-    def _asked(self, chunks: int) -> list[bool]:
-        """For which of a step's chunks the shared teacher is asked."""
+    def _with_teacher(self, chunks: int) -> list[bool]:
+        """Which of a step's chunks the shared teacher runs on."""
         if not self._shared or self.teacher_share == 1:
             return [True] * chunks
         drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
@@ -229,19 +236,19 @@ class _Batch:
 
 
 def _gathered(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
-    device, q = states.device, len(extra["puma_target_modality"])
-    known = extra["puma_known"]  # [q, m]
+    device, q = states.device, len(extra[batch_keys.TARGET_MODALITY])
+    known = extra[batch_keys.KNOWN]  # [q, m]
     sizes = gather_sizes([q, len(states) - q, known.shape[1]], device)
     many = max(m for _, _, m in sizes)
     known = torch.cat([known, known.new_full((q, many - known.shape[1]), NONE)], 1)
-    asked = torch.cat([extra["puma_target_modality"][:, None], known], 1)  # [q, 1 + m]
-    kinds = ("puma_candidate_modality", "puma_candidate_key", "puma_content_key")
-    told = torch.stack([extra[key] for key in kinds], 1)  # [c, 3]
+    query_facts = torch.cat([extra[batch_keys.TARGET_MODALITY][:, None], known], 1)  # [q, 1 + m]
+    of_candidates = (batch_keys.CANDIDATE_MODALITY, batch_keys.CANDIDATE_KEY, batch_keys.CONTENT_KEY)
+    candidate_facts = torch.stack([extra[key] for key in of_candidates], 1)  # [c, 3]
     # One collective with gradient, whose backward all processes reach at the same place.
     items = [n + c for n, c, _ in sizes]
     states = gather_rows(states, items)
-    asked = gather_rows(asked, [n for n, _, _ in sizes])
-    told = gather_rows(told, [c for _, c, _ in sizes])
+    query_facts = gather_rows(query_facts, [n for n, _, _ in sizes])
+    candidate_facts = gather_rows(candidate_facts, [c for _, c, _ in sizes])
     # They lie as queries, candidates, queries, candidates, ...: this process's first.
     query_rows: list[int] = []
     candidate_rows: list[int] = []
@@ -258,19 +265,15 @@ def _gathered(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
         states=states,
         queries=states[query_rows],
         candidates=states[candidate_rows],
-        target_modality=asked[:, 0],
-        candidate_modality=told[:, 0],
-        candidate_key=told[:, 1],
-        content_key=told[:, 2],
-        known=asked[:, 1:],
+        target_modality=query_facts[:, 0],
+        candidate_modality=candidate_facts[:, 0],
+        candidate_key=candidate_facts[:, 1],
+        content_key=candidate_facts[:, 2],
+        known=query_facts[:, 1:],
         positive=torch.tensor(positive, device=device),
     )
 
 
-def _of_the_batch(key: str) -> bool:
-    return key.startswith("puma_") and key not in PART_KEYS
-
-
 def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:
     """A chunk as the model takes it: a copy, since the pipeline writes its outputs into what it is given."""
-    return {key: value for key, value in chunk.items() if key not in PART_KEYS}
+    return {key: value for key, value in chunk.items() if key not in batch_keys.PART_KEYS}

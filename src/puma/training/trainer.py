@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PrinterCallback
 
 from puma.errors import ModelError
+from puma.losses.batch_keys import REPLACED, chunk_key
 from puma.pruning import decoder_of
 from puma.storage.folders import storage_errors
 from puma.training.callbacks import Bar, Progress, Watch
@@ -31,9 +32,6 @@ from puma.training.distributed import average_gradients, broadcast
 from puma.training.run_folder import WEIGHTS, save_best
 from puma.training.validation import best_of, stalled
 from puma.training.workers import batch_loader, onto
-
-REPLACED = "chunk0_puma_replaced"
-"""The batch's key for rows whose image could not be used, int64 [m, 2]."""
 
 
 class RetrieverTrainer(SentenceTransformerTrainer):
@@ -85,7 +83,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         return onto(data, self.args.device)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        replaced = inputs.pop(REPLACED, None)
+        replaced = inputs.pop(chunk_key(0, REPLACED), None)
         if replaced is not None and len(replaced) and self.watch.unreadable is not None:
             self.watch.unreadable(replaced)
         # The training step puts everything in train mode; a frozen tower's BatchNorm statistics would move.

@@ -66,7 +66,8 @@ class Unreadable:
         """List what is new among these.
 
         Args:
-            replaced: (row, which) each, as a batch carries them under ``puma_replaced``: a list or a tensor [m, 2].
+            replaced: (row, which) each, as a batch carries them (:data:`puma.losses.batch_keys.REPLACED`): a list or a
+                tensor [m, 2].
 
         Returns:
             How many lines were added.

@@ -67,11 +67,11 @@ class Validation:
         for task in tasks:
             rows = benchmark.qrels(task, split)
             positives = {qid: {did: grade for did, grade in row.items() if grade > 0} for qid, row in rows.items()}
-            asked = [query for query in benchmark.queries(task, split) if positives.get(query.qid)]
-            if not asked:
+            judged = [query for query in benchmark.queries(task, split) if positives.get(query.qid)]
+            if not judged:
                 raise DataError(f"{os.fspath(root)}: no query of task {task}, split {split}, has a positive")
-            keep = drawn([query.qid for query in asked], queries, seed)
-            chosen[task] = [asked[number] for number in keep]
+            keep = drawn([query.qid for query in judged], queries, seed)
+            chosen[task] = [judged[number] for number in keep]
             grades[task] = {query.qid: positives[query.qid] for query in chosen[task]}
             wanted = {did for row in grades[task].values() for did in row}
             pools[task] = _limited(benchmark.pool(task, split), wanted, pool, seed)
