@@ -28,8 +28,8 @@ from _machine import described
 from puma.items import Item, open_image
 from puma.retriever.cores import usable_cores
 from puma.retriever.decoding import decode_side
-from puma.retriever.encoding import Inputs
 from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.inputs import Inputs
 from puma.retriever.prompts import RET, from_chat_template
 from puma.storage.folders import write_json
 from puma.training.collating import PairCollator

@@ -195,7 +195,7 @@ def unfold(fused: Any, tower: Any) -> None:
 
 
 class Placeholder:
-    """Lets :class:`puma.retriever.encoding.Inputs` write out an image's tokens; its pixels are put in afterwards."""
+    """Lets :class:`puma.retriever.inputs.Inputs` write out an image's tokens; its pixels are put in afterwards."""
 
     def lookup(self, item: Item) -> np.ndarray:
         side = SIZE // 32

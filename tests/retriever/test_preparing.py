@@ -11,7 +11,8 @@ from PIL import Image
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.retriever import cores
-from puma.retriever.encoding import for_threads, length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.batches import length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.inputs import for_threads
 from puma.retriever.model import Retriever
 
 GROUPS = [[n] for n in range(20)]
@@ -91,7 +92,7 @@ def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
 def test_threads_and_cores(monkeypatch, tmp_path):
     assert preparing_threads(torch.device("cpu")) == 1
     for here, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
-        monkeypatch.setattr("puma.retriever.encoding.usable_cores", lambda here=here: here)
+        monkeypatch.setattr("puma.retriever.batches.usable_cores", lambda here=here: here)
         assert preparing_threads(torch.device("cuda")) == expected
     monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
     free = cores.usable_cores()

@@ -2,7 +2,6 @@
 
 Where each is known from stands in published_bases.
 """
-# ruff: noqa: E501
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ from puma.errors import InputError
 from puma.items.item import Item, as_item
 from puma.pruning.loading import cast_weights, load_model, load_processor, model_folder, saved_type, weight_type
 from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
-from puma.retriever.encoding import Inputs, VisionFeatures, encode_items
+from puma.retriever.encoding import encode_items
 from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.inputs import Inputs
 from puma.retriever.prompts import (
     OPEN_QUOTE,
     RET,
@@ -30,6 +31,7 @@ from puma.retriever.prompts import (
     with_special_tokens,
 )
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
+from puma.retriever.stored_vision import VisionFeatures
 from puma.storage.folders import write_json, written_folder
 
 PROMPT_FILE = "puma_prompt.json"

@@ -94,7 +94,7 @@ class PromptFormat:
 
         Args:
             control: the model's control tokens (:func:`control_tokens`): typed in a text or an instruction they get a
-                space inside, as :meth:`puma.retriever.encoding.Inputs.clean` does it.
+                space inside, as :meth:`puma.retriever.inputs.Inputs.clean` does it.
         """
         q = _jinja_string
         harmless = "".join(f" | replace({q(token)}, {q(token[0] + ' ' + token[1:])})" for token in control)

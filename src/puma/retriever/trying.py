@@ -8,7 +8,7 @@ from puma.errors import ImageError
 from puma.items.item import Item
 from puma.pruning.loading import load_processor, model_folder
 from puma.retriever.decoding import why_refused
-from puma.retriever.encoding import LARGEST_RATIO, within_limits
+from puma.retriever.inputs import LARGEST_RATIO, within_limits
 
 
 class ImageTrial:

@@ -27,7 +27,8 @@ from PIL import Image
 from puma.errors import DataError, ImageError, InputError
 from puma.items.item import MODALITIES, Item
 from puma.losses import batch_keys, negatives
-from puma.retriever.encoding import Inputs, VisionFeatures, why_unusable
+from puma.retriever.inputs import Inputs, why_unusable
+from puma.retriever.stored_vision import VisionFeatures
 from puma.training.pairs import Pair
 
 QUERY_IMAGE, CANDIDATE_IMAGE, HARD_NEGATIVE = range(3)

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from puma.errors import InputError
-from puma.retriever.encoding import VisionFeatures, stored_vision
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
+from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.storage.folders import write_json
 from puma.training.arguments import check_report, trainer_arguments
 from puma.training.collating import PairCollator, Targets

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from puma.errors import DataError, InputError
 from puma.items.item import Item
-from puma.retriever.encoding import Inputs, why_unusable
+from puma.retriever.inputs import Inputs, why_unusable
 from puma.storage.folders import storage_errors
 from puma.training.collating import CANDIDATE_IMAGE, HARD_NEGATIVE, QUERY_IMAGE
 from puma.training.pairs import Pair

@@ -22,8 +22,8 @@ from puma.errors import DataError, InputError
 from puma.evaluation.counting import KS, count
 from puma.evaluation.judged import CODE, Judged
 from puma.items.encoder import Encoder, embed_readable
-from puma.retriever.encoding import VisionFeatures
 from puma.retriever.model import Retriever
+from puma.retriever.stored_vision import VisionFeatures
 
 MEAN = "eval_hit_mean"
 """The figure that the best checkpoint and early stopping go by: the mean of the tasks' hit rates."""

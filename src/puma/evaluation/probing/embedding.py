@@ -5,19 +5,18 @@ Here: the loop and the items' keys. Not here: what a batch's states are (depths)
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from puma.errors import ImageError
 from puma.evaluation.probing.depths import depth_states
 from puma.evaluation.probing.material import Asked
 from puma.evaluation.probing.store import StateStore, key_of
-from puma.retriever.encoding import length_sorted_groups, prefetched, why_unusable
+from puma.retriever.encoding import encode_batches
 from puma.retriever.model import Retriever
 
 
@@ -36,37 +35,29 @@ def embed(
 
     unique = {key: place for place, key in enumerate(keys)}
     todo = [place for key, place in unique.items() if key not in store]
-    model, device = retriever.model, next(retriever.model.parameters()).device
     faults: list[str] = []
+    retriever.model.eval()
+    with tqdm(
+        total=len(unique), initial=len(unique) - len(todo), unit="item", desc="every depth", disable=not progress
+    ) as bar:
 
-    def prepare(rows: list[int]) -> dict[str, Any]:
-        places = [todo[row] for row in rows]
-        try:
-            return {"places": places, "features": features(retriever, [asked[place] for place in places])}
-        except ImageError:
-            bad = {place: reason for place in places if (reason := why_unusable(retriever.inputs, asked[place].item))}
-            if not bad:
-                raise
-            good = [place for place in places if place not in bad]
-            rest = features(retriever, [asked[place] for place in good]) if good else None
-            return {"places": good, "features": rest, "bad": bad}
+        def leave_out(row: int, reason: str) -> None:
+            faults.append(f"{asked[todo[row]].where}: {reason}")
+            bar.update(1)
 
-    model.eval()
-    groups = length_sorted_groups([asked[place].item for place in todo], batch_size)
-    with (
-        tqdm(
-            total=len(unique), initial=len(unique) - len(todo), unit="item", desc="every depth", disable=not progress
-        ) as bar,
-        torch.inference_mode(),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
-    ):
-        for rows, batch in prefetched(groups, prepare):
-            faults += [f"{asked[place].where}: {reason}" for place, reason in batch.get("bad", {}).items()]
-            if batch["places"]:
-                moved = {key: value.to(device) for key, value in batch["features"].items()}
-                states = depth_states(model, moved, variants=variants)
-                stacked = torch.stack([states[variant] for variant in variants])  # [variants, layers, n, dim]
-                store.append([keys[place] for place in batch["places"]], stacked.permute(2, 0, 1, 3).cpu().numpy())
+        batches = encode_batches(
+            retriever.model,
+            retriever.inputs,
+            [asked[place].item for place in todo],
+            [asked[place].instruction for place in todo],
+            batch_size=batch_size,
+            forward=functools.partial(depth_states, variants=variants),
+            autocast=torch.bfloat16 if half else None,
+            on_unreadable=leave_out,
+        )
+        for rows, _, states in batches:
+            stacked = torch.stack([states[variant] for variant in variants])  # [variants, layers, n, dim]
+            store.append([keys[todo[row]] for row in rows], stacked.permute(2, 0, 1, 3).cpu().numpy())
             bar.update(len(rows))
     return faults
 

@@ -10,7 +10,6 @@ Here it is the mean over the query's tokens, which ranks the same and stays in [
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,7 +21,8 @@ from torch.nn import functional
 from puma.errors import InputError, ModelError
 from puma.index.exact.small import rounded
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
-from puma.retriever.encoding import Inputs, length_sorted_groups, prefetched, stored_vision
+from puma.retriever.encoding import encode_batches, token_states
+from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 
 CACHE_BYTES = 2**30
@@ -107,23 +107,24 @@ class LateInteraction:
             self._size -= old.nbytes
 
     def _forward(self, items: Sequence[Item], instruction: str | None) -> list[np.ndarray]:
-        model, inputs, vision = self.retriever.model, self.retriever.inputs, self.retriever.vision
-        device = next(model.parameters()).device
+        inputs = self.retriever.inputs
         out: dict[int, np.ndarray] = {}
-        groups = length_sorted_groups(items, self.batch_size)
-        ready = prefetched(groups, lambda rows: inputs.features([items[i] for i in rows], instruction, vision))
-        gate = stored_vision(model) if vision is not None else contextlib.nullcontext()
-        with torch.inference_mode(), gate:
-            for rows, features in ready:
-                moved = {key: value.to(device) for key, value in features.items()}
-                kind = self.retriever.autocast
-                with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
-                    hidden = model(**moved, use_cache=False).last_hidden_state
-                hidden = hidden.float().cpu()
-                for number, place in enumerate(rows):
-                    ids = features["input_ids"][number][features["attention_mask"][number].bool()]
-                    mask = content_mask(inputs, items[place], instruction, ids, asked=self.instruction_tokens)
-                    out[place] = hidden[number, : len(ids)][torch.from_numpy(mask)].numpy()
+        batches = encode_batches(
+            self.retriever.model,
+            inputs,
+            items,
+            instruction,
+            batch_size=self.batch_size,
+            forward=token_states,
+            vision=self.retriever.vision,
+            autocast=self.retriever.autocast,
+        )
+        for rows, features, states in batches:
+            hidden = states.float().cpu()
+            for number, place in enumerate(rows):
+                ids = features["input_ids"][number][features["attention_mask"][number].bool()]
+                mask = content_mask(inputs, items[place], instruction, ids, asked=self.instruction_tokens)
+                out[place] = hidden[number, : len(ids)][torch.from_numpy(mask)].numpy()
         return [out[place] for place in range(len(items))]
 
     def _centred(self, rows: np.ndarray) -> np.ndarray:

@@ -74,5 +74,5 @@ def _tokenizer(tokenizer: Any) -> bytes:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
-    told = json.loads(backend.to_str())
-    return json.dumps({**told, "truncation": None, "padding": None}, sort_keys=True).encode()
+    settings = json.loads(backend.to_str())
+    return json.dumps({**settings, "truncation": None, "padding": None}, sort_keys=True).encode()

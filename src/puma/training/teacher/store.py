@@ -1,14 +1,12 @@
-"""The teacher of self-distillation: the frozen, unpruned base, and its ``[RET]`` states kept on disk.
+"""The teacher of self-distillation: the frozen, unpruned base, its ``[RET]`` states kept on disk, and the targets that
+training reads.
 
-A frozen teacher says the same of the same prompt for ever, so its states are computed once, under the facts that shape
-them (weights, ``[RET]`` row, prompt, pixels). Here: what an item is asked as, computing, and the targets that training
-reads. Not here: those facts (identity), the files (feature_shards), the teacher beside its student in one
-model (dual_depth), the loss on the states (losses.distillation).
+A frozen teacher gives the same states for the same prompt for ever, so they are computed once, under the facts that
+they depend on (weights, ``[RET]`` row, prompt, pixels: :func:`puma.training.teacher.identity.teacher_facts`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,12 +19,12 @@ import torch
 
 from puma.errors import ImageError, InputError
 from puma.items.item import ImageSource, Item
-from puma.retriever.encoding import Inputs, forward_states, length_sorted_groups, prefetched, stored_vision
+from puma.retriever.encoding import encode_batches, forward_states
 from puma.retriever.model import Retriever
 from puma.storage.shards import KEY_BYTES, Shards
 from puma.training.teacher.identity import digest, image_identity, teacher_facts
 
-Asked = tuple[Item, str | None]
+Prompt = tuple[Item, str | None]
 """An item and the instruction before it, if any."""
 
 
@@ -77,7 +75,7 @@ class FeatureStore:
     def compute(
         self,
         teacher: Retriever,
-        asked: Sequence[Asked],
+        prompts: Sequence[Prompt],
         *,
         batch_size: int = 64,
         shard_size: int = 512,
@@ -87,7 +85,7 @@ class FeatureStore:
 
         Args:
             teacher: the one that the store was opened with, or its equal.
-            asked: items with instructions; what occurs twice is computed once.
+            prompts: items with instructions; what occurs twice is computed once.
             batch_size: items a forward pass.
             shard_size: items a shard: a kill loses at most so many.
 
@@ -98,7 +96,7 @@ class FeatureStore:
         from tqdm import tqdm
 
         Shards(self.shards.folder, teacher_facts(teacher, self._autocast), self.shards.dim)  # compares, or raises
-        unique = {self.key(item, ask): (item, ask) for item, ask in asked}
+        unique = {self.key(item, instruction): (item, instruction) for item, instruction in prompts}
         todo = [key for key in unique if key not in self.shards]
         done = len(unique) - len(todo)
         with tqdm(total=len(unique), initial=done, unit="item", desc="teacher", disable=not show_progress) as bar:
@@ -120,7 +118,7 @@ class FeatureStore:
         """
         if isinstance(instructions, str) or instructions is None:
             instructions = [instructions] * len(items)
-        return self.shards.rows([self.key(item, ask) for item, ask in zip(items, instructions, strict=True)])
+        return self.shards.rows([self.key(*prompt) for prompt in zip(items, instructions, strict=True)])
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
         """The target [dim] of an item, or None where the store has none."""
@@ -131,10 +129,10 @@ class FeatureStore:
         if not isinstance(image, (str, os.PathLike)):
             return image_identity(image)
         try:  # a step asks for the same files again and again
-            told = os.stat(image)
+            status = os.stat(image)
         except OSError as error:
             raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
-        place = (os.fspath(image), told.st_size, told.st_mtime_ns)
+        place = (os.fspath(image), status.st_size, status.st_mtime_ns)
         if place not in self._images:
             self._images[place] = image_identity(image)
         return self._images[place]
@@ -142,7 +140,7 @@ class FeatureStore:
 
 def teacher_states(
     teacher: Retriever,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     *,
     store: str | os.PathLike[str] | None = None,
     batch_size: int = 64,
@@ -156,7 +154,7 @@ def teacher_states(
 
     Args:
         teacher: the unpruned base as a retriever; it is never trained here and no gradient is recorded.
-        asked: items with instructions; repeated prompts are computed once.
+        prompts: items with instructions; repeated prompts are computed once.
         store: a folder in which each teacher gets a :class:`FeatureStore` of its own; with it a killed run goes on
             where it was, and a later one reads instead of computing.
 
@@ -166,9 +164,9 @@ def teacher_states(
     Raises:
         InputError: an item holds an image.
     """
-    if any(item.image is not None for item, _ in asked):
-        raise InputError("teacher_states takes text items: a picture is not told apart by its written prompt")
-    unique = {teacher.inputs.written([item], ask)[0]: (item, ask) for item, ask in asked}
+    if any(item.image is not None for item, _ in prompts):
+        raise InputError("teacher_states takes text items: an image is not known by its written prompt")
+    unique = {teacher.inputs.written([item], instruction)[0]: (item, instruction) for item, instruction in prompts}
     pairs = list(unique.values())
     if store is None:
         return dict(zip(unique, _states(teacher, pairs, batch_size, autocast, show_progress), strict=True))
@@ -191,7 +189,7 @@ class PromptTargets:
         self._inputs, self._states = teacher.inputs, states
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
-        """The target [dim], or None for an item with an image or one that the teacher was not asked about."""
+        """The target [dim], or None for an item with an image or one whose state was not computed."""
         if item.image is not None:
             return None
         return self._states.get(self._inputs.written([item], instruction)[0])
@@ -199,7 +197,7 @@ class PromptTargets:
 
 class CaptionTargets:
     """Targets for texts and images in the teacher's space of texts: a text takes the unpruned base's state of itself,
-    an image that of its caption, whatever is asked of them.
+    an image that of its caption, whatever the instruction.
 
     An extension of the paper's: a base whose vision projector is young (the mini base's is fitted in closed form) knows
     concepts by their names, and that is what the deep layers can teach about an image.
@@ -247,31 +245,28 @@ def caption_targets(
 
 def _states(
     teacher: Retriever,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     batch_size: int,
     autocast: torch.dtype | None,
     show_progress: bool = False,
 ) -> np.ndarray:
-    """float16 [n, dim], in the order asked."""
+    """float16 [n, dim], in the order given."""
     from tqdm import tqdm
 
-    inputs: Inputs = teacher.inputs
-    device = next(teacher.model.parameters()).device
-    out = np.empty((len(asked), teacher.dim), dtype=np.float16)
-
-    def prepare(rows: list[int]) -> dict[str, torch.Tensor]:
-        return inputs.features([asked[i][0] for i in rows], [asked[i][1] for i in rows], teacher.vision)
-
+    out = np.empty((len(prompts), teacher.dim), dtype=np.float16)
     teacher.model.eval()
-    gate = stored_vision(teacher.model) if teacher.vision is not None else contextlib.nullcontext()
-    with (
-        tqdm(total=len(asked), unit="item", desc="teacher", disable=not show_progress) as bar,
-        gate,
-        torch.inference_mode(),
-        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-    ):
-        for rows, features in prefetched(length_sorted_groups([item for item, _ in asked], batch_size), prepare):
-            moved: dict[str, Any] = {key: value.to(device) for key, value in features.items()}
-            out[rows] = forward_states(teacher.model, moved).cpu().numpy()
+    batches = encode_batches(
+        teacher.model,
+        teacher.inputs,
+        [item for item, _ in prompts],
+        [instruction for _, instruction in prompts],
+        batch_size=batch_size,
+        forward=forward_states,
+        vision=teacher.vision,
+        autocast=autocast,
+    )
+    with tqdm(total=len(prompts), unit="item", desc="teacher", disable=not show_progress) as bar:
+        for rows, _, states in batches:
+            out[rows] = states.cpu().numpy()
             bar.update(len(rows))
     return out

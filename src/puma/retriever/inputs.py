@@ -1,0 +1,194 @@
+"""From items to a model's input tensors: the prompt written out, texts cut to its limit, images within the processors'
+limits.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma.errors import ImageError, ModelError
+from puma.items.item import Item
+from puma.retriever.decoding import decode_side, why_refused
+from puma.retriever.pooling import last_token_state
+from puma.retriever.prompts import RET, PromptFormat, control_tokens
+from puma.retriever.stored_vision import VisionFeatures
+
+
+class Inputs:
+    """Turns items into a model's input tensors.
+
+    Args:
+        processor: the model's processor; its tokenizer knows ``[RET]``.
+        prompt: how items are written out.
+
+    Raises:
+        ModelError: the tokenizer has no ``[RET]`` token.
+    """
+
+    def __init__(self, processor: Any, prompt: PromptFormat) -> None:
+        self.processor, self.prompt = processor, prompt
+        self.draft = False
+        """Whether JPEGs are decoded small where the processor makes them small anyway: faster, and not the very same
+        pixels (:mod:`puma.retriever.decoding`). Training does; vectors that are kept come of the full image."""
+        self.tokenizer = processor.tokenizer
+        self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
+        if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
+            raise ModelError(f"the tokenizer has no {RET} token: make a retriever of the base (puma train, from_base)")
+        self._special = re.compile("|".join(re.escape(token) for token in control_tokens(processor)))
+
+    @property
+    def _image_token(self) -> str:
+        return getattr(self.processor, "image_token", None) or "<image>"
+
+    def clean(self, text: str) -> str:
+        """A text without the power to be taken for control tokens, cut to the format's limit in tokens.
+
+        A ``[RET]`` or ``<image>`` typed by a user gets a space inside, so that it is read as plain letters.
+        """
+        text = self._special.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
+        limit = self.prompt.max_text_tokens
+        if len(text) <= limit:  # a token is at least one character
+            return text
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False)[
+            "offset_mapping"
+        ]
+        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
+
+    def written(self, items: Sequence[Item], instruction: str | None = None) -> list[str]:
+        """The items written out, texts cut, each ending in ``[RET]``."""
+        cleaned = self.clean(instruction) if instruction else None
+        return [
+            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned)
+            for item in items
+        ]
+
+    def features(
+        self,
+        items: Sequence[Item],
+        instructions: Sequence[str | None] | str | None = None,
+        vision: VisionFeatures | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """One padded batch. Items with and without images may mix where the processor allows it.
+
+        Args:
+            items: n items.
+            instructions: one for all, or one an item.
+            vision: where the tower's outputs may be found; they are used only if every image of the batch is there.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` [n, length] and the processor's image tensors; with stored features
+            ``pixel_values`` holds those, [images, channels, height, width].
+
+        Raises:
+            ImageError: an image cannot be opened.
+        """
+        if isinstance(instructions, str) or instructions is None:
+            instructions = [instructions] * len(items)
+        texts = [self.written([item], instruction)[0] for item, instruction in zip(items, instructions, strict=True)]
+        with_image = [item for item in items if item.image is not None]
+        stored = [vision.lookup(item) for item in with_image] if vision is not None else []
+        if with_image and stored and all(row is not None for row in stored):
+            pixels = torch.from_numpy(np.stack(stored)).float()  # type: ignore[arg-type]
+            # The projector reads positions as rows: in this layout that view costs no copy in the step.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            texts = [text.replace(self._image_token, self._image_token * pixels[0, 0].numel()) for text in texts]
+            batch = dict(self.tokenizer(texts, **_PADDED))
+            batch["pixel_values"] = pixels
+        elif with_image:
+            side = functools.partial(decode_side, self.processor) if self.draft else None
+            opened = (None if item.image is None else item.open_image(least_side=side) for item in items)
+            images = [[] if image is None else [within_limits(image)] for image in opened]
+            try:
+                batch = dict(self.processor(text=texts, images=images, **_PADDED))
+            except Exception:  # a processor raises almost anything on an image that it does not expect
+                self._name_refused(items, images)
+                raise
+        else:
+            batch = dict(self.tokenizer(texts, **_PADDED))
+        batch.pop("token_type_ids", None) if not with_image else None
+        self._check(batch["input_ids"], batch["attention_mask"])
+        return batch
+
+    def _name_refused(self, items: Sequence[Item], images: Sequence[Sequence[Any]]) -> None:
+        """Raise an ImageError for the first image that the image processor refuses by itself."""
+        for item, held in zip(items, images, strict=True):
+            for image in held:
+                reason = why_refused(self.processor, image)
+                if reason is not None:
+                    raise ImageError(f"{item.image_name}: {reason}") from None
+
+    def _check(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
+        counts = (ids == self.ret_id).sum(1)
+        if not bool((counts == 1).all()):
+            raise ModelError(
+                f"every sequence must hold {RET} exactly once, got {counts.tolist()}: the processor cut or doubled it"
+            )
+        last = last_token_state(ids, mask)
+        if not bool((last == self.ret_id).all()):
+            wrong = self.tokenizer.convert_ids_to_tokens(int(last[last != self.ret_id][0]))
+            raise ModelError(
+                f"{RET} must be the last token of every sequence, and {wrong!r} is: the tokenizer appends it; make the "
+                "retriever anew of its base (Retriever.from_base keeps tokenizers from that)"
+            )
+
+
+_PADDED = {"padding": True, "return_tensors": "pt", "padding_side": "right", "add_special_tokens": False}
+"""The prompt holds every special token there is (:func:`puma.retriever.prompts.with_special_tokens`)."""
+
+LARGEST_RATIO = 200
+"""Of an image's sides: Qwen-VL's processors refuse more."""
+SHORTEST_SIDE = 4
+"""In pixels: below it image processors take a side for the number of channels."""
+
+
+def within_limits(image: Any) -> Any:
+    """An image that every processor takes: one of extreme shape has its short side stretched to a 200th of the long
+    one, and to four pixels at least. Others are returned as they are."""
+    width, height = image.size
+    least = max(SHORTEST_SIDE, -(-max(width, height) // LARGEST_RATIO))
+    if min(width, height) >= least:
+        return image
+    return image.resize((max(width, least), max(height, least)))
+
+
+def why_unusable(inputs: Inputs | None, item: Item) -> str | None:
+    """Why the item's image cannot be opened or, where ``inputs`` are given, is refused by the processor; else None."""
+    try:
+        if inputs is None:
+            item.open_image()
+        elif item.image is not None:
+            inputs.features([item])
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+class _OneAtATime:
+    """A tokenizer that several threads may call: a fast one must not be set up by one while another uses it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._lock = tokenizer, threading.Lock()
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def for_threads(inputs: Inputs) -> Inputs:
+    """The same inputs, safe to be used by several threads at once."""
+    shared = copy.copy(inputs)
+    shared.tokenizer = _OneAtATime(inputs.tokenizer)
+    shared.processor = copy.copy(inputs.processor)
+    shared.processor.tokenizer = shared.tokenizer
+    return shared

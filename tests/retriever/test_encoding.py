@@ -1,0 +1,91 @@
+"""The loop of forward passes: whole whatever the batches, past images that cannot be read, and nothing left behind."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from puma.errors import ImageError, InputError
+from puma.items import Item
+from puma.retriever.encoding import encode_batches, forward_states, token_states
+from puma.retriever.model import Retriever
+
+
+@pytest.fixture(scope="module")
+def retriever(base):
+    return Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu")
+
+
+def items(tmp_path):
+    return [
+        Item(text="a fox"),
+        Item(image=Image.new("RGB", (32, 32), "red")),
+        Item(image=tmp_path / "gone.png"),
+        Item(text="a long text about a blue house"),
+        Item(image=Image.new("RGB", (32, 48), "blue"), text="in blue"),
+    ]
+
+
+def batches(retriever, given, **options):
+    return encode_batches(
+        retriever.model, retriever.inputs, given, **{"batch_size": 2, "forward": forward_states, **options}
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_what_cannot_be_read_is_left_out_and_named(retriever, tmp_path, batch_size):
+    given, faults, found = items(tmp_path), {}, {}
+    for rows, features, states in batches(retriever, given, batch_size=batch_size, on_unreadable=faults.__setitem__):
+        assert len(rows) == len(features["input_ids"]) == len(states) <= batch_size
+        found.update(zip(rows, states.numpy(), strict=True))
+    assert sorted(found) == [0, 1, 3, 4]
+    assert list(faults) == [2]
+    assert "gone.png" in faults[2]
+    alone = {row: next(batches(retriever, [given[row]]))[2][0].numpy() for row in found}
+    for row, state in alone.items():
+        np.testing.assert_allclose(found[row], state, atol=1e-4)
+
+
+def test_without_a_listener_the_first_unreadable_image_ends_it(retriever, tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        list(batches(retriever, items(tmp_path)))
+
+
+def test_arguments_are_checked(retriever, tmp_path):
+    with pytest.raises(InputError, match="batch_size=0"):
+        next(batches(retriever, [], batch_size=0))
+    with pytest.raises(InputError, match="1 of them for 5 items"):
+        next(batches(retriever, items(tmp_path), instructions=["Find it."]))
+
+
+def test_between_batches_the_caller_is_where_it_was(retriever):
+    """Neither inference mode nor autocast nor the tower's class outlives a forward pass, failed or not."""
+    tower = type(retriever.model.get_encoder("image"))
+
+    class Nothing:
+        def lookup(self, item):
+            return None
+
+    given = [Item(text="a"), Item(text="b")]
+    options = {"batch_size": 1, "vision": Nothing(), "autocast": torch.bfloat16}
+    for _ in batches(retriever, given, **options):
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+        assert type(retriever.model.get_encoder("image")) is tower
+
+    def fail(model, features):
+        assert torch.is_inference_mode_enabled()
+        assert type(model.get_encoder("image")) is not tower
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        next(batches(retriever, given, **{**options, "forward": fail}))
+    assert type(retriever.model.get_encoder("image")) is tower
+
+
+def test_token_states_hold_the_state_at_ret(retriever):
+    features = retriever.inputs.features([Item(text="a fox")])
+    with torch.no_grad():
+        assert torch.equal(
+            token_states(retriever.model, features)[:, -1].float(), forward_states(retriever.model, features)
+        )
