@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from puma.pruning import prune
-from puma.pruning.loading import load_processor
+from puma.pruning.processors import load_processor
 from puma.pruning.shapes import config_of
 from puma.retriever.image_tokens import limit_image_tokens
 from puma.retriever.model import Retriever, add_ret_token

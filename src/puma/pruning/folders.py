@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
+from puma.pruning.hub import model_folder
 from puma.pruning.layers import cut, decoder_of, kept_layers
-from puma.pruning.loading import load_model, load_processor, model_folder
+from puma.pruning.loading import load_model
+from puma.pruning.processors import load_processor
 from puma.storage.folders import write_json, written_folder
 
 RECORD = "puma_pruning.json"

@@ -1,23 +1,22 @@
-"""Loading a model's folder or hub name: its processor, and the weights of the kept layers alone.
+"""Loading a model's weights from a folder or hub name, of its decoder only the layers that stay.
 
-Every load of PUMA goes through here, so that one place knows the types, attention and backends, and turns what
-transformers raises on a damaged folder into an error that names the folder and the remedy.
+Every load of PUMA goes through here, so that one place knows types, attention and quantisation.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from puma.errors import InputError, ModelError
+from puma.pruning.hub import model_folder
 from puma.pruning.layers import cut, cut_config, decoder_of, kept_layers
+from puma.pruning.loading_errors import PACKAGES, loading_errors
 
 DTYPES = {
     "fp32": torch.float32,
@@ -34,98 +33,6 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 QUANTISATION = ("4bit",)
 """How frozen weights may be held in fewer bits than they were saved in (bitsandbytes' NF4, on CUDA only)."""
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_PACKAGES = {"num2words": "puma-retrieval[smolvlm]", "bitsandbytes": "puma-retrieval[quantised]"}
-
-
-def model_folder(
-    name: str | os.PathLike[str], *, what: str = "model", revision: str | None = None, token: str | None = None
-) -> Path:
-    """The folder of a model: the path itself, or where the hub's cache keeps a hub name's files, fetched if need be.
-
-    Args:
-        name: a folder with a config.json, or a hub name ``org/name``. What exists as a path is a path.
-        what: the argument's name, for messages.
-        revision: branch, tag or commit on the hub.
-        token: of the hub; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave.
-
-    Raises:
-        InputError: the path is no model folder, and no hub name either.
-        ModelError: the hub does not have it, or cannot be reached.
-    """
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{what} {str(name)!r}: no model folder (no config.json in it)")
-        return path
-    text = os.fspath(name)
-    if path.exists() or not _HUB_NAME.fullmatch(text):
-        raise InputError(f"{what} {text!r}: no such model folder (no config.json in it), and no hub name (org/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(text, revision=revision, token=token, allow_patterns=_WANTED_FILES))
-    except Exception as error:  # the hub's client raises its own errors, those of its HTTP client, and OSError
-        raise ModelError(
-            f"{what} {text!r} is neither a model folder here nor one that can be fetched: {_first_line(error)}"
-        ) from None
-
-
-def load_processor(path: str | os.PathLike[str], *, backend: str | None = None) -> Any:
-    """A model's processor, its image processor in the backend that plain sentence-transformers can be given as well.
-
-    Args:
-        path: the model's folder.
-        backend: ``pil`` or ``torchvision``; None for :func:`image_backend`'s choice.
-
-    Raises:
-        ModelError: it cannot be loaded, or a package that it needs is missing.
-    """
-    from transformers import AutoImageProcessor, AutoProcessor
-
-    with _loading("processor", path):
-        if backend is None:
-            backend = image_backend(path)
-        processor = AutoProcessor.from_pretrained(os.fspath(path), **backend_options(backend))
-        if not hasattr(processor, "image_processor"):
-            raise ValueError("it has no image processor: this is no multimodal model")
-        if not backend_options(backend) and type(processor.image_processor).__name__.endswith("Pil"):
-            processor.image_processor = AutoImageProcessor.from_pretrained(os.fspath(path), backend=backend)
-        return processor
-
-
-def backend_options(backend: str) -> dict[str, str]:
-    """What AutoProcessor is told to get a backend: nothing for ``torchvision`` in older transformers (5.17), whose
-    video processors refuse to be told even their own. There it is the default for most."""
-    from transformers.models.auto import video_processing_auto
-
-    told = hasattr(video_processing_auto, "_load_backend_class")  # since then the choice is taken out on the way
-    return {} if backend == "torchvision" and not told else {"backend": backend}
-
-
-def image_backend(path: str | os.PathLike[str]) -> str:
-    """The image processor's backend for a folder: ``pil``, or ``torchvision`` where the processor also takes videos.
-
-    The backends' pixels differ by up to 0.03, so a folder is bound to one. PIL's is the faster one for small images on
-    a CPU, but transformers hands the backend on to the video processor as well, and those exist for torchvision only:
-    with ``pil`` a processor that takes videos (Qwen-VL, SmolVLM) does not load at all.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    folder = Path(path)
-    for name in ("sentence_bert_config.json",):
-        if (folder / name).is_file():  # a retriever's folder says which backend it was trained with
-            pinned = json.loads((folder / name).read_text(encoding="utf-8")).get("processor_kwargs", {})
-            if pinned.get("backend"):
-                return str(pinned["backend"])
-    config = AutoConfig.from_pretrained(os.fspath(folder))
-    if type(config) not in PROCESSOR_MAPPING:
-        return "pil"
-    taken = PROCESSOR_MAPPING[type(config)].get_attributes()
-    return "torchvision" if any("video_processor" in name for name in taken) else "pil"
 
 
 def weight_type(dtype: torch.dtype | str | None) -> torch.dtype | str:
@@ -179,7 +86,7 @@ def load_model(
         options["attn_implementation"] = attn
     if quantise is not None:
         options |= _quantised(quantise, device)
-    with _loading("model", path):
+    with loading_errors("model", path):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(os.fspath(folder))
@@ -187,7 +94,7 @@ def load_model(
     keep = None if layers is None else kept_layers(total, layers, keep_last=keep_last)
     if keep is not None and len(keep) < total:
         cut_config(config, keep, total)
-    with _loading("model", path, attn=attn):
+    with loading_errors("model", path, attn=attn):
         model, report = _from_folder(folder, config, head, options)
         if keep is not None and len(keep) < total and keep[-1] == total - 1 and not _read_last(folder, model, total):
             # The last layer's tensors are not stored one to one under their own names: read all, then cut.
@@ -215,7 +122,7 @@ def saved_type(path: str | os.PathLike[str]) -> torch.dtype:
     from safetensors import safe_open
     from transformers import AutoConfig
 
-    with _loading("model", path):
+    with loading_errors("model", path):
         config = AutoConfig.from_pretrained(os.fspath(path))
         named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
         if isinstance(named, torch.dtype):
@@ -291,7 +198,7 @@ def _quantised(quantise: str, device: str | None) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise InputError(
-            f"quantise={quantise!r} needs the package bitsandbytes: pip install '{_PACKAGES['bitsandbytes']}'"
+            f"quantise={quantise!r} needs the package bitsandbytes: pip install '{PACKAGES['bitsandbytes']}'"
         ) from None
     from transformers import BitsAndBytesConfig
 
@@ -302,39 +209,6 @@ def _quantised(quantise: str, device: str | None) -> dict[str, Any]:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     return {"quantization_config": config, "device_map": {"": device or f"cuda:{torch.cuda.current_device()}"}}
-
-
-@contextlib.contextmanager
-def _loading(what: str, path: str | os.PathLike[str], *, attn: str | None = None) -> Iterator[None]:
-    """Within the block transformers is quiet, and what it raises becomes an error that names the folder."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except (InputError, ModelError, MemoryError):
-        raise
-    except ImportError as error:
-        if attn is not None and "attention" in attn and re.search("flash", str(error), re.IGNORECASE):
-            raise InputError(
-                f"attn={attn!r} cannot be used here ({_first_line(error)}): pip install flash-attn, or give sdpa"
-            ) from None
-        known = next((name for name in _PACKAGES if name in str(error)), None)
-        remedy = f": pip install '{_PACKAGES[known]}'" if known else f" ({_first_line(error)})"
-        raise ModelError(f"{what} {os.fspath(path)!r} needs a package that is not installed{remedy}") from None
-    except Exception as error:  # transformers and safetensors raise almost anything on a damaged folder
-        raise ModelError(f"{what} {os.fspath(path)!r} cannot be loaded: {_first_line(error)}") from None
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

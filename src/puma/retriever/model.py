@@ -16,7 +16,9 @@ import torch
 
 from puma.errors import InputError
 from puma.items.item import Item, as_item
-from puma.pruning.loading import cast_weights, load_model, load_processor, model_folder, saved_type, weight_type
+from puma.pruning.hub import model_folder
+from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
+from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
 from puma.retriever.encoding import encode_items
 from puma.retriever.image_tokens import limit_image_tokens

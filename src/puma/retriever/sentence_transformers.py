@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from puma.pruning.loading import backend_options
+from puma.pruning.processors import backend_options
 from puma.storage.folders import write_json
 
 

@@ -6,7 +6,8 @@ import os
 
 from puma.errors import ImageError
 from puma.items.item import Item
-from puma.pruning.loading import load_processor, model_folder
+from puma.pruning.hub import model_folder
+from puma.pruning.processors import load_processor
 from puma.retriever.decoding import why_refused
 from puma.retriever.inputs import LARGEST_RATIO, within_limits
 
