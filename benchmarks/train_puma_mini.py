@@ -272,8 +272,7 @@ def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[int]]:
     """Epoch after epoch."""
     sampler, epoch = MixedTaskBatches(pairs, size, seed=seed, balance=0.3), 0
     while True:
-        sampler.set_epoch(epoch)
-        yield from sampler
+        yield from sampler.batches(epoch)
         epoch += 1
 
 

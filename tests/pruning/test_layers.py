@@ -7,8 +7,37 @@ import pytest
 import torch
 
 from puma.errors import InputError, ModelError, PumaError
-from puma.pruning import RECORD, count_parameters, decoder_of, first_layers_difference, kept_layers, prune, prune_folder
+from puma.pruning import RECORD, count_parameters, decoder_of, kept_layers, prune, prune_folder
 from support import tiny
+
+
+def first_layers_difference(pruned, full, inputs):
+    """Largest difference between what enters the pruned model's final norm and what leaves the same layer of the full
+    model.
+
+    Zero to rounding for the first-k variant: the check for a new family. Read off by hooks, since
+    ``output_hidden_states`` of Qwen3-VL records a layer's output before DeepStack's features are added to it.
+    """
+    depth = len(decoder_of(pruned).layers)
+    whole = decoder_of(full)
+    after = whole.layers[depth] if depth < len(whole.layers) else whole.norm
+    ours, theirs = _input_of(pruned, decoder_of(pruned).norm, inputs), _input_of(full, after, inputs)
+    return float((ours - theirs).abs().max())
+
+
+def _input_of(model, module, inputs):
+    seen = []
+
+    def keep(_, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def logits(model, inputs):

@@ -2,7 +2,7 @@
 
 from puma.pruning.folders import RECORD, prune, prune_folder
 from puma.pruning.hub import model_folder
-from puma.pruning.layers import count_parameters, cut, cut_config, decoder_of, first_layers_difference, kept_layers
+from puma.pruning.layers import count_parameters, cut, cut_config, decoder_of, kept_layers
 from puma.pruning.loading import load_model
 from puma.pruning.processors import load_processor
 
@@ -12,7 +12,6 @@ __all__ = [
     "cut",
     "cut_config",
     "decoder_of",
-    "first_layers_difference",
     "kept_layers",
     "load_model",
     "load_processor",

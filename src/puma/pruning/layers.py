@@ -4,8 +4,7 @@ The vision tower, the token embeddings and the final norm stay. It works on what
 (``get_decoder()``, ``get_text_config()``), so no family is named here but Qwen3-VL's DeepStack, whose features enter at
 given layers.
 
-Source: method.md "Structure" (paper section 3.1); a trap of transformers 5: ``layer_types`` must be cut with the
-layers, or saving raises.
+Source: the paper, section 3.1. A trap of transformers 5: ``layer_types`` must be cut with the layers, or saving raises.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from puma.errors import InputError, ModelError
@@ -147,32 +145,3 @@ def _cut_deepstack(model: Any, depth: int) -> None:
             config.deepstack_visual_indexes = list(indexes)[:depth]
             if hasattr(module, "deepstack_visual_indexes"):
                 module.deepstack_visual_indexes = list(indexes)[:depth]
-
-
-def first_layers_difference(pruned: Any, full: Any, inputs: dict[str, torch.Tensor]) -> float:
-    """Largest difference between what enters the pruned model's final norm and what leaves the same layer of the full
-    model.
-
-    Zero to rounding for the first-k variant: the check for a new family. Read off by hooks, since
-    ``output_hidden_states`` of Qwen3-VL records a layer's output before DeepStack's features are added to it.
-    """
-    depth = len(decoder_of(pruned).layers)
-    whole = decoder_of(full)
-    after = whole.layers[depth] if depth < len(whole.layers) else whole.norm
-    ours, theirs = _input_of(pruned, decoder_of(pruned).norm, inputs), _input_of(full, after, inputs)
-    return float((ours - theirs).abs().max())
-
-
-def _input_of(model: Any, module: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    seen: list[torch.Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
-
-    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(**inputs, use_cache=False)
-    finally:
-        handle.remove()
-    return seen[0]

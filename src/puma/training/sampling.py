@@ -1,13 +1,13 @@
 """Batches that mix tasks: how many of them is drawn from N(4, 1), no candidate twice in a batch, the same for the same
 seed on every process.
 
-Source: method.md "The two stages": the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
+Source: the paper: the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class MixedTaskBatches:
     """Lists of row numbers, one list a batch; every query at most once an epoch, the last short batch dropped.
 
     With several processes (*ranks*) the batch that is drawn is the global one of ``ranks * batch_size`` rows: in it no
-    candidate comes twice, whichever rank holds it. Every rank draws the same from the seed alone, with no word between
-    them, and keeps its own slice. The slices are dealt like cards, ordered by modality, so that each rank has its share
+    candidate comes twice, whichever rank holds it. Every rank draws the same from the seed alone, without
+    exchanging anything, and keeps its own slice. The slices are dealt like cards, ordered by modality, so that each rank has its share
     of images and no rank waits for the one that got them all.
 
     A task that is in a batch holds at least two of its rows wherever the task has them: with one row alone a query may
@@ -34,7 +34,7 @@ class MixedTaskBatches:
         mean, deviation: of the number of tasks in a global batch.
         balance: a task is drawn with a weight of its remaining queries to this power: 1 in proportion, 0 all alike.
         ranks: processes that train together.
-        rank: whose slice iteration gives.
+        rank: whose slice :meth:`batches` gives.
 
     Raises:
         InputError: fewer queries than a global batch holds; no such rank.
@@ -43,7 +43,7 @@ class MixedTaskBatches:
         >>> from puma import Item
         >>> word = Item(text="a")
         >>> pairs = [Pair(word, word, None, 1, f"q{n}", f"c{n}", frozenset({f"c{n}"})) for n in range(8)]
-        >>> halves = [list(MixedTaskBatches(pairs, 2, ranks=2, rank=rank)) for rank in (0, 1)]
+        >>> halves = [list(MixedTaskBatches(pairs, 2, ranks=2, rank=rank).batches(0)) for rank in (0, 1)]
         >>> sorted(row for half in halves for batch in half for row in batch)
         [0, 1, 2, 3, 4, 5, 6, 7]
     """
@@ -64,9 +64,7 @@ class MixedTaskBatches:
             raise InputError(f"rank={rank} of ranks={ranks}: give a rank from 0 to ranks - 1")
         self.pairs, self.batch_size, self.seed = pairs, batch_size, seed
         self.mean, self.deviation, self.balance = mean, deviation, balance
-        self.ranks, self.rank, self.epoch = ranks, rank, 0
-        self._given = 0  # batches given of this epoch
-        self._start = 0  # where the next iteration begins
+        self.ranks, self.rank = ranks, rank
         self._queries: dict[int, list[list[int]]] = {}
         for rows in rows_by_query(pairs).values():
             self._queries.setdefault(pairs[rows[0]].task, []).append(rows)
@@ -79,37 +77,13 @@ class MixedTaskBatches:
                 f"{self._total} queries"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next, from its first."""
-        self.epoch, self._given, self._start = epoch, 0, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Where iteration stands: the epoch, and how many of its batches were given."""
-        return {"epoch": self.epoch, "given": self._given}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where :meth:`state_dict` stood: the next iteration gives the rest of that epoch.
-
-        Raises:
-            InputError: it is no such state.
-        """
-        if set(state) != {"epoch", "given"} or any(int(value) < 0 for value in state.values()):
-            raise InputError(f"state {dict(state)!r}: give what state_dict() returned")
-        self.set_epoch(int(state["epoch"]))
-        self._given = self._start = int(state["given"])
-
     def __len__(self) -> int:
         """Batches in an epoch (an upper bound where duplicate candidates leave a rest)."""
         return self._total // self.global_size
 
-    def __iter__(self) -> Iterator[list[int]]:
-        start, self._start = self._start, 0
-        self._given = start  # now, not at the first batch
-        return self._rest(start)
-
-    def _rest(self, start: int) -> Iterator[list[int]]:
-        for batch in itertools.islice(self.plan(self.epoch), start, None):
-            self._given += 1
+    def batches(self, epoch: int) -> Iterator[list[int]]:
+        """This rank's batches of an epoch, in order."""
+        for batch in self.plan(epoch):
             yield self.slices(batch)[self.rank]
 
     def plan(self, epoch: int) -> Iterator[list[int]]:
@@ -177,7 +151,7 @@ class Run:
     resume at the wrong batch wherever an epoch is shorter than ``len`` promised, as duplicate candidates make it.
 
     Args:
-        batches: its own epoch and position are neither read nor moved.
+        batches: of one epoch after the other.
         steps: batches in all.
 
     Raises:
@@ -200,9 +174,9 @@ class Run:
         given = 0
         for epoch in itertools.count():
             before = given
-            for batch in itertools.islice(self.batches.plan(epoch), self.steps - given):
+            for batch in itertools.islice(self.batches.batches(epoch), self.steps - given):
                 given += 1
-                yield [(epoch, row) for row in self.batches.slices(batch)[self.batches.rank]]
+                yield [(epoch, row) for row in batch]
             if given >= self.steps:
                 return
             if given == before:

@@ -3,9 +3,8 @@
 Here: the states of both variants of pruning by hooks, and what each depth costs. Not here: which items are asked about
 (material), keeping the states (store), scoring them.
 
-Hooks, not ``output_hidden_states``: Qwen3-VL records a layer's output before DeepStack's features are added to it (as
-``puma.pruning.first_layers_difference`` notes), and no family records what its last layer would make of a
-shallow state.
+Hooks, not ``output_hidden_states``: Qwen3-VL records a layer's output before DeepStack's features are added to it,
+and no family records what its last layer would make of a shallow state.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """One backbone as teacher and student: the whole depth without adapters, the kept layers with them, in one forward.
 
-Here: the cut that keeps the deep layers at hand, and the forward that runs both depths on one set of input embeddings.
-Not here: the loss on the states (losses.distillation), states kept on disk (teacher).
-
-Source: method.md "Structure" (paper section 3.1), whose authors hold a second full model for the teacher.
+What is exchanged in the live model for that, and by what private names: :mod:`puma.training.teacher.swapping`. Source:
+the paper, section 3.1, whose authors hold a second full model for the teacher.
 """
 
 from __future__ import annotations
@@ -20,12 +18,23 @@ from torch import nn
 from puma.errors import InputError, ModelError
 from puma.pruning import decoder_of, prune
 from puma.retriever.pooling import last_token_state
+from puma.training.teacher.swapping import (
+    SWITCH,
+    adapted_modules,
+    adapter_parameters,
+    adapters_off,
+    at_last_token,
+    eval_mode,
+    remember_deepstack,
+    swapped_forward,
+    swapped_layers,
+)
 
 Features = Mapping[str, Any]
 Run = Callable[[dict[str, Any]], torch.Tensor]
 
 PROJECTOR = "multi_modal_projector"
-"""The one module outside the decoder that training may move (settings' ``projector_rate``)."""
+"""The one module outside the decoder that training may move (``projector_rate``)."""
 
 
 class DualDepth:
@@ -71,7 +80,7 @@ class DualDepth:
         self.ret_id, self.autocast = ret_id, autocast
         self._depth, self._decoder = layers, decoder_of(self.model)
         every, whole = list(self._decoder.layers), _depth_fields(self._decoder.config)
-        deepstack = _deepstack(self.model)
+        deepstack = remember_deepstack(self.model)
         prune(self.model, layers, keep_last=keep_last)
         deepstack()  # the teacher reads all of DeepStack's features; the student's layers take theirs by number
         kept = {id(layer) for layer in self._decoder.layers}
@@ -109,18 +118,18 @@ class DualDepth:
             InputError: weights of the teacher are being trained; the message names them.
             ModelError: the model was cut already, or ``run`` did not reach it.
         """
-        with self._both(features, student=True) as heard:
+        with self._both(features, student=True) as taught:
             hidden = self._forward(features) if run is None else run(dict(features))
-        if len(heard) != 1:
-            raise ModelError(f"run called the model {len(heard)} times: a step's forward reaches its decoder once")
+        if len(taught) != 1:
+            raise ModelError(f"run called the model {len(taught)} times: a step's forward reaches its decoder once")
         mask = features["attention_mask"]
-        return last_token_state(hidden, mask).float(), heard[0]
+        return last_token_state(hidden, mask).float(), taught[0]
 
     def teacher_states(self, features: Features) -> torch.Tensor:
         """The teacher's states alone, [n, dim], fp32, without gradient."""
-        with self._both(features, student=False) as heard, torch.no_grad():
+        with self._both(features, student=False) as taught, torch.no_grad():
             self._forward(features)
-        return heard[0]
+        return taught[0]
 
     def student_model(self) -> Any:
         """The pruned model, adapters included; as it was given, so an LM head stays."""
@@ -139,9 +148,9 @@ class DualDepth:
             InputError: names the weights and the remedy.
         """
         table, projector = self.model.get_input_embeddings(), getattr(self.body, PROJECTOR, None)
-        allowed = {id(p) for p in _adapter_parameters(self._decoder.layers)}
+        allowed = {id(p) for p in adapter_parameters(self._decoder.layers)}
         allowed |= {id(p) for p in projector.parameters()} if projector is not None else set()
-        rows = {id(p) for p in table.parameters()} | {id(p) for p in _adapter_parameters(table)}
+        rows = {id(p) for p in table.parameters()} | {id(p) for p in adapter_parameters(table)}
         moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in allowed}
         wrong = [name for name, p in moving.items() if id(p) not in rows]
         if wrong:
@@ -157,10 +166,10 @@ class DualDepth:
             )
         self._projects = projector is not None and any(p.requires_grad for p in projector.parameters())
         self._own = list(self._decoder.modules())
-        self._adapted = _adapted(self._decoder)
+        self._adapted = adapted_modules(self._decoder)
         for layer in self._deep:
-            for module in _adapted(layer):  # put on before the cut
-                module._disable_adapters = True
+            for module in adapted_modules(layer):  # put on before the cut; these layers are the teacher's alone
+                setattr(module, SWITCH, True)
         self._checked = self._size()
 
     def _size(self) -> int:
@@ -180,7 +189,7 @@ class DualDepth:
         if self._checked != self._size():
             self.check()
         decoder, own = self._decoder, self._decoder.forward
-        heard: list[torch.Tensor] = []
+        taught: list[torch.Tensor] = []
         projected: list[Any] = []
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -190,9 +199,9 @@ class DualDepth:
             kwargs |= {"use_cache": False, "past_key_values": None}
             if kwargs.get("inputs_embeds") is None:
                 kwargs["inputs_embeds"] = decoder.get_input_embeddings()(kwargs.pop("input_ids"))
-            heard.append(self._teach(own, kwargs, features, projected))
+            taught.append(self._teach(own, kwargs, features, projected))
             if not student:
-                return _Hidden(heard[-1])
+                return _Hidden(taught[-1])
             return own(**kwargs)
 
         with contextlib.ExitStack() as stack:
@@ -201,9 +210,8 @@ class DualDepth:
                     lambda _, args, out: projected.append((args, out))
                 )
                 stack.callback(hook.remove)
-            decoder.forward = forward
-            stack.callback(decoder.__dict__.pop, "forward")
-            yield heard
+            stack.enter_context(swapped_forward(decoder, forward))
+            yield taught
 
     def _teach(self, own: Any, kwargs: dict[str, Any], features: Features, projected: list[Any]) -> torch.Tensor:
         """The teacher's states [n, dim]: all layers, no adapters, frozen [RET] row and projector."""
@@ -224,33 +232,15 @@ class DualDepth:
 
     @contextlib.contextmanager
     def _as_teacher(self, mask: torch.Tensor) -> Iterator[None]:
-        decoder, kept = self._decoder, self._decoder.layers
         last = getattr(self._all[-1], "mlp", None)
-        training = [module for module in self._own if module.training]
-        adapted = [module for module in self._adapted if not module._disable_adapters]
-        try:
-            # Past nn.Module's __setattr__, which looks for parameters: this is done to each module on each chunk.
-            decoder._modules["layers"] = self._all
-            decoder.config.__dict__.update({name: whole for name, (whole, _) in self._fields.items()})
-            for module in training:
-                object.__setattr__(module, "training", False)
-            for module in adapted:
-                # Not peft's own switch, which flips requires_grad, of what its user froze as well.
-                object.__setattr__(module, "_disable_adapters", True)
+        with contextlib.ExitStack() as stack:
+            whole = {name: value for name, (value, _) in self._fields.items()}
+            stack.enter_context(swapped_layers(self._decoder, self._all, whole))
+            stack.enter_context(eval_mode(self._own))
+            stack.enter_context(adapters_off(self._adapted))
             if last is not None and "forward" not in last.__dict__:
-                last.forward = _at_last_token(last.forward, mask)
-            else:
-                last = None
+                stack.enter_context(swapped_forward(last, at_last_token(last.forward, mask)))
             yield
-        finally:
-            if last is not None:
-                last.__dict__.pop("forward", None)
-            for module in adapted:
-                object.__setattr__(module, "_disable_adapters", False)
-            for module in training:
-                object.__setattr__(module, "training", True)
-            decoder.config.__dict__.update({name: cut for name, (_, cut) in self._fields.items()})
-            decoder._modules["layers"] = kept
 
     def _place_deep(self, like: torch.Tensor, *, keep_type: bool) -> None:
         """The deep layers follow the model's device, and its type where no autocast bridges the two."""
@@ -297,52 +287,5 @@ class _Hidden:
         self.past_key_values = self.hidden_states = self.attentions = None
 
 
-def _at_last_token(mlp: Callable[[torch.Tensor], torch.Tensor], mask: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The last layer's MLP, at ``[RET]`` alone: nothing reads its other rows."""
-    rows = torch.arange(mask.shape[0], device=mask.device)
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-
-    def forward(hidden: torch.Tensor) -> torch.Tensor:  # [n, length, dim]
-        state = mlp(hidden[rows, last].unsqueeze(1))
-        if not isinstance(state, torch.Tensor):  # a mixture of experts may tell of its routing too
-            return mlp(hidden)
-        out = torch.zeros_like(hidden, dtype=state.dtype)
-        out[rows, last] = state.squeeze(1)
-        return out
-
-    return forward
-
-
-def _adapted(module: nn.Module) -> list[Any]:
-    return [part for part in module.modules() if hasattr(part, "_disable_adapters")]
-
-
-def _adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that peft's layers added to a module: gone when adapters are off."""
-    for layer in module.modules():
-        for name in getattr(layer, "adapter_layer_names", ()):
-            part = getattr(layer, name, None)
-            if isinstance(part, nn.Module):
-                yield from part.parameters()
-
-
 def _depth_fields(config: Any) -> dict[str, Any]:
     return {name: copy.copy(value) for name, value in config.__dict__.items()}
-
-
-def _deepstack(model: Any) -> Callable[[], None]:
-    """Remembers Qwen3-VL's DeepStack parts; the function returned puts them back after a cut."""
-    found: list[tuple[Any, str, Any]] = []
-    for module in model.modules():
-        if isinstance(getattr(module, "deepstack_merger_list", None), nn.ModuleList):
-            found.append((module, "deepstack_merger_list", module.deepstack_merger_list))
-            for owner in (getattr(module, "config", None), module):
-                indexes = getattr(owner, "deepstack_visual_indexes", None)
-                if indexes is not None:
-                    found.append((owner, "deepstack_visual_indexes", list(indexes)))
-
-    def restore() -> None:
-        for owner, name, value in found:
-            setattr(owner, name, value)
-
-    return restore

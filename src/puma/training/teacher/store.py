@@ -173,7 +173,8 @@ def teacher_states(
     name = digest(json.dumps(teacher_facts(teacher, autocast)).encode())
     kept = FeatureStore(Path(store) / name, teacher, autocast=autocast)
     kept.compute(teacher, pairs, batch_size=batch_size, shard_size=shard_size, show_progress=show_progress)
-    return dict(zip(unique, kept.shards.rows([kept.key(*pair) for pair in pairs]), strict=True))
+    states = kept.states_for([item for item, _ in pairs], [instruction for _, instruction in pairs])
+    return dict(zip(unique, states, strict=True))
 
 
 class PromptTargets:
