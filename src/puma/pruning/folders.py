@@ -1,4 +1,4 @@
-"""Pruning from a model or a folder: :func:`prune` and :func:`prune_folder`, the public doors of this package."""
+"""Pruning from a model or a folder: :func:`prune` and :func:`prune_folder`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prune(model_or_path: Any, layers: int, *, keep_last: bool = False) -> Any:
         ModelError: the model has no decoder layers that can be cut, or cannot be loaded.
     """
     if isinstance(model_or_path, (str, os.PathLike)):
-        return load_model(model_or_path, layers=_given(layers), keep_last=keep_last)
+        return load_model(model_or_path, layers=_checked_layers(layers), keep_last=keep_last)
     return cut(model_or_path, layers, keep_last=keep_last)
 
 
@@ -54,7 +54,7 @@ def prune_folder(
 
     folder = model_folder(path)
     processor = load_processor(folder)
-    model = load_model(folder, layers=_given(layers), keep_last=keep_last)
+    model = load_model(folder, layers=_checked_layers(layers), keep_last=keep_last)
     total = AutoConfig.from_pretrained(os.fspath(folder)).get_text_config(decoder=True).num_hidden_layers
     with written_folder(out) as work:
         model.save_pretrained(work)
@@ -64,7 +64,7 @@ def prune_folder(
     return Path(out)
 
 
-def _given(layers: Any) -> Any:
+def _checked_layers(layers: Any) -> Any:
     if layers is None:  # to the loader None means all of them
         raise InputError("layers=None: give a whole number of at least 1, the decoder layers that stay")
     return layers

@@ -1,4 +1,4 @@
-"""A model's folder, here or in the hub's cache."""
+"""Finding a model's folder: a path here, or a hub name whose files the hub's cache keeps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Folders that hold an adapter only (peft's ``adapter_config.json`` and ``adapter_model.safetensors``): their base, and
 the model with the adapter merged into it.
 
-peft does the merging. What is added here is the finding of the modules: one adapter is written under
+peft does the merging; this module finds the modules: one adapter is written under
 ``model.language_model.layers`` by a trainer of the whole multimodal class, under ``language_model.layers`` by one of
 the bare model, under ``0.auto_model...`` around a SentenceTransformer, and under ``model.layers`` by older releases.
 """
@@ -86,19 +86,19 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
     if about.get("target_parameters"):
         raise ModelError(f"adapter {str(folder)!r}: its target_parameters (experts) cannot be merged here")
     weights = _weights(folder)
-    found = _Placed(model, folder)
+    modules = _Modules(model, folder)
     lora: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        if found.is_head(name):
+        if modules.is_head(name):
             continue
         if match := _LORA.fullmatch(name):
-            target = found.module(match["module"])
-            _check_shape(found, target, match["part"], name, tensor)
+            target = modules.module(match["module"])
+            _check_shape(modules, target, match["part"], name, tensor)
             lora[f"{target}.{match['part']}{match['end'] or ''}"] = tensor
         elif match := _TOKENS.fullmatch(name):
-            _put_rows(found, match["module"], about.get("trainable_token_indices"), tensor)
+            _load_rows(modules, match["module"], about.get("trainable_token_indices"), tensor)
         else:
-            _put_whole(found, name, tensor)
+            _load_tensor(modules, name, tensor)
     targets = sorted({_LORA.fullmatch(name)["module"] for name in lora})  # type: ignore[index]
     if not targets:
         raise ModelError(f"adapter {str(folder)!r}: {WEIGHTS} holds no LoRA weights for this model")
@@ -108,8 +108,8 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
     if hasattr(config, "trainable_token_indices"):
         config.trainable_token_indices = None
     config.bias, config.inference_mode, config.target_modules = "none", True, targets
-    config.rank_pattern = _patterns(config.rank_pattern, found)
-    config.alpha_pattern = _patterns(config.alpha_pattern, found)
+    config.rank_pattern = _patterns(config.rank_pattern, modules)
+    config.alpha_pattern = _patterns(config.alpha_pattern, modules)
     types = {name: model.get_submodule(name).weight.dtype for name in targets}
     training = model.training
     for name in targets:
@@ -135,7 +135,7 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
     return model.train(training)
 
 
-class _Placed:
+class _Modules:
     """The model's modules by the names that adapters give them."""
 
     def __init__(self, model: Any, folder: Path) -> None:
@@ -145,7 +145,7 @@ class _Placed:
 
     def module(self, name: str) -> str:
         """The name that this module has in the model."""
-        found = self.place(name)
+        found = self.locate(name)
         if found is None:
             layers = {int(n) for own in self.modules for n in re.findall(r"language_model\.layers\.(\d+)$", own)}
             depth = f"; its decoder has {len(layers)} layers" if layers else ""
@@ -157,7 +157,7 @@ class _Placed:
             raise ModelError(f"adapter {str(self.folder)!r}: {name} and {self._taken[found]} are one module here")
         return found
 
-    def place(self, name: str) -> str | None:
+    def locate(self, name: str) -> str | None:
         words = name.split(".")
         for inserted in _INSERTED:
             for cut in range(len(words)):
@@ -176,8 +176,8 @@ class _Placed:
         )
 
 
-def _check_shape(found: _Placed, target: str, part: str, name: str, tensor: torch.Tensor) -> None:
-    weight = found.modules[target].weight
+def _check_shape(modules: _Modules, target: str, part: str, name: str, tensor: torch.Tensor) -> None:
+    weight = modules.modules[target].weight
     if weight.ndim != 2 or tensor.ndim != 2:
         return
     side, own = {
@@ -187,41 +187,41 @@ def _check_shape(found: _Placed, target: str, part: str, name: str, tensor: torc
         "lora_embedding_B": (0, 1),
     }.get(part, (None, None))
     if side is not None and own is not None and tensor.shape[side] != weight.shape[own]:
-        raise found.fail(name, tensor, f"{weight.shape[own]} at dimension {side}")
+        raise modules.fail(name, tensor, f"{weight.shape[own]} at dimension {side}")
 
 
-def _put_whole(found: _Placed, name: str, tensor: torch.Tensor) -> None:
+def _load_tensor(modules: _Modules, name: str, tensor: torch.Tensor) -> None:
     """A tensor that the adapter holds as it is: of modules_to_save, a bias, a grown embedding."""
     plain = name.replace(".modules_to_save", "").replace(".base_layer", "")
     module, _, parameter = plain.rpartition(".")
-    owner = found.modules[found.module(module)]
+    owner = modules.modules[modules.module(module)]
     if getattr(owner, parameter, None) is None:
-        raise ModelError(f"adapter {str(found.folder)!r}: the model's {module} has no {parameter}")
-    if owner is found.model.get_input_embeddings() and tensor.shape[0] > owner.weight.shape[0]:
-        found.model.resize_token_embeddings(tensor.shape[0], mean_resizing=False)
-        found.modules = dict(found.model.named_modules())
-        owner = found.model.get_input_embeddings()
+        raise ModelError(f"adapter {str(modules.folder)!r}: the model's {module} has no {parameter}")
+    if owner is modules.model.get_input_embeddings() and tensor.shape[0] > owner.weight.shape[0]:
+        modules.model.resize_token_embeddings(tensor.shape[0], mean_resizing=False)
+        modules.modules = dict(modules.model.named_modules())
+        owner = modules.model.get_input_embeddings()
     own = getattr(owner, parameter)
     if own.shape != tensor.shape:
-        raise found.fail(name, tensor, str(list(own.shape)))
+        raise modules.fail(name, tensor, str(list(own.shape)))
     with torch.no_grad():
         own.copy_(tensor)
 
 
-def _put_rows(found: _Placed, module: str, indices: Any, tensor: torch.Tensor) -> None:
+def _load_rows(modules: _Modules, module: str, indices: Any, tensor: torch.Tensor) -> None:
     """Rows of an embedding that were trained alone."""
     if isinstance(indices, Mapping):
         indices = next((rows for key, rows in indices.items() if module.endswith(key)), None)
-    weight = found.modules[found.module(module)].weight
+    weight = modules.modules[modules.module(module)].weight
     if not indices or len(indices) != len(tensor) or max(indices) >= len(weight) or weight.shape[1] != tensor.shape[1]:
-        raise found.fail(f"{module} (trainable tokens)", tensor, f"rows below {len(weight)} of {weight.shape[1]}")
+        raise modules.fail(f"{module} (trainable tokens)", tensor, f"rows below {len(weight)} of {weight.shape[1]}")
     with torch.no_grad():
         weight[torch.tensor(list(indices), device=weight.device)] = tensor.to(weight)
 
 
-def _patterns(patterns: Mapping[str, int] | None, found: _Placed) -> dict[str, Any]:
+def _patterns(patterns: Mapping[str, int] | None, modules: _Modules) -> dict[str, Any]:
     """Ranks or alphas by module: where a full name is given, by the name that it has here."""
-    return {found.place(name.removeprefix(_SAVED_UNDER)) or name: value for name, value in (patterns or {}).items()}
+    return {modules.locate(name.removeprefix(_SAVED_UNDER)) or name: value for name, value in (patterns or {}).items()}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""How many tokens an image becomes: the processor's limits, set once when a retriever is made of a base.
-
-Not here: opening images (items), the limits' values (recipes).
-"""
+"""How many tokens an image becomes: the processor's limits, set once when a retriever is made of a base."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ def limit_image_tokens(processor: Any, fewest: int, most: int) -> None:
     Raises:
         InputError: the numbers do not fit, or this processor's images have one size that cannot be limited so.
     """
-    asked = f"image_tokens=({fewest}, {most})"
+    limits = f"image_tokens=({fewest}, {most})"
     if not (isinstance(fewest, int) and isinstance(most, int) and 1 <= fewest <= most):
-        raise InputError(f"{asked}: give whole numbers, 1 <= fewest <= most")
+        raise InputError(f"{limits}: give whole numbers, 1 <= fewest <= most")
     images = processor.image_processor
     patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
     if isinstance(patch, int) and isinstance(merge, int):
@@ -37,7 +34,9 @@ def limit_image_tokens(processor: Any, fewest: int, most: int) -> None:
     whole = getattr(processor, "image_seq_len", None)
     if hasattr(images, "do_image_splitting") and isinstance(whole, int):
         if most < whole:
-            raise InputError(f"{asked}: a whole picture is {whole} tokens in this base; give at least that as the most")
+            raise InputError(
+                f"{limits}: a whole picture is {whole} tokens in this base; give at least that as the most"
+            )
         images.do_image_splitting = False
         return
-    raise InputError(f"{asked}: pictures have one size in this base, and no limit to set; leave image_tokens out")
+    raise InputError(f"{limits}: pictures have one size in this base, and no limit to set; leave image_tokens out")

@@ -43,7 +43,8 @@ INSTRUCTIONS_FILE = "puma_instructions.json"
 """The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
 PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
-"""Prompt formats by name; ``chat`` is the model's own chat template, see :func:`puma.retriever.prompts.from_chat_template`."""
+"""Prompt formats by name; ``chat`` is the model's own chat template
+(:func:`puma.retriever.prompts.from_chat_template`)."""
 
 
 class Retriever:
@@ -71,7 +72,7 @@ class Retriever:
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
         self.instructions: dict[tuple[str, str], str] = {}
-        """What the model was trained to be asked, by (query modality, wanted modality); search asks the same."""
+        """The instructions it was trained with, by (query modality, wanted modality); search uses the same."""
 
     @classmethod
     def from_pretrained(

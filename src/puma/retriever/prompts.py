@@ -1,10 +1,10 @@
-"""What the model reads: image, instruction, text, closing line, ``[RET]``. The only place that knows them.
+"""The prompt: image, instruction, text, closing line, ``[RET]``; defined here alone.
 
 A :class:`PromptFormat` renders an item to a string, and the same rendering as a Jinja chat template, so that a plain
 ``SentenceTransformer`` reads exactly what PUMA reads. Truncation is decided here too: the *text* is cut, never the
 closing line or ``[RET]``.
 
-Source: method.md "The embedding" (paper section 3): ``[image] + instruction + text + closing line + [RET]``.
+Source: the paper, section 3: ``[image] + instruction + text + closing line + [RET]``.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class PromptFormat:
         Returns:
             ``(head, tail)``: the prompt is ``head + text + tail`` and ``tail`` ends in ``[RET]``.
         """
-        asked = instruction.strip() + self.separator if instruction and instruction.strip() else ""
+        instruction_part = instruction.strip() + self.separator if instruction and instruction.strip() else ""
         image = "" if modality == TEXT else self.image
-        if image and (modality == IMAGE_TEXT or (asked and self.image_first)):
+        if image and (modality == IMAGE_TEXT or (instruction_part and self.image_first)):
             image += self.separator
-        body = image + asked + self.open if self.image_first else asked + self.open + image
+        body = image + instruction_part + self.open if self.image_first else instruction_part + self.open + image
         return self.before + body, self.closing(modality) + self.after + RET
 
     def render(self, text: str | None, has_image: bool, instruction: str | None = None) -> str:

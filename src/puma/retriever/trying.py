@@ -1,4 +1,4 @@
-"""Whether a model takes an image: its processor alone is asked, no weights are read."""
+"""Whether a model takes an image, by its processor alone: no weights are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from puma.retriever.inputs import LARGEST_RATIO, within_limits
 
 
 class ImageTrial:
-    """Asks a model's image processor about images one by one.
+    """Tries images on a model's image processor, one by one.
 
     Args:
         model: a retriever's folder, a base model's, or a hub name.

@@ -1,4 +1,4 @@
-"""A stage's settings as the trainer's own arguments, and the check that a log's report can be made."""
+"""A stage's settings as the trainer's own arguments, and the check that the package for its report is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_report(report_to: str) -> None:
 
 
 def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0) -> Any:
-    """A stage's settings in the trainer's own words."""
+    """A stage's settings as sentence-transformers' training arguments."""
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
 

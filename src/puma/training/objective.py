@@ -109,7 +109,7 @@ class RetrievalObjective(nn.Module):
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
-        batch = _gathered(states, extra)
+        batch = _gather(states, extra)
         terms = {"contrastive": self.contrastive_weight * self._contrastive(batch)}
         if self.distillation_weight:
             loss = self._distillation(batch, extra, teacher)
@@ -235,7 +235,7 @@ class _Batch:
         return false_negatives(self.known[:queries], keys[positive], keys, self.content_key, positive)
 
 
-def _gathered(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
+def _gather(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
     device, q = states.device, len(extra[batch_keys.TARGET_MODALITY])
     known = extra[batch_keys.KNOWN]  # [q, m]
     sizes = gather_sizes([q, len(states) - q, known.shape[1]], device)

@@ -78,7 +78,7 @@ def read_pairs(
 
     Raises:
         DataError: the split has no pair that can be used, a file is missing; with ``strict`` the first fault found.
-        InputError: the benchmark lacks a task asked for, or ``negatives`` is below 0.
+        InputError: the benchmark lacks one of ``tasks``, or ``negatives`` is below 0.
     """
     left_out: list[Skip] = []
     if negatives < 0:

@@ -1,4 +1,4 @@
-"""A training's working folder beside its checkpoints: the configuration it belongs to, its log, its best weights.
+"""A training's working folder: the configuration it belongs to, its whole checkpoints, its log, its best weights.
 
 ``config.json`` the settings; ``log.jsonl`` a line for each entry of the log while it runs, ``log.json`` the whole at
 the end; ``best-<step>`` the weights of the best evaluation so far. Everything is whole or not counted after a kill.

@@ -21,8 +21,8 @@ class MixedTaskBatches:
 
     With several processes (*ranks*) the batch that is drawn is the global one of ``ranks * batch_size`` rows: in it no
     candidate comes twice, whichever rank holds it. Every rank draws the same from the seed alone, without
-    exchanging anything, and keeps its own slice. The slices are dealt like cards, ordered by modality, so that each rank has its share
-    of images and no rank waits for the one that got them all.
+    exchanging anything, and keeps its own slice. The slices are dealt like cards, ordered by modality, so that each
+    rank has its share of images and no rank waits for the one that got them all.
 
     A task that is in a batch holds at least two of its rows wherever the task has them: with one row alone a query may
     have no negative of its target's modality, and the hard temperature of MAC-Loss would have nothing to act on.

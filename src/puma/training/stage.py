@@ -107,7 +107,7 @@ def train(
 
     Raises:
         InputError: too few pairs, a missing or unfit teacher or validation, ``out`` holds another configuration's
-            checkpoints or more steps than are asked for, a package is not installed, or the settings do not go with
+            checkpoints or more steps than ``config`` has, a package is not installed, or the settings do not go with
             FSDP2.
         DataError: more images than ``max_unreadable`` allows could not be read.
     """

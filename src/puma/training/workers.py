@@ -140,12 +140,12 @@ def worker_errors(workers: int) -> Iterator[None]:
 def _is_of_a_dead_worker(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return bool(re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)))
-    # The worker was gone when its batch's memory was asked for.
+    # The worker was gone when its batch's memory was fetched.
     return any(frame.filename.endswith("dataloader.py") for frame in traceback.extract_tb(error.__traceback__))
 
 
 class _Names:
-    """In a worker: what the batch sampler names an item by, as it is; the real data set is asked in ``_Collate``."""
+    """In a worker: what the batch sampler names an item by, as it is; ``_Collate`` reads the real data set."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -250,15 +250,15 @@ class _FromWorker(PumaError):  # noqa: N818 - never seen by a user
     """Carries an error out of a worker. torch sends the class and a long text; of these the first error is made again,
     with its own class and message."""
 
-    def __new__(cls, said: Any) -> Any:
-        if isinstance(said, PumaError):
-            return super().__new__(cls, said)
-        name, _, message = str(said).rpartition("\x02")[2].rpartition("\x03")[0].partition("\x01")
+    def __new__(cls, source: Any) -> Any:
+        if isinstance(source, PumaError):
+            return super().__new__(cls, source)
+        name, _, message = str(source).rpartition("\x02")[2].rpartition("\x03")[0].partition("\x01")
         return getattr(errors, name, PumaError)(message)
 
-    def __init__(self, said: PumaError) -> None:
-        kinds = [kind for kind in type(said).__mro__ if kind.__module__ == errors.__name__]
-        super().__init__(f"\x02{kinds[0].__name__}\x01{said}\x03")
+    def __init__(self, source: PumaError) -> None:
+        kinds = [kind for kind in type(source).__mro__ if kind.__module__ == errors.__name__]
+        super().__init__(f"\x02{kinds[0].__name__}\x01{source}\x03")
 
 
 class _Process(context.ForkServerProcess):

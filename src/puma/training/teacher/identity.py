@@ -1,7 +1,4 @@
-"""What tells one teacher from another, and one image from another: digests of what states depend on.
-
-Not here: the stores that compare them (teacher, feature_shards).
-"""
+"""Cache keys of teacher states: digests of the teacher, and of an item's image."""
 
 from __future__ import annotations
 

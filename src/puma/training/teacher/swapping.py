@@ -5,8 +5,8 @@ peft's public ways, which are too slow for every chunk of every step or change m
 
 - ``forward`` set on an instance hides the class's (:func:`swapped_forward`). Were torch to call the class's forward
   directly, the teacher would never run: :class:`~puma.training.teacher.dual_depth.DualDepth` counts and raises.
-- A decoder's layers are exchanged in ``Module._modules`` (:func:`swapped_layers`). Were torch to keep modules elsewhere,
-  this raises a KeyError.
+- A decoder's layers are exchanged in ``Module._modules`` (:func:`swapped_layers`). Were torch to keep modules
+  elsewhere, this raises a KeyError.
 - ``training`` is set past ``Module.__setattr__`` (:func:`eval_mode`), which looks for parameters first.
 - ``_disable_adapters`` is the private switch of peft's layers (:func:`adapters_off`); its public one flips
   ``requires_grad``, of what its user froze as well. Were peft to rename it, adapters would stay on in the teacher:
