@@ -123,13 +123,18 @@ def train(
         stage_1 = {**_paper_distil(), "distil.steps": distil_steps, **first} if distil_steps else {}
         plan = recipes.recipe_of({**changes, **stage_1, **second})
     if dry_run:
-        report = recipes.dry_run(plan)
-        print_json(report) if as_json else typer.echo(told(report))
+        report = recipes.dry_run(plan, _mini_config(plan))
+        print_json(report) if as_json else typer.echo(dry_run_text(report))
         return
     if out is None:
         raise InputError("no --out: give the new retriever's folder (or --dry-run)")
-    asked = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
-    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked, strict=strict)
+    distil_set = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
+    if plan.base == recipes.MINI:
+        from puma.mini.training import train_recipe
+
+        log = train_recipe(plan, data, out, strict=strict)
+    else:
+        log = recipes.train_recipe(plan, data, out, distil_if_texts=not distil_set, strict=strict)
     if as_json:
         print_json({"out": str(out), "log": log})
         return
@@ -177,7 +182,18 @@ PARTS = ("weights", "gradients", "optimiser", "teacher", "working")
 WORK = ("vision", "forward", "backward", "recompute", "teacher")
 
 
-def told(report: Mapping[str, Any]) -> str:
+def _mini_config(recipe: Any) -> Any:
+    """The mini base's configuration; None for other bases."""
+    from puma.training.recipes.recipe import MINI
+
+    if recipe.base != MINI:
+        return None
+    from puma.mini.training import base_config
+
+    return base_config(recipe)
+
+
+def dry_run_text(report: Mapping[str, Any]) -> str:
     """A dry run's report as lines to read; memory in GiB, work in TFLOP."""
     layers = report["layers"]
     which = " (the first k-1 and the last)" if layers["keep_last"] else ""
