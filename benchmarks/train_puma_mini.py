@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from _extra_pairs import HeldOut, icons, wordnet
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from _extra_pairs import HeldOut, icons, wordnet
 from puma.cli.commands._shared import quiet_libraries
 from puma.data.mbeir import Benchmark
 from puma.evaluation.mbeir import evaluate

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import torch
 
 from puma.errors import InputError
 from puma.mini import openpics
+from puma.mini.adapter.file import write_adapter
 from puma.mini.base.assemble import assemble
+from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings
+from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
 from puma.mini.fetch.packages import cache_home
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
@@ -33,6 +37,8 @@ from puma.training.validation import Validation
 Step = Callable[[str, Callable[[], Any]], Any]
 """Runs a named part of the work and returns its result; may announce and time it."""
 Logs = dict[str, list[dict[str, float]]]
+ADAPTER_BITS, ADAPTER_TOWER_BITS = 5, 6
+"""Of the shipped adapter: what they cost is in docs/model-card-puma-mini.md."""
 IMAGE_TO_TEXT = 3
 """The task whose answers are captions."""
 
@@ -71,6 +77,7 @@ def train_recipe(
     data: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
     *,
+    adapter: str | os.PathLike[str] | None = None,
     strict: bool = False,
 ) -> Logs:
     """Train the mini base by a recipe, and save the retriever.
@@ -79,6 +86,8 @@ def train_recipe(
         recipe: with ``base: mini``.
         data: root of the data in M-BEIR's layout; None for the recipe's own, OpenPics if it names none.
         out: the retriever's folder; ``out`` + ``.work`` holds checkpoints, from which an unfinished run goes on.
+        adapter: also write the trained model's difference from the plain base to this file, as the default model ships
+            (:mod:`puma.mini.adapter.file`).
         strict: refuse data with a faulty row; else such rows are left out and counted.
 
     Returns:
@@ -92,7 +101,7 @@ def train_recipe(
     chosen = recipe.data if data is None else data
     root = openpics.build() if chosen is None else Path(chosen)
     base = assemble(settings=base_settings(recipe), images=root)
-    vision = known_images(base, root, None)
+    vision = None if _reads_pixels(recipe) else known_images(base, root, None)
     retriever = student(base, recipe, vision)
     logs = train_stages(
         retriever,
@@ -106,7 +115,33 @@ def train_recipe(
         say=to_stderr,
     )
     retriever.save_pretrained(target)
+    if adapter is not None:
+        plain = assemble(settings=base_settings(recipe))  # without images: the base that every reader can make
+        to_stderr(f"{adapter}: {save_adapter(retriever, recipe, logs, plain, adapter):,} bytes")
     return logs
+
+
+def save_adapter(retriever: Retriever, recipe: Recipe, logs: Logs, plain: Path, path: str | os.PathLike[str]) -> int:
+    """Write a retriever trained by a recipe as an adapter of the plain base; returns its bytes.
+
+    Args:
+        logs: of the training; the header notes their last steps.
+
+    Raises:
+        InputError: the file would be too large to ship. ModelError: the retriever is not of this base.
+    """
+    notes = {"recipe": asdict(recipe), "steps": {name: int(log[-1]["step"]) for name, log in logs.items() if log}}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    written = write_adapter(
+        retriever,
+        plain,
+        path,
+        bits=ADAPTER_BITS,
+        tower_bits=ADAPTER_TOWER_BITS,
+        keep_last=recipe.keep_last,
+        notes=notes,
+    )
+    return written.size
 
 
 def student(base: Path, recipe: Recipe, vision: KnownImages | None) -> Retriever:
@@ -155,7 +190,7 @@ def train_stages(
         base: the unpruned base, which teaches stage 1.
         root: the data.
         work: a folder for each stage's checkpoints.
-        vision: stored outputs of the frozen tower.
+        vision: stored outputs of the frozen tower; not used where a stage trains it or augments images.
         home: the cache folder.
         validation: what ``eval_every`` evaluates on.
         strict: refuse data with a faulty row.
@@ -165,7 +200,9 @@ def train_stages(
     Returns:
         The stages' logs, by ``distil`` and ``retrieve``.
     """
-    pairs = step("read pairs", lambda: read_pairs(root, limit=recipe.rows_per_query, strict=strict))
+    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict))
+    if _reads_pixels(recipe):
+        retriever.vision = vision = None
     targets = None
     if recipe.distil is not None and recipe.distil.distillation_weight > 0:
         targets = step("teacher", lambda: distillation_targets(base, recipe, pairs, home))
@@ -186,11 +223,24 @@ def train_stages(
                 fixed=name == "distil" and retrieve_begun,
             )
 
-        result = step(name, run)
+        with folded_tower(retriever) if config.tower_rate else nullcontext():
+            result = step(name, run)
         logs[name] = result.log
         tell(result, work / name, say)
     retriever.instructions = first_instructions(root)
     return logs
+
+
+def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
+    """The data's pairs and the recipe's extra ones, with what is known to be right."""
+    pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
+    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
+    pairs += more
+    return with_same_concept(pairs, {**concepts_of(root), **concepts}) if recipe.same_concept else pairs
+
+
+def _reads_pixels(recipe: Recipe) -> bool:
+    return any(stage.reads_pixels for stage in recipe.stages)
 
 
 def distillation_targets(base: Path, recipe: Recipe, pairs: Sequence[Pair], home: Path | None) -> CaptionTargets:
@@ -205,7 +255,8 @@ def distillation_targets(base: Path, recipe: Recipe, pairs: Sequence[Pair], home
     for pair in pairs:
         if pair.task == IMAGE_TO_TEXT and pair.query.image is not None and pair.candidate.text:
             captions.setdefault(os.fspath(pair.query.image), pair.candidate.text)  # type: ignore[arg-type]
-    rows = [row for batch in batches_of(pairs, recipe.distil) for row in batch]
+    by_time = recipe.distil.minutes and not recipe.distil.steps  # then any row may be met
+    rows = range(len(pairs)) if by_time else [row for batch in batches_of(pairs, recipe.distil) for row in batch]
     met = [item for row in rows for item in (pairs[row].query, pairs[row].candidate)]
     texts = [item.text for item in met if item.image is None and item.text]
     seen = {os.fspath(item.image) for item in met if isinstance(item.image, (str, os.PathLike)) and item.text is None}

@@ -22,6 +22,8 @@ from puma.retriever.model import Retriever
 from puma.retriever.pooling import last_token_state
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.storage.folders import write_json
+from puma.training.augmenting import Augmentation
+from puma.training.budget import UNBOUNDED, Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
 from puma.training.distributed import equalise, join, processes, wait
@@ -49,6 +51,7 @@ class TrainResult:
         steps: done in all.
         pairs_per_second: over all processes, of the steps done by this call.
         best_step: the evaluation whose weights these are; None for the last step's.
+        minutes: spent in all, where the configuration limits them.
         unreadable: pairs met whose image could not be used, and which were replaced; ``unreadable.jsonl`` in the
             working folder lists them.
     """
@@ -58,6 +61,7 @@ class TrainResult:
     pairs_per_second: float
     best_step: int | None = None
     unreadable: int = 0
+    minutes: float | None = None
 
 
 def train(
@@ -92,7 +96,7 @@ def train(
             goes on from its last checkpoint when called again with the same configuration on as many processes; the
             settings in :data:`puma.training.config.FREE` may differ. With more steps than before it goes on at the rate that
             the longer run has at this step.
-        vision: stored outputs of the frozen vision tower.
+        vision: stored outputs of the frozen vision tower; not used where ``tower_rate`` or ``augment`` is set.
         teacher: needed where ``distillation_weight`` > 0. With ``teacher="store"`` what gives an item's target
             (:mod:`puma.training.teacher.store`); with ``teacher="shared"`` a :class:`puma.training.teacher.dual_depth.DualDepth` made of
             ``retriever.model``, which is cut to the student when training is done.
@@ -122,7 +126,10 @@ def train(
     same_configuration(folder, config, len(pairs), fixed=fixed)
     checkpoint = latest_checkpoint(folder, clean=rank == 0)
     done, history = step_of(checkpoint), history_of(checkpoint)
-    steps = _steps(config, batches)
+    budget = Budget(config, checkpoint)
+    steps = done if budget.spent else _steps(config, batches)
+    if config.reads_pixels:
+        retriever.vision = vision = None
     if config.eval_every and config.patience and stalled(history) >= config.patience:
         steps = done  # it was stopped early, and killed before its end was written
     if steps < done:
@@ -140,6 +147,7 @@ def train(
     equalise(parameter for parameter in st.parameters() if parameter.requires_grad)
     objective = _objective(st, config, shared)
     dropout = ModalityDropout(config.modality_dropout, config.seed) if config.modality_dropout else None
+    augment = Augmentation(retriever.inputs.processor.image_processor, config.seed) if config.augment else None
     collator = PairCollator(
         pairs,
         retriever.inputs,
@@ -158,15 +166,16 @@ def train(
         config,
         evaluate=functools.partial(validation.figures, evaluated) if config.eval_every and validation else None,
         unreadable=ledger.add,
+        budget=budget,
     )
     trainer = make_trainer_class()(
         model=st,
-        args=trainer_arguments(folder, config, steps, workers),
+        args=trainer_arguments(folder, config, steps, workers, tower=_tower_name(retriever.model)),
         train_dataset=Rows(len(pairs)),
         batches=run,
         watch=watch,
         loss=objective,
-        data_collator=EpochCollator(collator, dropout),
+        data_collator=EpochCollator(collator, dropout, augment),
         show_progress=show_progress,
     )
     if trainer.is_fsdp_enabled:
@@ -202,6 +211,7 @@ def train(
         pairs_per_second=met / max(outcome.metrics["train_runtime"], 1e-9),
         best_step=best[0] if best is not None else None,
         unreadable=Unreadable(folder, pairs, config.max_unreadable).count,
+        minutes=round(budget.seconds / 60, 2) if config.minutes else None,
     )
     if rank == 0:
         write_json(folder / "log.json", asdict(result))
@@ -267,19 +277,34 @@ class EpochCollator:
     Args:
         collator: makes the tensors.
         dropout: its transform, if any.
+        augment: changes its image tensors, if given.
     """
 
-    def __init__(self, collator: PairCollator, dropout: ModalityDropout | None) -> None:
-        self.collator, self.dropout = collator, dropout
+    def __init__(
+        self, collator: PairCollator, dropout: ModalityDropout | None, augment: Augmentation | None = None
+    ) -> None:
+        self.collator, self.dropout, self.augment = collator, dropout, augment
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         if self.dropout is not None:
             self.dropout.epoch = rows[0]["epoch"]
-        return self.collator(rows)
+        batch = self.collator(rows)
+        if self.augment is not None:
+            place = (rows[0]["epoch"], rows[0]["row"])
+            for number, key in enumerate(key for key in batch if key.endswith("pixel_values")):
+                batch[key] = self.augment(batch[key], (*place, number))
+        return batch
 
 
 def _steps(config: TrainConfig, batches: MixedTaskBatches) -> int:
+    if config.minutes and not config.steps:
+        return UNBOUNDED
     return config.steps or max(1, math.ceil(config.epochs * len(batches) / config.accumulate))
+
+
+def _tower_name(model: Any) -> str:
+    tower = model.get_encoder("image")
+    return next((name for name, module in model.named_modules() if module is tower), "")
 
 
 def _sharded() -> bool:
@@ -336,6 +361,10 @@ def _fits_sharding(config: TrainConfig, shared: DualDepth | None) -> None:
         faults.append("teacher='shared': its deep layers are not cut up; take 'store'")
     if config.projector_rate:
         faults.append(f"projector_rate={config.projector_rate}: a process without pictures has no gradient; give 0")
+    if config.tower_rate:
+        faults.append(f"tower_rate={config.tower_rate}: a process without pictures has no gradient; give 0")
+    if config.minutes:
+        faults.append(f"minutes={config.minutes}: give steps")
     if config.grad_cache and config.hard_negatives:
         faults.append(f"grad_cache={config.grad_cache}: hard negatives make unequal numbers of parts; give 0 to one")
     if config.eval_every:

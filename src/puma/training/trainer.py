@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from puma.errors import InputError, ModelError
 from puma.pruning import decoder_of
 from puma.storage.folders import storage_errors
+from puma.training.budget import UNBOUNDED, Budget
 from puma.training.config import TrainConfig
 from puma.training.distributed import average_gradients, broadcast, processes, wait
 from puma.training.run_folder import WEIGHTS, Journal, drop_bests, save_best
@@ -26,6 +28,8 @@ from puma.training.validation import best_of, stalled
 from puma.training.workers import batch_loader, onto
 
 MARK = "complete"
+UNBOUNDED_LOG = 25
+"""Steps between log entries of a run that only its minutes end."""
 REPLACED = "chunk0_puma_replaced"
 """The batch's key for rows whose image could not be used, int64 [m, 2]."""
 
@@ -39,12 +43,14 @@ class Watch:
         config: the stage.
         evaluate: the figures of the weights as they are now, called on the first process alone.
         unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
+        budget: the run's clock.
     """
 
     folder: Path
     config: TrainConfig
     evaluate: Callable[[], dict[str, float]] | None = None
     unreadable: Callable[[Any], Any] | None = None
+    budget: Budget = field(default_factory=lambda: Budget(TrainConfig()))
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:
@@ -83,11 +89,14 @@ def check_report(report_to: str) -> None:
         raise InputError(f"report_to={report_to!r}: {packages[0]} is not installed; pip install {packages[0]}")
 
 
-def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0) -> Any:
-    """A stage's settings in the trainer's own words."""
+def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0, tower: str = "") -> Any:
+    """A stage's settings in the trainer's own words. ``tower`` is the name of the model's vision tower."""
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
 
+    rates = {r".*multi_modal_projector.*": config.projector_rate} if config.projector_rate else {}
+    if config.tower_rate:
+        rates[rf"\.{re.escape(tower)}\."] = config.tower_rate
     cosine = config.schedule == "cosine"
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
@@ -101,13 +110,13 @@ def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: in
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
-        learning_rate_mapping={r".*multi_modal_projector.*": config.projector_rate} if config.projector_rate else {},
+        learning_rate_mapping=rates,
         bf16=config.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps",
         save_steps=config.save_steps or max(1, steps // 8),
         save_total_limit=2,
-        logging_steps=max(1, steps // 100),
+        logging_steps=UNBOUNDED_LOG if steps >= UNBOUNDED else max(1, steps // 100),
         report_to=config.report_to,
         disable_tqdm=True,
         seed=config.seed,
@@ -140,7 +149,8 @@ def make_trainer_class() -> type:
         bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training")
+            total = None if state.max_steps >= UNBOUNDED else state.max_steps
+            self.bar = tqdm(total=total, initial=state.global_step, unit="step", desc="training")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
@@ -160,6 +170,7 @@ def make_trainer_class() -> type:
             self.loss, self.watch, self.journal = loss, watch, Journal(watch.folder)
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.watch.budget.begin(state.global_step, state.max_steps)
             # A checkpoint brings its own intervals, and the rate that its own length had at this step.
             state.compute_steps(args, state.max_steps)
             scheduler = kwargs["lr_scheduler"]
@@ -174,17 +185,24 @@ def make_trainer_class() -> type:
                 torch.manual_seed(args.seed + 7919 * rank)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.loss.progress = min(1.0, state.global_step / max(1, state.max_steps))
+            self.loss.progress = self.watch.budget.progress
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            every = self.watch.config.eval_every
-            if every and (state.global_step % every == 0 or state.global_step >= state.max_steps):
+            budget, every = self.watch.budget, self.watch.config.eval_every
+            if budget.update(state.global_step, state.max_steps) and not self.watch.config.save_steps:
+                control.should_save = True
+            if budget.ends:
+                control.should_training_stop = control.should_save = True
+            last = budget.ends or state.global_step >= state.max_steps
+            if every and (state.global_step % every == 0 or last):
                 control.should_evaluate = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait()  # under FSDP2 all write
             if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).write_text("whole\n")
+                checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                self.watch.budget.save(checkpoint)
+                (checkpoint / MARK).write_text("whole\n")
                 best = best_of(state.log_history)
                 drop_bests(self.watch.folder, best[0] if best else None)
 
@@ -193,6 +211,7 @@ def make_trainer_class() -> type:
         the trained tensors alone, under their own names; keeps the vision tower in eval mode."""
 
         control: Any
+        lr_scheduler: Any
 
         def __init__(
             self,
@@ -226,6 +245,16 @@ def make_trainer_class() -> type:
         def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
             """Rows are numbers; there are no columns to look after."""
             return dataset
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            """By time spent where the run has minutes, else transformers' own."""
+            if not self.watch.config.minutes:
+                return super().create_scheduler(num_training_steps, optimizer)
+            if self.lr_scheduler is None:
+                budget = self.watch.budget
+                optimizer = self.optimizer if optimizer is None else optimizer
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: budget.rate())
+            return self.lr_scheduler
 
         def get_train_dataloader(self) -> Any:
             """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""

@@ -131,7 +131,9 @@ def train_two_stages(
 
 
 def tell(result: TrainResult, work: Path, say: Callable[[str], None]) -> None:
-    """Say which weights a stage kept, and how many pairs it could not use."""
+    """Say how far a stage got in its minutes, which weights it kept, and how many pairs it could not use."""
+    if result.minutes is not None:
+        say(f"{work.name}: {result.steps:,} steps in {result.minutes:.1f} minutes")
     if result.best_step is not None:
         say(f"{work.name}: best on val at step {result.best_step} of {result.steps}; those weights are kept")
     if result.unreadable:

@@ -16,6 +16,8 @@ from puma.training.recipes.files import SECTIONS, Entries
 MINI = "mini"
 """As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
 STAGES = ("distil", "retrieve")
+EXTRA_PAIRS = ("icons", "wordnet")
+"""Training pairs that the mini base may have beside its data's."""
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "like": ((str,), "give the name of a recipe beside this one"),
     "base": ((str,), "give a hub name, a model folder, or mini"),
@@ -30,8 +32,10 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "image_size": ((int,), "give a whole number of pixels"),
     "teacher_prompt": ((str,), "give open-quote or short"),
     "rows_per_query": ((int,), "give a whole number of at least 1"),
+    "extra_pairs": ((list,), f"give a list of {', '.join(EXTRA_PAIRS)}"),
+    "same_concept": ((bool,), "give true or false"),
 }
-ONLY_MINI = ("image_size", "teacher_prompt", "rows_per_query")
+ONLY_MINI = ("image_size", "teacher_prompt", "rows_per_query", "extra_pairs", "same_concept")
 """Keys that another base does not have."""
 
 
@@ -62,6 +66,9 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
                 right = False
             if name == "image_tokens" and isinstance(value, list):
                 right = len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
+                value = tuple(value)
+            if name == "extra_pairs" and isinstance(value, list):
+                right = all(kind in EXTRA_PAIRS for kind in value)
                 value = tuple(value)
             if right and name == "dtype":
                 right = value in BASE_PRECISIONS

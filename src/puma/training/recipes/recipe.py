@@ -44,10 +44,13 @@ class Recipe:
         attn: how attention is computed; None for the base's own way.
         distil, retrieve: the stages; ``distil`` may be None.
         workload: what the dry run assumes of a step.
-        image_size: of the mini base only, as the next two: the side of its images in pixels.
+        image_size: of the mini base only, as the next four: the side of its images in pixels.
         teacher_prompt: the prompt format of the teacher; only its states at ``[RET]`` are distilled, so it may differ
             from the student's.
         rows_per_query: positives of one query that are read.
+        extra_pairs: training pairs beside the data's, ``icons`` and ``wordnet`` (:mod:`puma.mini.extra_pairs.pairs`).
+        same_concept: whether other candidates of a query's concept are no negatives, in the tasks whose answer they
+            would be.
         notes: for readers.
     """
 
@@ -65,6 +68,8 @@ class Recipe:
     image_size: int = 96
     teacher_prompt: str = "open-quote"
     rows_per_query: int = 4
+    extra_pairs: tuple[str, ...] = ()
+    same_concept: bool = False
     notes: str = ""
 
     @property
