@@ -27,7 +27,7 @@ from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.projector import training_pairs
 from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.showcase import QUERIES, answered, answered_queries, task_sheets
+from puma.mini.showcase import QUERIES, answered_queries, answers_sheet, task_sheets
 from puma.mini.training import base_settings, for_this_machine, prepared, student, train_stages
 from puma.retriever.model import Retriever
 from puma.search.searcher import Searcher
@@ -123,7 +123,7 @@ def quickstart(
         "systems": {name: systems[name] for name in ("trained", "pruned_untrained", "ridge_baseline", "chance")},
         "seconds": run.seconds,
     }
-    sheets = [answered(answers), *task_sheets(root, runs)]
+    sheets = [answers_sheet(answers), *task_sheets(root, runs)]
     write_report(
         folder / "report.html",
         title="PUMA quickstart",

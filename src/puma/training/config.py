@@ -55,7 +55,8 @@ class TrainConfig:
         contrastive_weight, distillation_weight: of the two terms.
         distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers (:class:`puma.training.teacher.dual_depth.DualDepth`).
+            very backbone that is trained, adapters off, all layers
+            (:class:`puma.training.teacher.dual_depth.DualDepth`).
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
@@ -130,7 +131,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
-        # Every rule is asked, so that all faults come together; one that reads a value of a wrong type has been told.
+        # Every rule is checked, so that all faults come together, but none that reads a value of a wrong type.
         broken = [
             (name, rule) for name, names, holds, rule in self._rules() if not wrong.keys() & set(names) and not holds()
         ]
@@ -148,7 +149,7 @@ class TrainConfig:
         return number and math.isfinite(value)
 
     def _rules(self) -> list[tuple[str, tuple[str, ...], Callable[[], bool], str]]:
-        """(the key a fault is told under, the keys read, whether it holds, what to give)."""
+        """(the key that a fault is listed under, the keys read, whether it holds, what to give)."""
 
         def each(names: str, holds: Callable[[Any], bool], rule: str) -> list[Any]:
             return [(name, (name,), lambda name=name: holds(getattr(self, name)), rule) for name in names.split()]
