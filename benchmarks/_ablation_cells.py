@@ -1,8 +1,4 @@
-"""One cell of the ablation: a variant trained at one rate with one seed, and scored.
-
-Here: what all cells share (:class:`World`), :func:`trained`, :func:`scores`. Not here: which cells there are
-(_ablation_variants), the peer's trainer (_ablation_peer).
-"""
+"""One cell of the ablation: a variant trained at one rate with one seed, and scored."""
 
 from __future__ import annotations
 
@@ -24,16 +20,17 @@ from puma.evaluation.metrics import means
 from puma.items import Encoder
 from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
+from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.projector import training_pairs
 from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.quickstart import KnownImages, distillation_targets, known_images
-from puma.mini.recipe import Recipe
+from puma.mini.training import base_settings, distillation_targets, for_this_machine
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, read_pairs
+from puma.training.recipes.recipe import Recipe, read_recipe
 from puma.training.stage import batches_of
 from puma.training.teacher.store import PromptTargets, teacher_states
 
@@ -62,9 +59,9 @@ class World:
     @classmethod
     def open(cls) -> World:
         """From the cache folder (``PUMA_HOME``), built first where it is not there yet."""
-        plan = Recipe().for_this_machine()
+        plan = for_this_machine(read_recipe("mini"))
         root = images.build()
-        base = assemble(settings=plan.base, images=root)
+        base = assemble(settings=base_settings(plan), images=root)
         return cls(root, base, known_images(base, root, None), plan)
 
     @functools.cached_property

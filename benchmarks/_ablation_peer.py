@@ -3,7 +3,7 @@
 Its loss with its defaults (``MultipleNegativesRankingLoss``: scale 20, the queries' view only, no false negatives
 masked), its trainer, its collator with its own chat messages and padding, its ``no_duplicates`` batches, its image
 path (each step opens the images and runs the tower). The same as ours, so that the comparison is of these and not of
-the optimiser: the rows, the weights that learn, AdamW's settings and the schedule. Not here: scoring (_ablation_cells).
+the optimiser: the rows, the weights that learn, AdamW's settings and the schedule.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The ablation's two plots, as SVG text: hit@10 over depth, and every variant with a dot for each seed.
-
-Not here: what is plotted (_ablation_report).
-"""
+"""The ablation's two plots, as SVG text: hit@10 over depth, and every variant with a dot for each seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Tables, plots and verdicts of the ablation, from its results: what ``python benchmarks/ablation.py --report`` writes.
-
-Here: figures over seeds, the Markdown between the markers of docs/results.md. Not here: running cells (ablation), the
-drawing itself (_ablation_plots).
-"""
+"""Tables, plots and verdicts of the ablation, from its results: what ``python benchmarks/ablation.py --report`` writes."""
 
 from __future__ import annotations
 

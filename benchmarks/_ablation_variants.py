@@ -1,8 +1,4 @@
-"""What the ablation compares: every variant, the learning rates it is tried with, and in which order cells are run.
-
-Here: plain values and :func:`next_job`, the queue's order. Not here: training and scoring a cell (_ablation_cells), the
-peer's trainer (_ablation_peer), tables (_ablation_report).
-"""
+"""What the ablation compares: every variant, the learning rates it is tried with, and in which order cells are run."""
 
 from __future__ import annotations
 

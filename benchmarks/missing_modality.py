@@ -86,7 +86,7 @@ def measure(encoder: Encoder, root: Path, tasks: Sequence[int] = TASKS) -> dict[
 
 def folder_model(path: Path, root: Path) -> Encoder:
     """A retriever's folder, reading stored vision features where its tower gives such."""
-    from puma.mini.quickstart import known_images
+    from puma.mini.base.known_images import known_images
     from puma.retriever.model import Retriever
 
     retriever = Retriever.from_pretrained(path)

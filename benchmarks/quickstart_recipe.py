@@ -28,12 +28,13 @@ from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
 from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
-from puma.mini.quickstart import distillation_targets, known_images, student
-from puma.mini.recipe import Recipe
+from puma.mini.base.known_images import known_images
+from puma.mini.training import base_settings, distillation_targets, student
 from puma.storage.folders import write_json
 from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.pairs import read_pairs
+from puma.training.recipes.recipe import read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
 TIMED_STEPS = (1, 5)
@@ -44,19 +45,20 @@ def main() -> None:
     quiet_libraries()
     options = arguments()
     changes = {"seed": options.seed, "save_steps": 10**9, **parsed(options.set)}
-    plan = Recipe()
+    plan = read_recipe("mini")
+    stage_1 = {**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}
     plan = replace(
         plan,
         layers=options.layers or plan.layers,
         prompt=options.prompt or plan.prompt,
         retrieve=TrainConfig.from_dict({**vars(plan.retrieve), **changes}),
-        distil=TrainConfig.from_dict({**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}),
+        distil=TrainConfig.from_dict(stage_1) if stage_1["steps"] else None,
     )
     root = images.build()
-    base = assemble(settings=plan.base, images=root)
+    base = assemble(settings=base_settings(plan), images=root)
     vision = known_images(base, root, None)
     pairs = read_pairs(root, limit=plan.rows_per_query)
-    targets = distillation_targets(base, plan, pairs, None)
+    targets = distillation_targets(base, plan, pairs, None) if plan.distil is not None else None
 
     def stage(config: TrainConfig, retriever: Any) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +72,7 @@ def main() -> None:
         step = (more - few) / (TIMED_STEPS[1] - TIMED_STEPS[0])
         config = replace(config, steps=max(8, round(options.seconds / step)))
     retriever = student(base, plan, vision)
-    seconds = {"distil": stage(plan.distil, retriever)} if plan.distil.steps else {}
+    seconds = {"distil": stage(plan.distil, retriever)} if plan.distil is not None else {}
     seconds["train"] = stage(config, retriever)
     tables = evaluate(retriever, root, split=options.split)
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")

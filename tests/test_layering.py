@@ -54,9 +54,9 @@ def test_a_planted_import_against_the_layers_is_named(tmp_path, file, line, foun
 
 
 def test_a_planted_circle_is_named(tmp_path):
-    planted = _with(tmp_path, "storage/folders.py", "from puma.storage.row_files import RowFiles")
+    planted = _with(tmp_path, "storage/folders.py", "from puma.storage.shards import Shards")
     faults = layers.circles(layers.imports(planted))
-    assert "puma.storage.folders imports puma.storage.row_files" in faults
+    assert "puma.storage.folders imports puma.storage.shards" in faults
     assert all(fault.startswith("puma.storage.") for fault in faults)
 
 

@@ -19,7 +19,8 @@ from puma.mini.base.assemble import join, save
 from puma.mini.base.settings import BaseSettings, write_note
 from puma.mini.base.tower import neutralise_squeeze_excite
 from puma.mini.openpics import folder_name
-from puma.mini.recipe import Recipe
+from puma.mini.training import base_settings
+from puma.training.recipes.recipe import read_recipe
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (245, 245, 245)}
 SHAPES = ("square", "stripes", "frame", "dots", "halves", "corner")
@@ -33,7 +34,7 @@ MARK = "small"
 def small_home(home: Path) -> Path:
     """Make the folder; returns it."""
     _write_benchmark(home / folder_name())
-    settings = Recipe().base
+    settings = base_settings(read_recipe("mini"))
     base = home / "bases" / settings.folder
     base.mkdir(parents=True)
     tokenizer = _tokenizer()

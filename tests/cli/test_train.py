@@ -54,6 +54,11 @@ def test_prune_says_what_is_left(base, tmp_path, capsys):
         (["train", "smolvlm-256m", "--base", "BASE", "--out", "OUT"], "--data"),
         (["train", "smolvlm-256m", "--base", "BASE", "--data", "DATA", "--out", "BASE"], "exists"),
         (["train", "smolvlm-256m", "--base", "./nowhere", "--dry-run"], "config.json"),
+        (
+            ["train", "smolvlm-256m", "--data", "DATA", "--out", "OUT", "--adapter", "a"],
+            "a difference from the mini base",
+        ),
+        (["train", "mini", "--set", "extra_pairs=[birds]", "--dry-run"], "give a list of icons, wordnet"),
     ],
 )
 def test_mistakes_exit_with_two_and_one_line(base, texts, tmp_path, capsys, arguments, said):

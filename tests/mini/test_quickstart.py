@@ -12,10 +12,12 @@ from puma.data import mbeir
 from puma.errors import InputError
 from puma.items import Item
 from puma.mini import quickstart as module
-from puma.mini.quickstart import KnownImages, quickstart
-from puma.mini.recipe import Recipe
+from puma.mini import training
+from puma.mini.base.known_images import KnownImages
+from puma.mini.quickstart import quickstart
 from puma.retriever.model import Retriever
 from puma.search import Searcher
+from puma.training.recipes.recipe import read_recipe
 from support import tiny
 
 COLOURS = ["red", "green", "blue", "black", "white", "pink"]
@@ -74,7 +76,7 @@ def benchmark(tmp_path_factory):
     return root
 
 
-SMALL = Recipe()
+SMALL = read_recipe("mini")
 SMALL = replace(
     SMALL,
     layers=2,
@@ -136,15 +138,15 @@ def test_a_cut_run_goes_on_without_training_again(benchmark, tmp_path, monkeypat
     def cut(*args, **kwargs):
         raise KeyboardInterrupt
 
-    train, indexed = module.train, module._indexed
-    monkeypatch.setattr(module, "train", counted)
-    monkeypatch.setattr(module, "_indexed", cut)
+    train, indexed = training.train, module._build_index
+    monkeypatch.setattr(training, "train", counted)
+    monkeypatch.setattr(module, "_build_index", cut)
     arguments = {"home": tmp_path / "home", "recipe": SMALL, "say": lambda _: None, "root": benchmark, "base": base}
     with pytest.raises(KeyboardInterrupt):
         quickstart(tmp_path / "out", **arguments)
     assert not (tmp_path / "out" / "results.json").exists()
     assert len(trained) == 2
-    monkeypatch.setattr(module, "_indexed", indexed)
+    monkeypatch.setattr(module, "_build_index", indexed)
     results = quickstart(tmp_path / "out", **arguments)
     assert len(trained) == 2
     assert results["systems"]["trained"]
@@ -170,7 +172,6 @@ def test_out_must_not_be_a_file(tmp_path):
 
 
 def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
-    from puma.mini import recipe
     from puma.mini.base import vision
     from puma.retriever import encoding
 
@@ -179,5 +180,5 @@ def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
         monkeypatch.setattr(encoding.torch.cuda, "is_available", lambda: False)
         assert encoding.has_fast_bf16() is fast
         assert vision.tower_precision() == ("bfloat16" if fast else "float32")
-        plan = recipe.Recipe().for_this_machine()
+        plan = training.for_this_machine(read_recipe("mini"))
         assert {plan.distil.precision, plan.retrieve.precision} == {"bf16" if fast else "fp32"}

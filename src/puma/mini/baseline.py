@@ -1,7 +1,6 @@
 """Retrieval with no language model layer at all: what a trained model must beat.
 
-Here: the encoder. Not here: the regression and the text vectors (:mod:`puma.mini.base.projector`), the features
-(:mod:`puma.mini.base.vision`).
+The regression and the text vectors are :mod:`puma.mini.base.projector`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """``puma-mini``: the model that commands use when none is named.
 
-Here: where its adapter lies, and the folder that is made of it once. Not here: the adapter's format
-(:mod:`puma.mini.adapter.file`), the base (:mod:`puma.mini.base.assemble`), the training. Data, recipe and figures are in
+Its adapter lies in the package; the model folder is made of it once. Data, recipe and figures are in
 docs/model-card-puma-mini.md.
 """
 
@@ -41,7 +40,7 @@ def default_model(
     Args:
         home: cache folder; :func:`puma.mini.fetch.packages.cache_home` if None.
         adapter: another adapter made for a mini base; :data:`ADAPTER` if None.
-        say: hears one line before anything is made, and nothing if all is there.
+        say: called with a message before anything is made; not called if all is there.
 
     Raises:
         ModelError: there is no adapter, or it is damaged or for no mini base.
@@ -53,8 +52,8 @@ def default_model(
             f"{NAME}, the default model, is not in this installation (no {path}): name a retriever folder by --model "
             "or PUMA_MODEL; `puma quickstart` makes one"
         )
-    told = hashlib.sha256(f"{FORMAT} {sha256_of(path)}".encode()).hexdigest()
-    folder = (cache_home() if home is None else Path(home)) / "models" / f"{NAME}-{told[:8]}"
+    digest = hashlib.sha256(f"{FORMAT} {sha256_of(path)}".encode()).hexdigest()
+    folder = (cache_home() if home is None else Path(home)) / "models" / f"{NAME}-{digest[:8]}"
     if folder.is_dir():
         return folder
     with storage_errors(f"folder of the default model {folder}"):

@@ -1,7 +1,4 @@
-"""What the quickstart shows: a dozen queries of every kind on the index, and each task's successes and failures.
-
-Not here: the page they are drawn on (:mod:`puma.evaluation.report.page`).
-"""
+"""What the quickstart shows: a dozen queries of every kind on the index, and each task's successes and failures."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ class ShowQuery:
 
     @property
     def label(self) -> str:
-        """As it is told on the terminal."""
+        """The query in a line of text."""
         parts = [f"picture of {self.image}" if self.image else "", f'"{self.text}"' if self.text else ""]
         return " + ".join(part for part in parts if part) + (f"  [{self.wanted}]" if self.wanted else "")
 
@@ -77,18 +74,18 @@ def answered_queries(searcher: Searcher, root: Path, k: int = 5) -> list[Asked]:
     none has)."""
     benchmark = Benchmark(root)
     captions = _images_by_caption(benchmark)
-    asked = []
+    shown = []
     for query in QUERIES:
         image = _image(captions, query.image) if query.image else None
         item = Item(text=query.text, image=image)
         hits = [hit for hit in searcher.search(item, k + 1, query.wanted) if hit.payload.get("image") != str(image)]
-        asked.append(Asked(query=item, results=[_result(hit) for hit in hits[:k]], judged=False))
-    return asked
+        shown.append(Asked(query=item, results=[_result(hit) for hit in hits[:k]], judged=False))
+    return shown
 
 
-def answered(asked: Sequence[Asked]) -> Sheet:
-    """The show as a sheet."""
-    return Sheet("On the index of all pictures", list(asked))
+def answers_sheet(answers: Sequence[Asked]) -> Sheet:
+    """The queries and their results as a sheet of the report."""
+    return Sheet("On the index of all pictures", list(answers))
 
 
 def task_sheets(root: str | os.PathLike[str], runs: str | os.PathLike[str], *, split: str = "test") -> list[Sheet]:

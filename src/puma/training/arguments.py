@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
+from puma.training.budget import UNBOUNDED
 from puma.training.config import TrainConfig
+
+UNBOUNDED_LOG = 25
+"""Steps between log entries of a run that only its minutes end."""
 
 REPORT_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 """Packages that transformers reports with, one of which must be there."""
@@ -20,11 +25,15 @@ def check_report(report_to: str) -> None:
         raise InputError(f"report_to={report_to!r}: {packages[0]} is not installed; pip install {packages[0]}")
 
 
-def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0) -> Any:
-    """A stage's settings as sentence-transformers' training arguments."""
+def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: int = 0, tower: str = "") -> Any:
+    """A stage's settings as sentence-transformers' training arguments. ``tower`` is the name of the model's vision
+    tower."""
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
 
+    rates = {r".*multi_modal_projector.*": config.projector_rate} if config.projector_rate else {}
+    if config.tower_rate:
+        rates[rf"\.{re.escape(tower)}\."] = config.tower_rate
     cosine = config.schedule == "cosine"
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
@@ -39,13 +48,13 @@ def trainer_arguments(folder: Path, config: TrainConfig, steps: int, workers: in
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
-        learning_rate_mapping={r".*multi_modal_projector.*": config.projector_rate} if config.projector_rate else {},
+        learning_rate_mapping=rates,
         bf16=config.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps",
         save_steps=config.save_steps or max(1, steps // 8),
         save_total_limit=2,
-        logging_steps=max(1, steps // 100),
+        logging_steps=UNBOUNDED_LOG if steps >= UNBOUNDED else max(1, steps // 100),
         report_to=config.report_to,
         disable_tqdm=True,
         seed=config.seed,

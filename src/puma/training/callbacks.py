@@ -6,7 +6,7 @@ Imported when a training begins, since transformers is slow to import.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from puma.training.budget import UNBOUNDED, Budget
 from puma.training.config import TrainConfig
 from puma.training.distributed import processes, wait
 from puma.training.run_folder import MARK, Journal, drop_bests
@@ -29,12 +30,14 @@ class Watch:
         config: the stage.
         evaluate: the figures of the weights as they are now, called on the first process alone.
         unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
+        budget: the run's clock.
     """
 
     folder: Path
     config: TrainConfig
     evaluate: Callable[[], dict[str, float]] | None = None
     unreadable: Callable[[Any], Any] | None = None
+    budget: Budget = field(default_factory=lambda: Budget(TrainConfig()))
 
 
 class Bar(TrainerCallback):
@@ -43,7 +46,8 @@ class Bar(TrainerCallback):
     bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training")
+        total = None if state.max_steps >= UNBOUNDED else state.max_steps
+        self.bar = tqdm(total=total, initial=state.global_step, unit="step", desc="training")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
@@ -64,6 +68,7 @@ class Progress(TrainerCallback):
         self.loss, self.watch, self.journal = loss, watch, Journal(watch.folder)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.watch.budget.begin(state.global_step, state.max_steps)
         # A checkpoint brings its own intervals, and the rate that its own length had at this step.
         state.compute_steps(args, state.max_steps)
         scheduler = kwargs["lr_scheduler"]
@@ -78,16 +83,23 @@ class Progress(TrainerCallback):
             torch.manual_seed(args.seed + 7919 * rank)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.loss.progress = min(1.0, state.global_step / max(1, state.max_steps))
+        self.loss.progress = self.watch.budget.progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        every = self.watch.config.eval_every
-        if every and (state.global_step % every == 0 or state.global_step >= state.max_steps):
+        budget, every = self.watch.budget, self.watch.config.eval_every
+        if budget.update(state.global_step, state.max_steps) and not self.watch.config.save_steps:
+            control.should_save = True
+        if budget.ends:
+            control.should_training_stop = control.should_save = True
+        last = budget.ends or state.global_step >= state.max_steps
+        if every and (state.global_step % every == 0 or last):
             control.should_evaluate = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         wait()  # under FSDP2 all write
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).write_text("whole\n")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.watch.budget.save(checkpoint)
+            (checkpoint / MARK).write_text("whole\n")
             best = best_of(state.log_history)
             drop_bests(self.watch.folder, best[0] if best else None)

@@ -15,7 +15,7 @@ STAGES = ("distil", "retrieve")
 TEACHERS = ("store", "shared")
 BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
 REPORTS = ("none", "tensorboard", "wandb", "trackio")
-FREE = ("steps", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
+FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
 """Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
 
 
@@ -27,7 +27,9 @@ class TrainConfig:
     Args:
         stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
         steps: optimisation steps; 0 takes ``epochs``.
-        epochs: passes over the queries where ``steps`` is 0.
+        epochs: passes over the queries where ``steps`` and ``minutes`` are 0.
+        minutes: wall time after which training ends, if ``steps`` do not end it before; 0 for none. Learning rate and
+            ``decay`` follow the time spent. A resumed run goes on with what was left at its last checkpoint.
         batch_size: pairs a batch, on each device.
         accumulate: batches whose gradients are averaged before a step. Each batch is contrasted by itself, so this
             brings no more negatives; for one large batch in little memory give ``grad_cache``.
@@ -37,6 +39,10 @@ class TrainConfig:
         schedule: ``cosine`` or ``linear``.
         warmup, final_rate: fractions in [0, 1].
         projector_rate: learning rate of the vision projector; 0 leaves it frozen (the recipe).
+        tower_rate: learning rate of the vision tower; 0 leaves it frozen (the recipe). Its batch statistics stay.
+        augment: whether images are turned, scaled, shifted, mirrored and recoloured a little
+            (:class:`puma.training.augmenting.Augmentation`). With this or ``tower_rate`` stored vision features are
+            not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
         loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
@@ -49,7 +55,8 @@ class TrainConfig:
         contrastive_weight, distillation_weight: of the two terms.
         distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers (:class:`puma.training.teacher.dual_depth.DualDepth`).
+            very backbone that is trained, adapters off, all layers
+            (:class:`puma.training.teacher.dual_depth.DualDepth`).
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
@@ -78,6 +85,7 @@ class TrainConfig:
     stage: str = "retrieve"
     steps: int = 0
     epochs: float = 2.0
+    minutes: float = 0.0
     batch_size: int = 150
     accumulate: int = 1
     chunks: int = 4
@@ -86,6 +94,8 @@ class TrainConfig:
     warmup: float = 0.03
     final_rate: float = 0.0
     projector_rate: float = 0.0
+    tower_rate: float = 0.0
+    augment: bool = False
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
@@ -121,7 +131,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
-        # Every rule is asked, so that all faults come together; one that reads a value of a wrong type has been told.
+        # Every rule is checked, so that all faults come together, but none that reads a value of a wrong type.
         broken = [
             (name, rule) for name, names, holds, rule in self._rules() if not wrong.keys() & set(names) and not holds()
         ]
@@ -139,7 +149,7 @@ class TrainConfig:
         return number and math.isfinite(value)
 
     def _rules(self) -> list[tuple[str, tuple[str, ...], Callable[[], bool], str]]:
-        """(the key a fault is told under, the keys read, whether it holds, what to give)."""
+        """(the key that a fault is listed under, the keys read, whether it holds, what to give)."""
 
         def each(names: str, holds: Callable[[Any], bool], rule: str) -> list[Any]:
             return [(name, (name,), lambda name=name: holds(getattr(self, name)), rule) for name in names.split()]
@@ -164,7 +174,11 @@ class TrainConfig:
                 lambda value: value >= 0,
                 "give a whole number of at least 0",
             ),
-            *each("decay projector_rate distillation_weight weight_decay", lambda value: value >= 0, "give at least 0"),
+            *each(
+                "decay projector_rate tower_rate distillation_weight weight_decay minutes",
+                lambda value: value >= 0,
+                "give at least 0",
+            ),
             *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
             *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
             *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
@@ -178,8 +192,8 @@ class TrainConfig:
             *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
             (
                 "epochs",
-                ("epochs", "steps"),
-                lambda: self.steps > 0 or self.epochs > 0,
+                ("epochs", "steps", "minutes"),
+                lambda: self.steps > 0 or self.minutes > 0 or self.epochs > 0,
                 "give a positive number, or steps",
             ),
             (
@@ -193,6 +207,12 @@ class TrainConfig:
                 ("projector_rate",),
                 lambda: not shared or self.projector_rate == 0,
                 "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
+            ),
+            (
+                "tower_rate",
+                ("tower_rate",),
+                lambda: not shared or self.tower_rate == 0,
+                "with teacher='shared' give 0: the teacher looks through the same tower, and is frozen",
             ),
             (
                 "base_precision",
@@ -213,6 +233,11 @@ class TrainConfig:
                 "stops after evaluations without a gain: give eval_every too, the steps between them",
             ),
         ]
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether images must go through the vision tower, so that stored features are of no use."""
+        return self.tower_rate > 0 or self.augment
 
     @property
     def frozen_type(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from puma.errors import InputError
 from puma.items.item import Item
+from puma.training.augmenting import Augmentation
 from puma.training.pairs import Pair
 
 Collator = Callable[[list[dict[str, int]]], dict[str, Any]]
@@ -70,14 +71,23 @@ class EpochCollator:
     Args:
         collator: makes the tensors.
         dropout: its transform, if any.
+        augment: changes its image tensors, if given.
     """
 
     def __init__(
-        self, collator: Callable[[list[dict[str, int]]], dict[str, Any]], dropout: ModalityDropout | None
+        self,
+        collator: Callable[[list[dict[str, int]]], dict[str, Any]],
+        dropout: ModalityDropout | None,
+        augment: Augmentation | None = None,
     ) -> None:
-        self.collator, self.dropout = collator, dropout
+        self.collator, self.dropout, self.augment = collator, dropout, augment
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         if self.dropout is not None:
             self.dropout.epoch = rows[0]["epoch"]
-        return self.collator(rows)
+        batch = self.collator(rows)
+        if self.augment is not None:
+            place = (rows[0]["epoch"], rows[0]["row"])
+            for number, key in enumerate(key for key in batch if key.endswith("pixel_values")):
+                batch[key] = self.augment(batch[key], (*place, number))
+        return batch

@@ -22,6 +22,10 @@ def check_sharding(config: TrainConfig, shared: DualDepth | None) -> None:
         faults.append("teacher='shared': its deep layers are not cut up; take 'store'")
     if config.projector_rate:
         faults.append(f"projector_rate={config.projector_rate}: a process without images has no gradient; give 0")
+    if config.tower_rate:
+        faults.append(f"tower_rate={config.tower_rate}: a process without images has no gradient; give 0")
+    if config.minutes:
+        faults.append(f"minutes={config.minutes}: give steps")
     if config.grad_cache and config.hard_negatives:
         faults.append(f"grad_cache={config.grad_cache}: hard negatives make unequal numbers of parts; give 0 to one")
     if config.eval_every:

@@ -12,7 +12,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from puma.retriever.sentence_transformers import sentence_transformer
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.storage.folders import write_json
 from puma.training.arguments import check_report, trainer_arguments
+from puma.training.augmenting import Augmentation
+from puma.training.budget import UNBOUNDED, Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
 from puma.training.distributed import equalise, join, processes, wait
@@ -54,6 +56,7 @@ class TrainResult:
         best_step: the evaluation whose weights these are; None for the last step's.
         unreadable: pairs met whose image could not be used, and which were replaced; ``unreadable.jsonl`` in the
             working folder lists them.
+        minutes: spent in all, where the configuration limits them.
     """
 
     log: list[dict[str, float]]
@@ -61,6 +64,7 @@ class TrainResult:
     pairs_per_second: float
     best_step: int | None = None
     unreadable: int = 0
+    minutes: float | None = None
 
 
 def train(
@@ -96,7 +100,7 @@ def train(
             goes on from its last checkpoint when called again with the same configuration on as many processes; the
             settings in :data:`puma.training.config.FREE` may differ. With more steps than before it goes on at the rate
             that the longer run has at this step.
-        vision: stored outputs of the frozen vision tower.
+        vision: stored outputs of the frozen vision tower; not used where ``tower_rate`` or ``augment`` is set.
         teacher: needed where ``distillation_weight`` > 0. With ``teacher="store"`` what gives an item's target
             (:mod:`puma.training.teacher.store`); with ``teacher="shared"`` a
             :class:`puma.training.teacher.dual_depth.DualDepth` made of ``retriever.model``, which is cut to the student
@@ -126,6 +130,11 @@ def train(
     )
     same_configuration(folder, config, len(pairs), fixed=fixed)
     begun = resume(folder, config, _steps(config, batches))
+    budget = Budget(config, begun.checkpoint)
+    if budget.spent:
+        begun = replace(begun, steps=begun.done)
+    if config.reads_pixels:
+        retriever.vision = vision = None
     run = Run(batches, begun.steps * config.accumulate)
     if rank == 0:
         drop_bests(folder, begun.best)
@@ -144,8 +153,12 @@ def train(
         collator=_make_collator(
             pairs, retriever, config, vision, targets, pixel_type=torch.bfloat16 if narrow else None
         ),
-        evaluate=_evaluation(retriever, config, vision, validation),
-        unreadable=Unreadable(folder, pairs, config.max_unreadable, retriever.inputs),
+        watch_options={
+            "evaluate": _evaluation(retriever, config, vision, validation),
+            "unreadable": Unreadable(folder, pairs, config.max_unreadable, retriever.inputs).add,
+            "budget": budget,
+        },
+        tower=_tower_name(retriever.model),
         workers=workers,
         steps=begun.steps,
         show_progress=show_progress,
@@ -173,6 +186,7 @@ def train(
         pairs_per_second=trained_pairs / max(outcome.metrics["train_runtime"], 1e-9),
         best_step=best,
         unreadable=Unreadable(folder, pairs, config.max_unreadable).count,
+        minutes=round(budget.seconds / 60, 2) if config.minutes else None,
     )
     if rank == 0:
         write_json(folder / "log.json", asdict(result))
@@ -187,7 +201,14 @@ def batches_of(pairs: Sequence[Pair], config: TrainConfig) -> Iterator[list[int]
 
 
 def _steps(config: TrainConfig, batches: MixedTaskBatches) -> int:
+    if config.minutes and not config.steps:
+        return UNBOUNDED
     return config.steps or max(1, math.ceil(config.epochs * len(batches) / config.accumulate))
+
+
+def _tower_name(model: Any) -> str:
+    tower = model.get_encoder("image")
+    return next((name for name, module in model.named_modules() if module is tower), "")
 
 
 def _prepare_model(retriever: Retriever, config: TrainConfig, device: torch.device, frozen_type: str) -> Any:
@@ -222,7 +243,8 @@ def _make_collator(
         transform=dropout,
         pixel_type=pixel_type,
     )
-    return EpochCollator(collator, dropout)
+    augment = Augmentation(retriever.inputs.processor.image_processor, config.seed) if config.augment else None
+    return EpochCollator(collator, dropout, augment)
 
 
 def _evaluation(
@@ -242,8 +264,8 @@ def _make_trainer(
     *,
     objective: RetrievalObjective,
     collator: EpochCollator,
-    evaluate: Any,
-    unreadable: Unreadable,
+    watch_options: dict[str, Any],
+    tower: str,
     workers: int,
     steps: int,
     show_progress: bool,
@@ -254,10 +276,10 @@ def _make_trainer(
 
     return RetrieverTrainer(
         model=pipeline,
-        args=trainer_arguments(folder, config, steps, workers),
+        args=trainer_arguments(folder, config, steps, workers, tower=tower),
         train_dataset=Rows(len(run.batches.pairs)),
         batches=run,
-        watch=Watch(folder, config, evaluate=evaluate, unreadable=unreadable.add),
+        watch=Watch(folder, config, **watch_options),
         loss=objective,
         data_collator=collator,
         show_progress=show_progress,

@@ -26,7 +26,8 @@ BLOCK = 64
 
 
 def choose_trainable(retriever: Retriever, st: Any, config: TrainConfig) -> None:
-    """Leave the vision tower and the token embeddings frozen; train the decoder's layers, in full or by adapters."""
+    """Train the decoder's layers, in full or by adapters, and the projector and the vision tower if they have a rate;
+    token embeddings stay frozen."""
     model = retriever.model
     model.requires_grad_(False)
     decoder = decoder_of(model)
@@ -50,6 +51,8 @@ def choose_trainable(retriever: Retriever, st: Any, config: TrainConfig) -> None
         if projector is None:
             raise InputError("projector_rate: this family has no 'multi_modal_projector' of its own; set it to 0")
         projector.requires_grad_(True)
+    if config.tower_rate:
+        model.get_encoder("image").requires_grad_(True)
     if config.gradient_checkpointing:
         checkpoint_activations(model, "enable")
 

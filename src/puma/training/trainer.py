@@ -39,6 +39,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
     the trained tensors alone, under their own names; keeps the vision tower in eval mode."""
 
     control: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -72,6 +73,16 @@ class RetrieverTrainer(SentenceTransformerTrainer):
     def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
         """Rows are numbers; there are no columns to look after."""
         return dataset
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """By time spent where the run has minutes, else transformers' own."""
+        if not self.watch.config.minutes:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            budget = self.watch.budget
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: budget.rate())
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> Any:
         """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""

@@ -64,7 +64,7 @@ def train_two_stages(
         retrieve: stage 2.
         distil_if_texts: leave stage 1 out, with a message, where the data has no pairs of texts; else that is an error.
         strict: refuse data with a faulty row; else such rows are left out and counted.
-        say: where messages go.
+        say: where progress messages go.
 
     Returns:
         The stages' logs.
@@ -131,7 +131,9 @@ def train_two_stages(
 
 
 def tell(result: TrainResult, work: Path, say: Callable[[str], None]) -> None:
-    """Say which weights a stage kept, and how many pairs it could not use."""
+    """Say how far a stage got in its minutes, which weights it kept, and how many pairs it could not use."""
+    if result.minutes is not None:
+        say(f"{work.name}: {result.steps:,} steps in {result.minutes:.1f} minutes")
     if result.best_step is not None:
         say(f"{work.name}: best on val at step {result.best_step} of {result.steps}; those weights are kept")
     if result.unreadable:
@@ -159,10 +161,10 @@ def read_validation(data: str | os.PathLike[str], stages: Sequence[TrainConfig])
     Raises:
         InputError: the data has no val split.
     """
-    asking = [stage for stage in stages if stage.eval_every]
-    if not asking or processes()[0] != 0:
+    evaluating = [stage for stage in stages if stage.eval_every]
+    if not evaluating or processes()[0] != 0:
         return None
-    return Validation.read(data, queries=asking[-1].eval_queries, seed=asking[-1].seed)
+    return Validation.read(data, queries=evaluating[-1].eval_queries, seed=evaluating[-1].seed)
 
 
 def _stored_targets(
@@ -171,12 +173,12 @@ def _stored_targets(
     """The unpruned base's states of all texts, each process computing its part of them."""
     rank, ranks = processes()
     teacher = Retriever.from_base(base, prompt=prompt, attn=attn)
-    asked = [(p.query, p.instruction) for p in pairs] + [(p.candidate, None) for p in pairs]
+    prompts = [(p.query, p.instruction) for p in pairs] + [(p.candidate, None) for p in pairs]
     states: dict[str, np.ndarray] = {}
     # Its own part first: the others' are there by the time they are read. One writer a folder.
     for part in sorted(range(ranks), key=lambda number: number != rank):
         folder = store / f"{part}-of-{ranks}" if ranks > 1 else store
-        states |= teacher_states(teacher, asked[part::ranks], store=folder, show_progress=part == rank == 0)
+        states |= teacher_states(teacher, prompts[part::ranks], store=folder, show_progress=part == rank == 0)
         if part == rank:
             wait()
     return PromptTargets(teacher, states)

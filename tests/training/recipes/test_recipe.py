@@ -8,7 +8,7 @@ import pytest
 
 from puma.cli import main
 from puma.errors import ConfigError, InputError
-from puma.mini.recipe import Recipe as MiniRecipe
+from puma.mini.training import base_config as mini_config
 from puma.retriever.model import Retriever
 from puma.training.config import TrainConfig
 from puma.training.recipes.recipe import dry_run, read_recipe, recipe_of, recipes_folder, shipped_recipes, train_recipe
@@ -24,6 +24,7 @@ DEPTHS = {
     "smolvlm-256m": 13,
     "smolvlm-500m": 14,
     "mini": 6,
+    "puma-mini": 6,
 }
 
 
@@ -42,20 +43,20 @@ def faults_of(path, changes=None):
 def test_the_shipped_recipes_are_these_and_sound():
     assert {name: read_recipe(name).layers for name in shipped_recipes()} == DEPTHS
     bases = {read_recipe(name).base for name in shipped_recipes()}
-    assert len(bases) == len(DEPTHS)
+    assert len(bases) == len(DEPTHS) - 1  # mini and puma-mini have one
 
 
 def test_depths_other_than_the_papers_are_in_its_proportion():
     from puma.training.recipes.recipe import base_config
 
-    for name in DEPTHS.keys() - {"mini"}:
+    for name in DEPTHS.keys() - {"mini", "puma-mini"}:
         recipe = read_recipe(name)
         whole = base_config(recipe).get_text_config().num_hidden_layers
         assert recipe.layers == round(whole * 12 / 28), name
 
 
 def test_the_papers_stages_are_the_methods_table():
-    for name in DEPTHS.keys() - {"mini"}:
+    for name in DEPTHS.keys() - {"mini", "puma-mini"}:
         recipe = read_recipe(name)
         first, second = recipe.distil, recipe.retrieve
         assert (first.batch_size, first.learning_rate, first.lora_dropout, first.epochs) == (72, 2e-4, 0.05, 2)
@@ -67,22 +68,13 @@ def test_the_papers_stages_are_the_methods_table():
             assert (stage.lora_rank, stage.lora_alpha, stage.warmup, stage.schedule) == (128, 256, 0.03, "cosine")
 
 
-def test_the_mini_recipe_and_the_quickstarts_plan_are_one():
-    recipe, plan = read_recipe("mini"), MiniRecipe()
-    assert asdict(recipe.distil) == asdict(plan.distil)
-    assert asdict(recipe.retrieve) == asdict(plan.retrieve)
-    for name in ("layers", "prompt", "teacher_prompt", "rows_per_query"):
-        assert getattr(recipe, name) == getattr(plan, name)
-    assert recipe.image_size == plan.base.image_size
-    assert type(plan.base)(image_size=recipe.image_size) == plan.base
-
-
 @pytest.mark.parametrize("name", ["mini", "smolvlm-256m"])
 def test_a_dry_run_needs_neither_weights_nor_network(name, monkeypatch):
     import socket
 
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asked the network"))
-    report = dry_run(read_recipe(name))
+    recipe = read_recipe(name)
+    report = dry_run(recipe, mini_config(recipe) if recipe.base == "mini" else None)
     kept, unpruned = report["parameters"]["kept"], report["parameters"]["unpruned"]
     assert 0 < kept["without_embeddings"] < unpruned["without_embeddings"]
     assert [row["cost"]["stage"] for row in report["stages"]] == ["distil", "retrieve"]

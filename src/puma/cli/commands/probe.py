@@ -116,9 +116,10 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
     if base != MINI:
         return data or root, base, prompt or "chat"
     from puma.mini.base.assemble import assemble
-    from puma.mini.recipe import Recipe
+    from puma.mini.training import base_settings
+    from puma.training.recipes.recipe import read_recipe
 
-    return data or root, str(assemble(settings=Recipe().base, images=root)), prompt or "open-quote"
+    return data or root, str(assemble(settings=base_settings(read_recipe(MINI)), images=root)), prompt or "open-quote"
 
 
 def _dtype() -> Any:

@@ -16,12 +16,14 @@ PAPER = "qwen2-vl-7b"
 HELP = """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is
 given again.
 
-RECIPE is a YAML file or the name of a shipped one: mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b, qwen3-vl-2b,
+RECIPE is a YAML file or the name of a shipped one: mini, puma-mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b, qwen3-vl-2b,
 qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
 
 Examples:
 
   puma train mini --out my-mini
+
+  puma train puma-mini --out my-mini --adapter my-mini.safetensors      the default model, made anew
 
   puma train qwen2-vl-2b --data mbeir --out my-retriever --set retrieve.epochs=1 --set layers=16
 
@@ -52,6 +54,10 @@ def train(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data in M-BEIR's layout, with a train split.")] = None,
     out: Annotated[Path | None, typer.Option(help="The retriever's folder.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="With the mini base: also write the model as an adapter file, as puma-mini ships."),
+    ] = None,
     layers: Annotated[int | None, typer.Option("--layers", "-k", help="Decoder layers kept; all if not given.")] = None,
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 and the very last.")] = False,
     prompt: Annotated[
@@ -123,13 +129,20 @@ def train(
         stage_1 = {**_paper_distil(), "distil.steps": distil_steps, **first} if distil_steps else {}
         plan = recipes.recipe_of({**changes, **stage_1, **second})
     if dry_run:
-        report = recipes.dry_run(plan)
-        print_json(report) if as_json else typer.echo(told(report))
+        report = recipes.dry_run(plan, _mini_config(plan))
+        print_json(report) if as_json else typer.echo(dry_run_text(report))
         return
     if out is None:
         raise InputError("no --out: give the new retriever's folder (or --dry-run)")
-    asked = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
-    log = recipes.train_recipe(plan, data, out, distil_if_texts=not asked, strict=strict)
+    distil_set = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
+    if adapter is not None and plan.base != recipes.MINI:
+        raise InputError(f"--adapter {adapter}: an adapter is a difference from the mini base, not from {plan.base}")
+    if plan.base == recipes.MINI:
+        from puma.mini.training import train_recipe
+
+        log = train_recipe(plan, data, out, adapter=adapter, strict=strict)
+    else:
+        log = recipes.train_recipe(plan, data, out, distil_if_texts=not distil_set, strict=strict)
     if as_json:
         print_json({"out": str(out), "log": log})
         return
@@ -177,7 +190,18 @@ PARTS = ("weights", "gradients", "optimiser", "teacher", "working")
 WORK = ("vision", "forward", "backward", "recompute", "teacher")
 
 
-def told(report: Mapping[str, Any]) -> str:
+def _mini_config(recipe: Any) -> Any:
+    """The mini base's configuration; None for other bases."""
+    from puma.training.recipes.recipe import MINI
+
+    if recipe.base != MINI:
+        return None
+    from puma.mini.training import base_config
+
+    return base_config(recipe)
+
+
+def dry_run_text(report: Mapping[str, Any]) -> str:
     """A dry run's report as lines to read; memory in GiB, work in TFLOP."""
     layers = report["layers"]
     which = " (the first k-1 and the last)" if layers["keep_last"] else ""

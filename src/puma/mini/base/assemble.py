@@ -1,8 +1,6 @@
 """The mini base: SmolLM2-135M-Instruct and an EfficientNet-Lite joined in the stock FastVLM architecture.
 
-Here: the joining, the settings, the folder and its note. Not here: each half (:mod:`puma.mini.base.language`,
-:mod:`puma.mini.base.tower`), fitting the projector (:mod:`puma.mini.base.projector`). The result loads with ``AutoProcessor`` and
-``AutoModelForImageTextToText`` and none of our code.
+The result loads with ``AutoProcessor`` and ``AutoModelForImageTextToText`` and none of our code.
 """
 
 from __future__ import annotations

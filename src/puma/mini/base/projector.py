@@ -1,8 +1,7 @@
 """The projector in closed form: pooled vision feature -> idf-weighted mean token embedding of the caption, by ridge
 regression, written exactly into FastVLM's Linear-GELU-Linear.
 
-Here: the mathematics as functions of arrays, the choice of the ridge strength, and a base folder with the result. Not
-here: the features (:mod:`puma.mini.base.vision`), retrieving with the same map (:mod:`puma.mini.baseline`).
+:mod:`puma.mini.baseline` retrieves with the same map.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ class BaseSettings:
         tower: ``lite0`` (3.4 M parameters) or ``lite2`` (4.8 M).
         image_size: side of the image as the tower sees it, in pixels; a multiple of the tower's cell (32, or 64 with
             the halved strides).
-        strides: of the tower's seven stages. :data:`puma.mini.base.tower.HALVED_STRIDES` leaves a quarter of the tokens.
+        strides: of the tower's seven stages. :data:`puma.mini.base.tower.HALVED_STRIDES` leaves a quarter of the
+            tokens.
         resize: ``squash`` scales both sides to ``image_size`` (nothing is lost, proportions are), ``crop`` scales the
             shorter side and cuts the middle out.
         seed: for the projector's random weights, until one is fitted.

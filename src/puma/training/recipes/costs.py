@@ -3,7 +3,8 @@
 Parameters are counted on a model on the meta device, each in the type that training holds it in. Activations and FLOPs
 are not put together from formulas but read off the real decoder's layers (step_work).
 
-What is left out: the optimiser's own temporaries, fragmentation, the loss. ``benchmarks/shape.py`` puts the estimate
+What is left out: the optimiser's own temporaries, fragmentation, the loss, what a trained tower keeps for its backward
+pass. ``benchmarks/shape.py`` puts the estimate
 beside what a GPU measures.
 """
 
@@ -171,7 +172,8 @@ def stage_cost(
         "vision": images * vision["total"] * (2 if cached else 1),
         "forward": forward,
         "backward": sum(both - f for _, f, both in measured)
-        + (2 * images * vision["projector"] if train.projector_rate else 0),
+        + (2 * images * vision["projector"] if train.projector_rate or train.tower_rate else 0)
+        + (2 * images * (vision["total"] - vision["projector"]) if train.tower_rate else 0),
         "recompute": forward * (bool(train.gradient_checkpointing) + cached),
     }
     if teacher is None:

@@ -1,7 +1,4 @@
-"""Recipe files: where they are, their YAML with the line of every value, and which file goes before which.
-
-Not here: what the values mean and whether they are right (recipes).
-"""
+"""Recipe files: where they are, their YAML with the line of every value, and which file goes before which."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def read_entries(path: Path, faults: list[str], seen: tuple[Path, ...] = ()) -> 
     if path.resolve() in seen:
         faults.append(f"{path.name}: like: goes round in a circle")
         return {}
-    here = _parsed(path, faults)
+    here = _parse(path, faults)
     parent, where = here.pop(("like",), (None, ""))
     if parent is None:
         return here
@@ -69,10 +66,10 @@ def read_entries(path: Path, faults: list[str], seen: tuple[Path, ...] = ()) -> 
     except InputError as error:
         faults.append(f"{where}: like: {error}")
         return here
-    return over(entries, here)
+    return merge(entries, here)
 
 
-def over(below: Entries, above: Entries) -> Entries:
+def merge(below: Entries, above: Entries) -> Entries:
     """The entries of both, those above first: a null section takes the whole one below away, a setting brings it
     back."""
     entries = dict(below)
@@ -85,7 +82,7 @@ def over(below: Entries, above: Entries) -> Entries:
     return entries
 
 
-def _parsed(path: Path, faults: list[str]) -> Entries:
+def _parse(path: Path, faults: list[str]) -> Entries:
     import yaml
 
     try:

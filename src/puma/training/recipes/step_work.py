@@ -100,7 +100,13 @@ def vision_bytes(config: Any, train: TrainConfig, patches: int) -> int:
 
 
 def _measured(config: Any, train: TrainConfig, items: int, length: int, depth: int) -> tuple[int, int, int]:
-    return _fake_step(*_key(config, train, depth), items, length, train.precision == "bf16", train.projector_rate > 0)
+    return _fake_step(
+        *_key(config, train, depth),
+        items,
+        length,
+        train.precision == "bf16",
+        train.projector_rate + train.tower_rate > 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,13 @@ class _Shape:
 
 def _key(config: Any, train: TrainConfig, depth: int) -> tuple[_Shape, str, tuple[Any, ...], int]:
     plain = replace(train, gradient_checkpointing=False)  # checkpointing is reckoned from what it would have kept
-    decides = (train.lora_rank, train.lora_dropout > 0, train.projector_rate > 0, train.frozen_type)
+    decides = (
+        train.lora_rank,
+        train.lora_dropout > 0,
+        train.projector_rate > 0,
+        train.tower_rate > 0,
+        train.frozen_type,
+    )
     return _Shape(config, plain), config.to_json_string(), decides, depth
 
 

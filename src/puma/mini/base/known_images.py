@@ -1,0 +1,34 @@
+"""Stored vision features of a benchmark's images, found by path: what a retriever with a frozen tower reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from puma.items.item import Item
+from puma.mini.base.vision import ImageFeatures, VisionTower, image_features, tower_precision
+
+
+class KnownImages:
+    """Stored vision features by an image's path: the retriever's ``vision``."""
+
+    def __init__(self, paths: Sequence[Path], features: ImageFeatures) -> None:
+        self._rows, self._row = features.rows, {}
+        for path, row in zip(paths, features.index, strict=True):
+            if row >= 0:
+                self._row[os.fspath(path)] = int(row)
+
+    def lookup(self, item: Item) -> np.ndarray | None:
+        """The tower's output [channels, height, width], or None for an image that is not among them."""
+        row = self._row.get(os.fspath(item.image)) if isinstance(item.image, (str, os.PathLike)) else None
+        return None if row is None else np.asarray(self._rows[row])
+
+
+def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownImages:
+    """The vision features of every image of a benchmark, from the cache where it has them."""
+    paths = sorted(path for path in (root / "mbeir_images").rglob("*") if path.is_file())
+    tower = VisionTower(base, precision=tower_precision())
+    return KnownImages(paths, image_features(tower, paths, home, show_progress=show_progress))

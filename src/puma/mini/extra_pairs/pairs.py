@@ -1,0 +1,113 @@
+"""Extra pairs as tasks of their own, and which candidates show a query's concept and so are no negatives of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from puma.data.mbeir import Benchmark
+from puma.errors import InputError
+from puma.items.item import Item
+from puma.mini.extra_pairs.held_out import HeldOut
+from puma.mini.extra_pairs.icons import icon_files
+from puma.mini.extra_pairs.wordnet import wordnet
+from puma.training.pairs import Pair
+
+ICON_QUERY, ICON_NAME, WORD = 10, 13, 11
+"""Tasks of the extra pairs: name to icon, icon to name, meaning to word."""
+SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, WORD)
+"""Tasks for which any other item of the concept is a right answer too. In tasks 4 to 8 it may be the very thing to tell
+apart."""
+Rows = Iterator[tuple[Pair, str]]
+"""Pairs, each with its concept."""
+
+
+def extra_pairs(
+    kinds: Sequence[str], root: Path, size: int, home: Path | None = None
+) -> tuple[list[Pair], dict[str, str]]:
+    """Training pairs without any name that could give away a concept of val or test.
+
+    Args:
+        kinds: of :data:`KINDS`.
+        root: OpenPics, or other data with texts and images in tasks 0, 1 and 3: it lends its instructions.
+        size: pixels of an icon's side.
+        home: the cache folder.
+
+    Returns:
+        The pairs, and each query's concept by its id.
+
+    Raises:
+        InputError: the data lacks these tasks. And what fetching raises.
+    """
+    if not kinds:
+        return [], {}
+    benchmark = Benchmark(root)
+    missing = {0, 1, 3} - set(benchmark.tasks("train"))
+    if missing:
+        raise InputError(f"extra_pairs: {root} lacks the tasks {sorted(missing)}, whose instructions they take")
+    held, rows = HeldOut(root), []
+    for kind in kinds:
+        rows += list(KINDS[kind](held, benchmark, size, home))
+    return [pair for pair, _ in rows], {pair.query_id: concept for pair, concept in rows}
+
+
+def concepts_of(root: Path) -> dict[str, str]:
+    """Each training query's concept by its id, where the data tells it (OpenPics does)."""
+    benchmark, found = Benchmark(root), {}
+    for task in benchmark.tasks("train"):
+        for query in benchmark.queries(task, "train"):
+            concept = json.loads(query.src or "{}").get("concept")
+            if concept is not None:
+                found[query.qid] = concept
+    return found
+
+
+def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
+    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept added to what is known to be right."""
+    shown: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        if (concept := concepts.get(pair.query_id)) is not None:
+            shown[concept].add(pair.candidate_id)
+    held: dict[frozenset[str], frozenset[str]] = {}  # equal sets once in memory
+
+    def known(pair: Pair) -> frozenset[str]:
+        union = pair.known | shown.get(concepts.get(pair.query_id, ""), set())
+        return held.setdefault(union, union)
+
+    return [replace(pair, known=known(pair)) if pair.task in SAME_CONCEPT else pair for pair in pairs]
+
+
+def _icon_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
+    instructions = {task: benchmark.instructions(task) for task in (0, 3)}
+    paths, names = icon_files(held, size, home)
+    rng = random.Random(1)
+    of_name: dict[str, list[str]] = defaultdict(list)
+    for number, name in enumerate(names):
+        of_name[name].append(f"icon:{number}")
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        image, text, known = Item(image=path), Item(text=name), frozenset(of_name[name])
+        instruction = rng.choice(instructions[0])
+        yield Pair(text, image, instruction, ICON_QUERY, f"i0:{number}", f"icon:{number}", known), name
+        did, instruction = f"name:{name}", rng.choice(instructions[3])
+        yield Pair(image, text, instruction, ICON_NAME, f"i3:{number}", did, frozenset([did])), name
+
+
+def _word_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
+    instructions, rng = benchmark.instructions(1), random.Random(2)
+    for number, meaning in enumerate(wordnet(held, home)):
+        word = meaning.lemmas[0]
+        did = f"word:{word}"
+        for text in meaning.queries(rng):
+            instruction = rng.choice(instructions)
+            yield Pair(Item(text=text), Item(text=word), instruction, WORD, f"w:{number}", did, frozenset([did])), word
+
+
+KINDS: dict[str, Callable[[HeldOut, Benchmark, int, Path | None], Rows]] = {
+    "icons": _icon_pairs,
+    "wordnet": _word_pairs,
+}
+"""What a recipe may name under ``extra_pairs``."""

@@ -1,0 +1,268 @@
+"""Training on the mini base: prune, teacher's targets, both stages, as ``puma train mini`` and the quickstart do it.
+
+Beside what :mod:`puma.training.two_stages` does for other bases, the frozen tower's outputs are stored, and an image's
+distillation target is its caption's state: the untrained base has never seen an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puma.errors import InputError
+from puma.mini import openpics
+from puma.mini.adapter.file import write_adapter
+from puma.mini.base.assemble import assemble
+from puma.mini.base.folding import folded_tower
+from puma.mini.base.known_images import KnownImages, known_images
+from puma.mini.base.settings import BaseSettings
+from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
+from puma.mini.fetch.packages import cache_home
+from puma.retriever.encoding import has_fast_bf16
+from puma.retriever.model import Retriever
+from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.recipes.recipe import Recipe
+from puma.training.run_folder import CONFIGURATION
+from puma.training.stage import batches_of, train
+from puma.training.teacher.store import CaptionTargets, caption_targets
+from puma.training.two_stages import free_target, read_validation, tell, to_stderr
+from puma.training.validation import Validation
+
+Step = Callable[[str, Callable[[], Any]], Any]
+"""Runs a named part of the work and returns its result; may announce and time it."""
+Logs = dict[str, list[dict[str, float]]]
+ADAPTER_BITS, ADAPTER_TOWER_BITS = 5, 6
+"""Of the shipped adapter: what they cost is in docs/model-card-puma-mini.md."""
+IMAGE_TO_TEXT = 3
+"""The task whose answers are captions."""
+
+
+def base_settings(recipe: Recipe) -> BaseSettings:
+    """How the recipe's mini base is put together."""
+    return BaseSettings(image_size=recipe.image_size)
+
+
+def base_config(recipe: Recipe) -> Any:
+    """The transformers configuration of the recipe's mini base, without weights or packages."""
+    from transformers import FastVlmConfig
+
+    from puma.mini.base.tower import tower_config
+    from puma.pruning.shapes import SMOLLM2_135M, config_from
+
+    settings = base_settings(recipe)
+    return FastVlmConfig(
+        vision_config=tower_config(settings.tower, image_size=settings.image_size, strides=settings.strides),
+        text_config=config_from(SMOLLM2_135M),
+        image_seq_length=settings.image_tokens,
+        tie_word_embeddings=True,
+    )
+
+
+def for_this_machine(recipe: Recipe) -> Recipe:
+    """The same recipe in fp32 where bf16 would be emulated."""
+    if has_fast_bf16():
+        return recipe
+    distil = None if recipe.distil is None else replace(recipe.distil, precision="fp32")
+    return replace(recipe, distil=distil, retrieve=replace(recipe.retrieve, precision="fp32"))
+
+
+def train_recipe(
+    recipe: Recipe,
+    data: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+) -> Logs:
+    """Train the mini base by a recipe, and save the retriever.
+
+    Args:
+        recipe: with ``base: mini``.
+        data: root of the data in M-BEIR's layout; None for the recipe's own, OpenPics if it names none.
+        out: the retriever's folder; ``out`` + ``.work`` holds checkpoints, from which an unfinished run goes on.
+        adapter: also write the trained model's difference from the plain base to this file, as the default model ships
+            (:mod:`puma.mini.adapter.file`).
+        strict: refuse data with a faulty row; else such rows are left out and counted.
+
+    Returns:
+        The stages' logs.
+
+    Raises:
+        InputError: ``out`` is there already; no val split to evaluate on. And what fetching and training raise.
+    """
+    target = free_target(out)
+    recipe = for_this_machine(recipe)
+    chosen = recipe.data if data is None else data
+    root = openpics.build() if chosen is None else Path(chosen)
+    base = assemble(settings=base_settings(recipe), images=root)
+    vision = None if _reads_pixels(recipe) else known_images(base, root, None)
+    retriever = student(base, recipe, vision)
+    logs = train_stages(
+        retriever,
+        recipe,
+        base,
+        root,
+        target.with_name(target.name + ".work"),
+        vision=vision,
+        validation=read_validation(root, recipe.stages),
+        strict=strict,
+        say=to_stderr,
+    )
+    retriever.save_pretrained(target)
+    if adapter is not None:
+        plain = assemble(settings=base_settings(recipe))  # without images: the base that every reader can make
+        to_stderr(f"{adapter}: {save_adapter(retriever, recipe, logs, plain, adapter):,} bytes")
+    return logs
+
+
+def save_adapter(retriever: Retriever, recipe: Recipe, logs: Logs, plain: Path, path: str | os.PathLike[str]) -> int:
+    """Write a retriever trained by a recipe as an adapter of the plain base; returns its bytes.
+
+    Args:
+        logs: of the training; the header notes their last steps.
+
+    Raises:
+        InputError: the file would be too large to ship. ModelError: the retriever is not of this base.
+    """
+    notes = {"recipe": asdict(recipe), "steps": {name: int(log[-1]["step"]) for name, log in logs.items() if log}}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    written = write_adapter(
+        retriever,
+        plain,
+        path,
+        bits=ADAPTER_BITS,
+        tower_bits=ADAPTER_TOWER_BITS,
+        keep_last=recipe.keep_last,
+        notes=notes,
+    )
+    return written.size
+
+
+def student(base: Path, recipe: Recipe, vision: KnownImages | None) -> Retriever:
+    """The pruned, untrained retriever, reading stored vision features."""
+    retriever = Retriever.from_base(base, layers=recipe.layers, prompt=recipe.prompt, dtype=torch.float32)
+    return prepared(retriever, recipe, vision)
+
+
+def prepared(retriever: Retriever, recipe: Recipe, vision: KnownImages | None) -> Retriever:
+    """The same retriever, set up to run fast on this machine.
+
+    Raises:
+        InputError: the recipe's ``attn`` is not to be had here.
+    """
+    retriever.vision = vision
+    retriever.autocast = torch.bfloat16 if has_fast_bf16() else None
+    # At twenty tokens a text, on a CPU, the plain form of attention trains a fifth faster than the fused one.
+    attn = recipe.attn or "eager"
+    try:
+        retriever.model.set_attn_implementation(attn)
+    except (ImportError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"attn={attn!r}: {first}; sdpa and eager work everywhere") from None
+    return retriever
+
+
+def train_stages(
+    retriever: Retriever,
+    recipe: Recipe,
+    base: Path,
+    root: Path,
+    work: Path,
+    *,
+    vision: KnownImages | None = None,
+    home: Path | None = None,
+    validation: Validation | None = None,
+    strict: bool = False,
+    step: Step = lambda _name, make: make(),
+    say: Callable[[str], None] = lambda _line: None,
+) -> Logs:
+    """Train a pruned retriever in place by the recipe's stages, each from its checkpoint if it has one.
+
+    Args:
+        retriever: of :func:`student`.
+        recipe: what is trained, and how long.
+        base: the unpruned base, which teaches stage 1.
+        root: the data.
+        work: a folder for each stage's checkpoints.
+        vision: stored outputs of the frozen tower; not used where a stage trains it or augments images.
+        home: the cache folder.
+        validation: what ``eval_every`` evaluates on.
+        strict: refuse data with a faulty row.
+        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``.
+        say: where progress messages go.
+
+    Returns:
+        The stages' logs, by ``distil`` and ``retrieve``.
+    """
+    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict))
+    if _reads_pixels(recipe):
+        retriever.vision = vision = None
+    targets = None
+    if recipe.distil is not None and recipe.distil.distillation_weight > 0:
+        targets = step("teacher", lambda: distillation_targets(base, recipe, pairs, home))
+    retrieve_begun = (work / "retrieve" / CONFIGURATION).is_file()  # then stage 1 may not change any more
+    logs: Logs = {}
+    for config in recipe.stages:
+        name = config.stage
+
+        def run(config: Any = config, name: str = name) -> Any:
+            return train(
+                retriever,
+                pairs,
+                config,
+                work / name,
+                vision=vision,
+                teacher=targets if name == "distil" else None,
+                validation=validation,
+                fixed=name == "distil" and retrieve_begun,
+            )
+
+        with folded_tower(retriever) if config.tower_rate else nullcontext():
+            result = step(name, run)
+        logs[name] = result.log
+        tell(result, work / name, say)
+    retriever.instructions = first_instructions(root)
+    return logs
+
+
+def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
+    """The data's pairs and the recipe's extra ones, with what is known to be right."""
+    pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
+    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
+    pairs += more
+    return with_same_concept(pairs, {**concepts_of(root), **concepts}) if recipe.same_concept else pairs
+
+
+def _reads_pixels(recipe: Recipe) -> bool:
+    return any(stage.reads_pixels for stage in recipe.stages)
+
+
+def distillation_targets(base: Path, recipe: Recipe, pairs: Sequence[Pair], home: Path | None) -> CaptionTargets:
+    """The unpruned base's states of every text that stage 1 will meet, and of the captions of its images.
+
+    Raises:
+        InputError: the recipe has no stage 1.
+    """
+    if recipe.distil is None:
+        raise InputError("recipe: distil is null, and only stage 1 has targets")
+    captions: dict[str, str] = {}
+    for pair in pairs:
+        if pair.task == IMAGE_TO_TEXT and pair.query.image is not None and pair.candidate.text:
+            captions.setdefault(os.fspath(pair.query.image), pair.candidate.text)  # type: ignore[arg-type]
+    by_time = recipe.distil.minutes and not recipe.distil.steps  # then any row may be met
+    rows = range(len(pairs)) if by_time else [row for batch in batches_of(pairs, recipe.distil) for row in batch]
+    met = [item for row in rows for item in (pairs[row].query, pairs[row].candidate)]
+    texts = [item.text for item in met if item.image is None and item.text]
+    seen = {os.fspath(item.image) for item in met if isinstance(item.image, (str, os.PathLike)) and item.text is None}
+    captions = {path: caption for path, caption in captions.items() if path in seen}
+    # bf16 weights: a state is a target, not an answer, and the whole depth is five times the student's
+    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
+    teacher = Retriever.from_base(base, prompt=recipe.teacher_prompt, dtype=dtype)
+    store = (cache_home() if home is None else home) / "teacher"
+    return caption_targets(teacher, texts, captions, centre=True, store=store, show_progress=True)

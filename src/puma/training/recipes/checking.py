@@ -1,0 +1,151 @@
+"""A recipe's entries checked, each fault with where its value stands, and turned into the values of a ``Recipe``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from puma.errors import ConfigError
+from puma.pruning.loading import ATTENTION
+from puma.training.config import BASE_PRECISIONS, TrainConfig
+from puma.training.recipes.costs import Workload
+from puma.training.recipes.files import SECTIONS, Entries
+
+MINI = "mini"
+"""As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
+STAGES = ("distil", "retrieve")
+EXTRA_PAIRS = ("icons", "wordnet")
+"""Training pairs that the mini base may have beside its data's."""
+_KEYS: dict[str, tuple[tuple[type, ...], str]] = {
+    "like": ((str,), "give the name of a recipe beside this one"),
+    "base": ((str,), "give a hub name, a model folder, or mini"),
+    "layers": ((int, type(None)), "give a whole number of at least 1, or null for all"),
+    "keep_last": ((bool,), "give true or false"),
+    "prompt": ((str,), "give chat, open-quote or short"),
+    "data": ((str, type(None)), "give a folder in M-BEIR's layout, or null"),
+    "image_tokens": ((list, type(None)), "give the fewest and the most tokens of a picture, as [4, 300]"),
+    "dtype": ((str,), f"give one of {BASE_PRECISIONS}"),
+    "attn": ((str, type(None)), f"give one of {ATTENTION}, or null for the base's own"),
+    "notes": ((str,), "give a text"),
+    "image_size": ((int,), "give a whole number of pixels"),
+    "teacher_prompt": ((str,), "give open-quote or short"),
+    "rows_per_query": ((int,), "give a whole number of at least 1"),
+    "extra_pairs": ((list,), f"give a list of {', '.join(EXTRA_PAIRS)}"),
+    "same_concept": ((bool,), "give true or false"),
+}
+ONLY_MINI = ("image_size", "teacher_prompt", "rows_per_query", "extra_pairs", "same_concept")
+"""Keys that another base does not have."""
+
+
+def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
+    """The keyword arguments of :class:`puma.training.recipes.recipe.Recipe`; of use only if no fault was added to the
+    list."""
+    values: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for key, (value, where) in entries.items():
+        name = key[0]
+        if name in SECTIONS:
+            if len(key) == 2:
+                sections.setdefault(name, {})[key[1]] = value
+            elif value == {}:
+                sections.setdefault(name, {})
+            elif len(key) > 2 or value is not None or name != "distil":
+                faults.append(f"{where}: {'.'.join(key)}: give settings, as {name}: {{steps: 100}}")
+        elif name == "like":
+            faults.append(f"{where}: like: only a recipe's file may say it")
+        elif name not in _KEYS or len(key) > 1:
+            hint = " (a stage's setting? write retrieve." + name + ")" if name in _STAGE_KEYS else ""
+            known = ", ".join([*_KEYS, *SECTIONS])
+            faults.append(f"{where}: {'.'.join(key)}: no such key{hint}; there are {known}")
+        else:
+            kinds, rule = _KEYS[name]
+            right = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+            if right and isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                right = False
+            if name == "image_tokens" and isinstance(value, list):
+                right = len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
+                value = tuple(value)
+            if name == "extra_pairs" and isinstance(value, list):
+                right = all(kind in EXTRA_PAIRS for kind in value)
+                value = tuple(value)
+            if right and name == "dtype":
+                right = value in BASE_PRECISIONS
+            if right and name == "attn":
+                right = value in (None, *ATTENTION)
+            if not right:
+                faults.append(f"{where}: {name}={value!r}: {rule}")
+            values[name] = value
+    if "base" not in values:
+        faults.append(f"base: is missing; {_KEYS['base'][1]}")
+    for name in ONLY_MINI:
+        if name in values and values.get("base") != MINI:
+            faults.append(f"{entries[(name,)][1]}: {name}: only the mini base has it")
+    faults.extend(_prompt_faults(values, entries))
+    stages = {}
+    for name in STAGES:
+        if name in sections:
+            stages[name] = _stage(name, sections[name], entries, faults, values.get("dtype", "auto"))
+    if "retrieve" not in sections and values.get("dtype") in BASE_PRECISIONS:
+        stages["retrieve"] = replace(TrainConfig(), base_precision=values["dtype"])
+    workload = _workload(sections.get("workload", {}), entries, faults)
+    return {**values, "workload": workload, **stages}
+
+
+def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:
+    from puma.retriever.model import PROMPTS
+
+    faults = []
+    for name, more in (("prompt", ["chat"]), ("teacher_prompt", [])):
+        value = values.get(name)
+        if isinstance(value, str) and value not in (*PROMPTS, *more):
+            faults.append(f"{entries[(name,)][1]}: {name}={value!r}: give one of {sorted([*PROMPTS, *more])}")
+    return faults
+
+
+def _stage(name: str, values: dict[str, Any], entries: Entries, faults: list[str], dtype: Any) -> Any:
+    if "stage" in values:
+        faults.append(f"{entries[(name, 'stage')][1]}: {name}.stage: the section's name says it; leave it out")
+        values = {key: value for key, value in values.items() if key != "stage"}
+    if dtype in BASE_PRECISIONS and "base_precision" not in values and dtype != "auto":
+        values = {**values, "base_precision": dtype}
+        entries = {**entries, (name, "base_precision"): (dtype, entries[("dtype",)][1])}
+    try:
+        return TrainConfig.from_dict({**values, "stage": name})
+    except ConfigError as error:
+        faults.extend(_locate(name, str(error), entries))
+        return None
+
+
+def _workload(values: dict[str, Any], entries: Entries, faults: list[str]) -> Workload:
+    kinds = {f.name: str(f.type) for f in fields(Workload)}
+    right: dict[str, Any] = {}
+    for key, value in values.items():
+        where = entries[("workload", key)][1]
+        allowed = (int, float) if kinds.get(key) == "float" else (int,)
+        if key not in kinds:
+            faults.append(f"{where}: workload.{key}: no such key; there are {', '.join(kinds)}")
+        elif (isinstance(value, allowed) and not isinstance(value, bool)) or (value is None and "None" in kinds[key]):
+            right[key] = value
+        else:
+            faults.append(f"{where}: workload.{key}={value!r}: give a number")
+    try:
+        return Workload(**right)
+    except ConfigError as error:
+        faults.extend(_locate("workload", str(error), entries))
+        return Workload()
+
+
+def _locate(section: str, message: str, entries: Entries) -> list[str]:
+    """The lines of a :class:`ConfigError`, each with where its key stands."""
+    head, *lines = message.split("\n  ")
+    located = []
+    for line in lines or [head]:
+        key = re.match(r"\w+", line)
+        where = entries.get((section, key.group() if key else ""), (None, section))[1]
+        located.append(f"{where}: {section}.{line}")
+    return located
+
+
+_STAGE_KEYS = frozenset(f.name for f in fields(TrainConfig))
