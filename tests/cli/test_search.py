@@ -175,7 +175,7 @@ def test_export_holds_everything(filled, tmp_path, capsys, vectors):
 
     from puma.index import Index
 
-    rows = {row.id: row for row in Index(filled).first(99)}
+    rows = {row.id: row for row in Index(filled).page(99)}
     flags = ["--vectors"] if vectors else []
     for name in ("out.jsonl", "out.parquet"):
         code, out, _ = run(capsys, "index", "export", filled, tmp_path / name, *flags)

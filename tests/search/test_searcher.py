@@ -12,8 +12,8 @@ from puma.errors import ImageError, IndexMismatchError, InputError
 from puma.index import Index
 from puma.items import MODALITIES, Item, open_image
 from puma.search import Searcher
-from puma.search.ingest import filling, read_items
-from puma.search.searcher import INSTRUCTIONS, MINUS_WEIGHT, without
+from puma.search.ingest import portions, read_items
+from puma.search.queries import INSTRUCTIONS, MINUS_WEIGHT, without
 from support.encoders import ToyEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -290,10 +290,12 @@ def test_a_stored_item_comes_back_as_a_query(searcher):
     fox = searcher.stored_item("fox")
     assert (fox.text, fox.open_image().size, fox.modality) == ("red fox", (8, 8), "image,text")
     assert searcher.search(fox, 1)[0].id == "fox"
-    green = next(row.id for row in searcher.index.first(9, "image") if row.payload["image"].endswith("green.png"))
+    green = next(
+        row.id for row in searcher.index.page(9, modality="image") if row.payload["image"].endswith("green.png")
+    )
     assert searcher.stored_item(green).text is None
     assert searcher.search(searcher.stored_item(green), 1)[0].id == green
-    whale = next(row.id for row in searcher.index.first(9, "text"))
+    whale = next(row.id for row in searcher.index.page(9, modality="text"))
     assert searcher.stored_item(whale) == Item(text="blue whale")
     with pytest.raises(InputError, match="'none': no such item"):
         searcher.stored_item("none")
@@ -311,7 +313,7 @@ def test_every_image_has_a_thumbnail_however_it_was_added(searcher, folder):
     assert added.ids == ["p", "q", "r", None]
     assert open_image(searcher.index.thumbnail("p")).size == (384, 192)
     assert searcher.index.thumbnail("q") is None
-    assert all(searcher.index.thumbnail(row.id) for row in searcher.index.first(99, ["image", "image,text"]))
+    assert all(searcher.index.thumbnail(row.id) for row in searcher.index.page(99, modality=["image", "image,text"]))
     assert searcher.index.verify() == []
     assert searcher.add(["red", b"none"]).ids[1] is None
 
@@ -369,14 +371,14 @@ def test_the_next_batch_is_read_while_this_one_is_embedded_and_no_further(tmp_pa
             assert len(opened) <= wanted + 1, "more than the next batch is read"
             return super().encode(items, instruction=instruction)
 
-    plain = filling.make_thumbnail
-    monkeypatch.setattr(filling, "make_thumbnail", lambda image: opened.append(image) or plain(image))
+    plain = portions.make_thumbnail
+    monkeypatch.setattr(portions, "make_thumbnail", lambda image: opened.append(image) or plain(image))
     Searcher(Waiting(), tmp_path / "index").add_paths([tmp_path / "p"], batch_size=3, progress=False)
     assert len(opened) == 12
 
 
 def test_a_batch_of_heavy_images_ends_early(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.filling.HELD_BYTES", 5000)
+    monkeypatch.setattr("puma.search.ingest.portions.HELD_BYTES", 5000)
     sizes = []
 
     class Counting(ToyEncoder):

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from puma.items import Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 from support.served import data_uri, png, served, toy_searcher
 

@@ -3,7 +3,7 @@
 import openai
 import pytest
 
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.served import data_uri, png, served, toy_searcher
 
 

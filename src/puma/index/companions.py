@@ -47,7 +47,7 @@ class _Companion:
             self._handle = reading(self.folder, lambda: connect(self.folder, self._fresh).open_table(self.name))
         return self._handle
 
-    def _made(self, schema: Any) -> Any:
+    def _create(self, schema: Any) -> Any:
         if self.table is None:
             work = lambda: connect(self.folder).create_table(self.name, schema=schema, exist_ok=True)  # noqa: E731
             self._handle = writing(self.folder, work)
@@ -57,7 +57,9 @@ class _Companion:
         """How many rows there are."""
         return 0 if self.table is None else reading(self.folder, self.table.count_rows)
 
-    def columns(self, names: Sequence[str], condition: str | None = None, batch: int = 8192) -> Iterator[list[tuple]]:
+    def columns(
+        self, names: Sequence[str], condition: str | None = None, batch: int = 8192
+    ) -> Iterator[list[tuple[Any, ...]]]:
         """Rows as tuples of these columns, some at a time."""
         if self.table is None:
             return
@@ -89,7 +91,7 @@ class Thumbnails(_Companion):
         if not images:
             return
         schema = thumbnail_schema()
-        table = self._made(schema)
+        table = self._create(schema)
         names, data = list(images), list(images.values())
         batch = pa.table({"content": names, "data": data, "checksum": list(map(zlib.crc32, data))}, schema=schema)
         merge = table.merge_insert("content").when_matched_update_all().when_not_matched_insert_all()
@@ -137,7 +139,7 @@ class Sources(_Companion):
         if not fresh:
             return
         schema = source_schema()
-        table = self._made(schema)
+        table = self._create(schema)
         batch = pa.table({"source": [pair[0] for pair in fresh], "id": [pair[1] for pair in fresh]}, schema=schema)
         writing(self.folder, lambda: table.add(batch))
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ MAX_DEPTH, MAX_COMPARISONS, MAX_VALUES = 8, 100, 1000
 MAX_KEY, MAX_TEXT = 200, 1000
 """Longer keys and texts of a payload are stored and returned, but no filter sees them."""
 TOKEN_TEXT, TOKEN_NUMBER = 40, 100_000
+_ORDERS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _SIGNS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 Filter = Mapping[str, Any]
@@ -153,16 +155,12 @@ def matches(modality: str, payload: Mapping[str, Any], where: Filter | None) -> 
     key, value = where["key"], where["value"]
     field = modality if key == MODALITY else _scalar(payload.get(key))
     if kind in ("eq", "ne"):
-        return _same(field, value) == (kind == "eq")
+        return _same(field, value) is (kind == "eq")
     if kind in ("in", "nin"):
-        return any(_same(field, entry) for entry in value) == (kind == "in")
+        return any(_same(field, entry) for entry in value) is (kind == "in")
     if field is None or _kind(field) != _kind(value):
         return False
-    if kind == "gt":
-        return field > value
-    if kind == "gte":
-        return field >= value
-    return field < value if kind == "lt" else field <= value
+    return bool(_ORDERS[kind](field, value))
 
 
 def _same(field: Scalar | None, value: Scalar) -> bool:

@@ -78,7 +78,8 @@ class Reader:
 
         def work() -> list[str]:
             query = self._table.search().select(["id"]).order_by([ColumnOrdering(column_name="id")]).limit(limit)
-            return (query if condition is None else query.where(condition)).to_arrow()["id"].to_pylist()
+            found: list[str] = (query if condition is None else query.where(condition)).to_arrow()["id"].to_pylist()
+            return found
 
         ids = reading(self.folder, work)
         rows = self.get(ids, vectors)
@@ -211,7 +212,8 @@ class Reader:
         ]
 
     def _ids(self, condition: str | None) -> list[str]:
-        return self._table.search().where(condition).select(["id"]).to_arrow()["id"].to_pylist()
+        found: list[str] = self._table.search().where(condition).select(["id"]).to_arrow()["id"].to_pylist()
+        return found
 
     def _blocks(self, condition: str | None) -> Iterator[Block]:
         query = self._table.search().select(["id", "vector"])

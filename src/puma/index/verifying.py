@@ -118,7 +118,7 @@ def _items(table: Any, dim: int, findings: _Findings) -> tuple[list[tuple[str, s
     return wanted, probes
 
 
-def _check_row(name: str, place: int, columns: dict[str, list], vector: np.ndarray, findings: _Findings) -> None:
+def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.ndarray, findings: _Findings) -> None:
     try:
         payload = json.loads(columns["payload"][place])
     except ValueError:

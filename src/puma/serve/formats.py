@@ -14,7 +14,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextPart

@@ -20,7 +20,7 @@ from puma import Index, Searcher
 from puma.errors import IndexMismatchError, InputError
 from puma.items import IMAGE, TEXT
 from puma.search.integrations.langchain import PumaEmbeddings, PumaVectorStore
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 
 HERE = Path(__file__).parent

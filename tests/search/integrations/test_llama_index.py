@@ -9,7 +9,7 @@ from PIL import Image
 
 from puma.errors import ImageError
 from puma.items import TEXT, Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 
 pytestmark = pytest.mark.slow  # the framework takes seconds to import

@@ -28,7 +28,8 @@ from puma.items.encoder import BATCH, Encoder
 from puma.items.item import TEXT, Item
 from puma.search.ingest import content_digest
 from puma.search.integrations import not_installed
-from puma.search.searcher import INSTRUCTIONS, Searcher
+from puma.search.queries import INSTRUCTIONS
+from puma.search.searcher import Searcher
 
 try:
     from langchain_core.documents import Document

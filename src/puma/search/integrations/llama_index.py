@@ -21,7 +21,7 @@ from typing import Any
 from puma.items.encoder import Encoder
 from puma.items.item import TEXT, Item
 from puma.search.integrations import not_installed
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 
 try:
     from llama_index.core.bridge.pydantic import PrivateAttr
