@@ -82,7 +82,7 @@ def test_batched_equals_single(mixed):
         requests.append((items, [None, "find it", f"ask {n % 3}"][n % 3]))
 
     async def test(own, encoder):
-        encoder.mixed_instructions = own.batcher._mixed = mixed
+        encoder.mixed_instructions = own.batcher.encoding.mixed = mixed
         first = await held(own, encoder)
         tasks = [asyncio.create_task(own.embed(items, asked)) for items, asked in requests]
         while own.batcher.depth < sum(len(items) for items, _ in requests):
@@ -138,7 +138,7 @@ def test_a_full_queue_refuses_and_says_when():
     async def test(own, encoder):
         first = await held(own, encoder)
         waiting = await queued(own, [Item("a"), Item("b")], [Item("c")])
-        own.batcher._rate = 0.5
+        own.batcher.encoding.rate = 0.5
         with pytest.raises(BusyError, match="queue holds 4") as caught:
             await own.embed([Item("d"), Item("e")])
         assert caught.value.retry_after == 6  # three items at half an item a second
@@ -166,7 +166,7 @@ def test_who_waits_too_long_is_told_and_dropped():
     served(test, timeout_s=0.05)
 
 
-def test_a_result_renews_the_patience(monkeypatch):
+def test_a_result_renews_the_time_limit(monkeypatch):
     async def test(own, encoder):
         first = await held(own, encoder)
         (task,) = await queued(own, [Item("a"), Item("b")])
@@ -415,7 +415,7 @@ def test_a_real_model_in_batches(base):
     ]
 
     async def test(own, encoder):
-        assert own.batcher._mixed
+        assert own.batcher.encoding.mixed
         tasks = [own.embed([item], asked) for item, asked in wanted]
         together = np.concatenate(await asyncio.gather(*tasks))
         alone = np.concatenate([retriever.encode([item], instruction=asked) for item, asked in wanted])

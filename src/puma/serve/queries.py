@@ -55,7 +55,7 @@ async def parse_query(
 
     Args:
         image: a data URI or base64; bytes if they were checked already.
-        item: id of a stored item. With a text besides, the query is the item's image (or its text) changed as the words say.
+        item: id of a stored item. With a text besides, the query is its image (or its text) changed as the words say.
 
     Raises:
         InputError: there is nothing to search for, or too much.
