@@ -59,15 +59,15 @@ def test_many_queries_are_the_single_ones(searcher, folder):
 
 
 def test_instructions_by_default_given_and_none(searcher):
-    searcher.encoder.heard.clear()
+    searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, "image")
     searcher.search("red", 1, instruction="My own.")
     searcher.search("red", 1, instruction="")
     own = Searcher(searcher.encoder, searcher.index, instructions={("text", None): "Theirs."})
     own.search("red", 1)
     expected = [INSTRUCTIONS["text", "image"], "My own.", None, "Theirs."]
-    assert searcher.encoder.heard == expected
-    assert set(INSTRUCTIONS) == {(asked, wanted) for asked in MODALITIES for wanted in (*MODALITIES, None)}
+    assert searcher.encoder.seen_instructions == expected
+    assert set(INSTRUCTIONS) == {(own, wanted) for own in MODALITIES for wanted in (*MODALITIES, None)}
 
 
 def test_what_is_there_already_is_not_embedded_again(searcher, folder):
@@ -198,10 +198,10 @@ def test_several_modalities_at_once(searcher):
     found = searcher.search("red", 10, ["image", "text"])
     assert {hit.modality for hit in found} == {"image", "text"}
     assert len(found) == 4
-    searcher.encoder.heard.clear()
+    searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, ["image"])
     searcher.search("red", 1, ("image", "text"))
-    assert searcher.encoder.heard == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
+    assert searcher.encoder.seen_instructions == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
     with pytest.raises(InputError, match="modality"):
         searcher.search("red", 1, ["image", "video"])
 
@@ -363,7 +363,7 @@ def test_the_next_batch_is_read_while_this_one_is_embedded_and_no_further(tmp_pa
     class Waiting(ToyEncoder):
         def encode(self, items, *, instruction=None):
             deadline = time.monotonic() + 20
-            wanted = min(12, len(self.heard) * 3 + 6)
+            wanted = min(12, len(self.seen_instructions) * 3 + 6)
             while len(opened) < wanted and time.monotonic() < deadline:
                 time.sleep(0.001)
             assert len(opened) >= wanted, "the next batch is not read meanwhile"
@@ -423,6 +423,6 @@ def test_an_error_of_the_encoder_ends_the_run_and_the_reading(tmp_path):
 
 def test_the_bar_tells_rate_and_time_left(folder, tmp_path, capsys):
     Searcher(ToyEncoder(), tmp_path / "index").add_paths([folder], batch_size=1)
-    told = capsys.readouterr().err
-    assert "3/3" in told
-    assert "item/s" in told or "s/item" in told
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "item/s" in shown or "s/item" in shown

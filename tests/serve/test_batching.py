@@ -84,18 +84,20 @@ def test_batched_equals_single(mixed):
     async def test(own, encoder):
         encoder.mixed_instructions = own.batcher.encoding.mixed = mixed
         first = await held(own, encoder)
-        tasks = [asyncio.create_task(own.embed(items, asked)) for items, asked in requests]
+        tasks = [asyncio.create_task(own.embed(items, instructions)) for items, instructions in requests]
         while own.batcher.depth < sum(len(items) for items, _ in requests):
             await asyncio.sleep(0.001)
         encoder.gate.set()
         await first
         alone = GatedEncoder()
-        for task, (items, asked) in zip(tasks, requests, strict=True):
+        for task, (items, instructions) in zip(tasks, requests, strict=True):
             got = await task
             assert got.dtype == np.float32
             assert got.shape == (len(items), 32)
             if items:
-                assert np.array_equal(got, np.concatenate([alone.encode([item], instruction=asked) for item in items]))
+                assert np.array_equal(
+                    got, np.concatenate([alone.encode([item], instruction=instructions) for item in items])
+                )
         assert len(encoder.batches) < len(requests)
 
     served(test)
@@ -334,14 +336,14 @@ def test_closing_finishes_what_was_accepted():
 
 def test_what_cannot_be_embedded_is_refused_at_once():
     async def test(own, encoder):
-        for items, asked, message in (
+        for items, instructions, message in (
             ([Item("x")] * 5, None, "5 inputs are over the limit of 4"),
             ([Item("x")], ["a", "b"], "2 of them for 1 items"),
             ([Item("half \ud800")], None, "input 0: holds half"),
             ([Item("x")], "\udfff", "instruction of input 0"),
         ):
             with pytest.raises(InputError, match=message):
-                await own.embed(items, asked)
+                await own.embed(items, instructions)
         assert (await own.embed([])).shape == (0, 32)
         assert not encoder.batches
 
@@ -416,9 +418,9 @@ def test_a_real_model_in_batches(base):
 
     async def test(own, encoder):
         assert own.batcher.encoding.mixed
-        tasks = [own.embed([item], asked) for item, asked in wanted]
+        tasks = [own.embed([item], instructions) for item, instructions in wanted]
         together = np.concatenate(await asyncio.gather(*tasks))
-        alone = np.concatenate([retriever.encode([item], instruction=asked) for item, asked in wanted])
+        alone = np.concatenate([retriever.encode([item], instruction=instructions) for item, instructions in wanted])
         assert np.allclose(together, alone, atol=1e-5)
         assert not np.allclose(alone[0], alone[4], atol=1e-3)
 

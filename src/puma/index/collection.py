@@ -175,7 +175,7 @@ class Index:
         return [] if engine is None else engine.page(limit, after, kinds, fits, vectors)
 
     def scan(self, batch: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
-        """All rows, ``batch`` at a time, as they were when the first batch was asked for. An index that is compacted
+        """All rows, ``batch`` at a time, as they were when the first batch was requested. An index that is compacted
         while it is read may raise StorageError; scan again then."""
         batch = checked_k(batch, "batch")
         engine = self._current()

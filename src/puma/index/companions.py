@@ -1,7 +1,4 @@
-"""What is stored beside the rows of an index: small images by content, and which source gave which id.
-
-Here: two small tables and their orphans. Not here: the rows (:mod:`puma.index.lance`), making the images
-(``puma.items.thumbnails``), reading the sources (``puma.search.ingest``). Nothing in this module loads torch.
+"""What is stored beside the rows of an index: small images by content, and which source gave which id. Loads no torch.
 
 The caller holds the write lock around everything that writes.
 """

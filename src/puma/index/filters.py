@@ -1,8 +1,5 @@
-"""Filters over modality and payload fields: what may be asked, what it means, and how the store is asked.
-
-Here: :func:`checked_filter`, the meaning in plain Python (:func:`matches`), the same as SQL (:func:`as_sql`), and the
-two columns that the SQL reads (:func:`filter_fields`). Not here: running it (:mod:`puma.index.reader`). Nothing in this
-module loads torch.
+"""Filters over modality and payload fields: what may be written, what it means, and the SQL that is run. Loads no
+torch.
 
 A filter has OpenAI's shape: ``{"type": "eq", "key": "brand", "value": "b3"}`` with ``eq ne gt gte lt lte in nin``,
 joined by ``{"type": "and", "filters": [...]}`` or ``or``. The key ``modality`` is the row's own; any other key is a
@@ -222,7 +219,7 @@ def _sql(where: Filter) -> str:
 
 
 def _any_of(key: str, values: Sequence[Scalar], negated: bool) -> str:
-    """One condition: the field is one of the values. Those with a token are asked for together, the others by kind."""
+    """One condition: the field is one of the values. Those with a token are looked up together, the others by kind."""
     tokens: list[str] = []
     rest: dict[str, list[Scalar]] = {}
     for value in values:

@@ -1,8 +1,4 @@
-"""What every index engine promises, and the checks that run before any of them sees a value.
-
-Here: :class:`Hit`, :class:`Row`, the :class:`Engine` protocol, validation of ids, vectors, modalities and payloads.
-Not here: filters (:mod:`puma.index.filters`), any storage. Nothing in this module loads torch.
-"""
+"""What every index engine promises, and the checks of ids, vectors, modalities and payloads. Loads no torch."""
 
 from __future__ import annotations
 
@@ -52,7 +48,7 @@ class Row:
 
     Args:
         id: the item's id.
-        vector: float32 [dim] of unit length; [0] where vectors were not asked for.
+        vector: float32 [dim] of unit length; [0] where vectors were not requested.
         modality: ``text``, ``image`` or ``image,text``.
         payload: what was stored beside the vector.
         content: a digest of what was embedded: the same content need not be embedded again.

@@ -1,8 +1,4 @@
-"""The embedded engine: LanceDB tables in a folder, safe against kills and shared by several processes.
-
-Here: storing and deleting rows with their images and sources, and when upkeep runs. Not here: finding rows
-(:mod:`puma.index.reader`), checks of arguments (:mod:`puma.index.interface`), the tables themselves
-(:mod:`puma.index.tables`), building search indexes (:mod:`puma.index.maintenance`). Nothing in this module loads torch.
+"""The embedded engine: LanceDB tables in a folder, safe against kills and shared by several processes. Loads no torch.
 
 What keeps several processes apart: writers take the write lock one after the other, so that a row, its image and its
 sources are never torn by another's deletion; upkeep takes its own lock and lets writers go on; readers take none.

@@ -1,11 +1,10 @@
-"""Finding rows in LanceDB: by id, by page, all of them, and the nearest ones.
+"""Finding rows in LanceDB: by id, by page, all of them, and the nearest ones. Loads no torch.
 
-Here: :class:`Reader`. Up to :data:`FLAT_ROWS` rows, and whenever exactness is asked for, search is our own exact one;
-above, LanceDB's IVF_RQ index with settings that were measured to find what exact search finds. Not here: writing
-(:mod:`puma.index.lance`). Nothing in this module loads torch.
+Up to :data:`FLAT_ROWS` rows, and whenever an exact search is requested, search is our own exact one; above, LanceDB's
+IVF_RQ index with settings that were measured to find what exact search finds.
 
-Traps this file steps around: LanceDB's default search parameters lose a third of the results; a batch search over rows
-not yet indexed copies them per query; a handle does not see others' writes unless told to.
+Traps this file avoids: LanceDB's default search parameters lose a third of the results; a batch search over rows not
+yet indexed copies them per query; a handle does not see others' writes unless it is set to look for them.
 """
 
 from __future__ import annotations

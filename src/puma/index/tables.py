@@ -1,9 +1,4 @@
-"""LanceDB tables in a folder: opening, making, upgrading, and what goes wrong with disks and other processes.
-
-Here: the columns of the three tables, :func:`connect`, :func:`reading` and :func:`writing` (try again, or say what is
-wrong), the locks between processes. Not here: what the rows mean (:mod:`puma.index.lance`). Nothing in this module
-loads torch.
-"""
+"""LanceDB tables in a folder: columns, opening, retries, locks between processes. Loads no torch."""
 
 from __future__ import annotations
 
@@ -228,7 +223,7 @@ def is_conflict(error: Exception) -> bool:
 
 
 def storage_error(folder: Path, error: Exception) -> StorageError:
-    """What a failed write means for the person who asked for it."""
+    """What a failed write means as a message for the user."""
     text = str(error)
     if "no space left" in text.lower() or "os error 28" in text.lower() or getattr(error, "errno", None) == 28:
         return StorageError(f"{folder}: the disk is full; free some space and repeat (what was added before is safe)")

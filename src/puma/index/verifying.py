@@ -1,8 +1,4 @@
-"""What is wrong with an index, said in plain words.
-
-Here: :func:`faults`, which reads every byte of it. Not here: mending (``puma index compact`` drops orphans and makes
-the search index anew; rows come back by adding them again). Nothing in this module loads torch.
-"""
+"""Checks of a whole index, down to every byte, which name what is wrong in plain words. Loads no torch."""
 
 from __future__ import annotations
 

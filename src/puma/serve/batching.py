@@ -78,7 +78,7 @@ class Batcher:
         Args:
             instructions: one an item, or None.
             pixels: of each item's image, 0 for a text; see :func:`puma.serve.queue.image_pixels`.
-            gone: an awaitable that completes when the client disconnects.
+            gone: makes an awaitable that completes when the client disconnects.
 
         Raises:
             BusyError, ClosingError: nothing was begun. WaitedTooLongError, ClientGoneError: the rest was dropped.
@@ -229,7 +229,7 @@ class Batcher:
 
 def _gone(request: Request, watcher: asyncio.Future) -> None:
     if not watcher.cancelled() and watcher.exception() is None and not request.future.done():
-        request.future.set_exception(ClientGoneError("the client hung up"))
+        request.future.set_exception(ClientGoneError("the client disconnected"))
 
 
 def _finish(requests: Sequence[Request]) -> None:

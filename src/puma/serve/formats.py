@@ -1,8 +1,4 @@
-"""From what embedding clients send to vectors in the form that they ask for.
-
-Here: names of the model, instructions of tasks, parts joined to items, cutting, quantising and writing of vectors.
-Not here: routes, schemas, batching.
-"""
+"""From what embedding clients send to vectors in the form that they request."""
 
 from __future__ import annotations
 
@@ -26,10 +22,10 @@ DECIMALS = 8
 
 
 def model_name(service: Service, name: str | None) -> str:
-    """The name to answer with; the first one if none is asked for.
+    """The name to answer with; the first one if none is requested.
 
     Raises:
-        NotFoundError: another model is asked for.
+        NotFoundError: another model is requested.
     """
     names = service.settings.model_names
     if not name:

@@ -1,4 +1,4 @@
-"""An ingest does nothing twice: one opening of the index, one walk, one reading of a file, one encoding of a payload."""
+"""An ingest opens the index once, walks a folder once, reads a file once and encodes a payload once."""
 
 import json
 import os

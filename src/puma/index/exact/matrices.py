@@ -1,4 +1,5 @@
-"""Candidate matrices that need not fit in memory: files, arrays, or blocks that come once, read by rows. Loads no torch.
+"""Candidate matrices that need not fit in memory: files, arrays, or blocks that come once, read by rows. Loads no
+torch.
 
 Files are read, not mapped: pages of a mapped file count as the process's memory.
 """
@@ -199,7 +200,7 @@ def open_source(source: Source, scratch: str | os.PathLike[str] | None = None) -
     """Candidates as one matrix; close it when done.
 
     Args:
-        source: see :data:`Source`. A whole ``numpy.memmap`` is read from its file.
+        source: see :data:`Source`. A full ``numpy.memmap`` is read from its file.
         scratch: folder for the copy of blocks that come once (the system's temporary one if None). The copy has no name
             in it and goes with the process.
 
@@ -229,7 +230,10 @@ def _part(part: Any) -> _File | _Array:
     if not isinstance(part, np.ndarray):
         raise InputError(f"source: its parts must be paths or arrays, one is of type {type(part).__name__}")
     if isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap) and part.ndim == 2 and part.flags.c_contiguous:
-        name, mode = part.filename, part.mode  # a part of a memmap has its whole's offset: only a whole one is a file
+        name, mode = (
+            part.filename,
+            part.mode,
+        )  # a part of a memmap has the offset of the full one: only a full one is a file
         if isinstance(name, (str, os.PathLike)) and mode != "c":
             _check(part.shape, part.dtype, os.fspath(name))
             return _File(open(name, "rb", buffering=0), os.fspath(name), part.offset, part.shape, part.dtype)

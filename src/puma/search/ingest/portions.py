@@ -1,4 +1,4 @@
-"""What was read, cut into portions: new records to be embedded together, and what is only to be counted. Loads no torch.
+"""What was read, cut into portions: new records to embed together, and what is only counted. Loads no torch.
 
 Held in memory: of the records of a portion the images' files, and of everything else that was read its id.
 """
@@ -21,7 +21,7 @@ from puma.search.ingest.records import Found, Ignored, Record, is_text
 HELD_BYTES = 128 * 2**20
 """A batch ends early when the images' files that it holds take more than this."""
 LOOKED_UP = 64
-"""Records asked for in the index at once, at least, so that few fresh ones among many do not mean many look-ups."""
+"""Records looked up in the index at once, at least, so that few fresh ones among many do not mean many look-ups."""
 REPEATS_HELD = 10_000
 """A batch ends early when so many repetitions wait for it."""
 

@@ -1,7 +1,8 @@
 """What a removed file takes with it: items whose sources lie in some paths and were not found there any more. Loads no
 torch.
 
-What vanished is told from what could only not be read, and an index is not emptied because a disk is not mounted.
+What vanished is kept apart from what could not be read this time, and an index is not emptied because a disk is not
+mounted.
 """
 
 from __future__ import annotations

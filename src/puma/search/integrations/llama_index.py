@@ -1,7 +1,6 @@
 """LlamaIndex's embedding interface over an encoder: texts, queries and images.
 
-Here: translation only. Importing this module needs ``llama-index-core``:
-``pip install 'puma-retrieval[llama-index]'``.
+Importing this module needs ``llama-index-core`` (``pip install 'puma-retrieval[llama-index]'``).
 
 Usage::
 

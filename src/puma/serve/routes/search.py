@@ -38,22 +38,22 @@ Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
 
 
 @router.post("/search", response_model=SearchAnswer, summary="Search by text, picture, both, or a stored item")
-async def search(request: Request, given: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     started = time.perf_counter()
     own = service(request)
-    searcher, name = named(own, given.index)
+    searcher, name = named(own, body.index)
     query = await parse_query(
         own,
         searcher,
-        text=given.text,
-        image=given.image,
-        item=given.item,
-        modality=given.modality,
-        instruction=given.instruction,
-        minus=given.minus,
+        text=body.text,
+        image=body.image,
+        item=body.item,
+        modality=body.modality,
+        instruction=body.instruction,
+        minus=body.minus,
     )
-    where = None if given.where is None else given.where.model_dump()
-    return await _answer(own, searcher, name, query, given.k, given.offset, where, started)
+    where = None if body.where is None else body.where.model_dump()
+    return await _answer(own, searcher, name, query, body.k, body.offset, where, started)
 
 
 @router.get("/search", response_model=SearchAnswer, summary="The same for links and curl")

@@ -65,33 +65,33 @@ async def store(request: Request, store: StoreId) -> Response:
 
 @router.post("/v1/vector_stores/{store}/search", response_model=StoreSearchAnswer, summary="Search an index")
 async def search(
-    request: Request, store: StoreId, given: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
+    request: Request, store: StoreId, body: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     own = service(request)
     searcher, name = named(own, store)
-    where = None if given.filters is None else given.filters.model_dump()
-    texts = given.query if isinstance(given.query, list) else [given.query]
+    where = None if body.filters is None else body.filters.model_dump()
+    texts = body.query if isinstance(body.query, list) else [body.query]
     # The conditions are applied as they are; which modality they ask for matters besides, for the instruction.
     modality = wanted(_modalities(where))
-    common: dict[str, Any] = {"image": given.image, "modality": modality, "instruction": given.instruction}
+    common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
     queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, query, k=given.max_num_results, where=where) for query in queries)
+        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where) for query in queries)
     )
     best: dict[str, Hit] = {}
     for hit in (hit for hits, _ in pages for hit in hits):
         if hit.id not in best or hit.score > best[hit.id].score:
             best[hit.id] = hit
     least = -2.0
-    if given.ranking_options is not None and given.ranking_options.score_threshold is not None:
-        least = given.ranking_options.score_threshold
+    if body.ranking_options is not None and body.ranking_options.score_threshold is not None:
+        least = body.ranking_options.score_threshold
     ranked = sorted((hit for hit in best.values() if hit.score >= least), key=lambda hit: (-hit.score, hit.id))
     return json_answer(
         {
             "object": "vector_store.search_results.page",
             "search_query": [text for text in texts if text is not None],
-            "data": [_hit(hit, name) for hit in ranked[: given.max_num_results]],
-            "has_more": len(ranked) > given.max_num_results or any(more for _, more in pages),
+            "data": [_hit(hit, name) for hit in ranked[: body.max_num_results]],
+            "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
         }
     )
