@@ -1,4 +1,4 @@
-"""The page when things are not as they should be, and how every state of it looks: faults, sign-in, axe, widths, colours."""
+"""The page when things are not as they should be, and how its states look: faults, sign-in, axe, widths, colours."""
 
 from __future__ import annotations
 

@@ -12,23 +12,21 @@ Usage::
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from puma.errors import ImageError, InputError
+from puma.errors import InputError
 from puma.index import Hit, Index
-from puma.index.interface import PayloadJson, checked_ids, checked_k, checked_modality, encoded_payload
+from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
 from puma.items.encoder import BATCH, Encoder, Skip
 from puma.items.item import IMAGE, TEXT, Item, as_item
 from puma.search.ingest.filling import Added, fill
 from puma.search.ingest.prepared import PreparedPaths
-from puma.search.ingest.records import Record, read_content
+from puma.search.ingest.records import Record, encoded_text, payload_of, record_of_item
 from puma.search.queries import INSTRUCTIONS, Modalities, QueryBatch
 
 __all__ = ["Added", "Searcher"]
@@ -147,27 +145,27 @@ class Searcher:
         for name, given in (("ids", ids), ("payloads", payloads)):
             if given is not None and len(given) != len(rows):
                 raise InputError(f"{name} must be as many as the items: {len(rows)}, got {len(given)}")
-        found: list[Record | Skip] = []
-        for place, item in enumerate(rows):
-            where = f"items[{place}]" if ids is None else f"items[{place}] ({ids[place]})"
-            try:
-                content, file = read_content(item)
-            except ImageError as error:
-                found.append(Skip(where, str(error), position=place))
-                continue
-            given_payload = payloads[place] if payloads is not None else None
-            text = encoded_payload(given_payload or _payload(item), where)
-            # As JSON gives it back (lists for tuples), to be comparable with what is stored.
-            record = Record(content if ids is None else ids[place], item, json.loads(text), content, where)
-            found.append(replace(record, position=place, file=file, payload_json=PayloadJson(text)))
-        added = fill(
-            self.encoder, self.index, found, batch_size=batch_size, total=len(found) if progress else None,
-            progress=progress,
-        )  # fmt: skip
-        skipped = {skip.position for skip in added.skips}
-        added.ids = [
-            entry.id if isinstance(entry, Record) and n not in skipped else None for n, entry in enumerate(found)
+        wheres = [f"items[{place}]" + ("" if ids is None else f" ({ids[place]})") for place in range(len(rows))]
+        # All payloads and texts are checked before anything is stored; files are read when their batch comes.
+        given_payloads = [None] * len(rows) if payloads is None else payloads
+        texts = [
+            encoded_payload(payload or payload_of(item), where)
+            for item, payload, where in zip(rows, given_payloads, wheres, strict=True)
         ]
+        for item in rows:
+            encoded_text(item)
+        names: list[str | None] = [None] * len(rows)
+
+        def found() -> Iterator[Record | Skip]:
+            for place, (item, text, where) in enumerate(zip(rows, texts, wheres, strict=True)):
+                entry = record_of_item(item, None if ids is None else ids[place], text, where, place)
+                names[place] = entry.id
+                yield entry
+
+        total = len(rows) if progress else None
+        added = fill(self.encoder, self.index, found(), batch_size=batch_size, total=total, progress=progress)
+        skipped = {skip.position for skip in added.skips}
+        added.ids = [None if place in skipped else name for place, name in enumerate(names)]
         if added.embedded or added.updated:
             self.index.optimize()
         return added
@@ -296,10 +294,3 @@ class Searcher:
         if text is None and image is None:
             raise InputError(f"id {id!r}: the index holds its vector, but neither its text nor its picture")
         return Item(text=text, image=image)
-
-
-def _payload(item: Item) -> dict[str, Any]:
-    payload = {} if item.text is None else {"text": item.text}
-    if isinstance(item.image, (str, os.PathLike)):
-        payload["image"] = str(Path(item.image).absolute())
-    return payload

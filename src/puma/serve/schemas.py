@@ -34,7 +34,7 @@ def kind_of(value: Any) -> str | None:
 
 
 def by_kind(message: str) -> Discriminator:
-    """For a union whose members are of different kinds: only the fitting one's faults are shown, or else the message."""
+    """For a union whose members are of different kinds: only the fitting member's faults are shown, or else this."""
     return Discriminator(kind_of, custom_error_type="kind", custom_error_message=message)
 
 

@@ -45,7 +45,7 @@ def counted(monkeypatch):
     count(lance, "LanceEngine", lambda folder: ("open", Path(folder).name))
     count(os, "walk", lambda path: ("walk", Path(path).name))
     count(Path, "read_bytes", lambda path: ("read", path.name))
-    count(json, "dumps", lambda value: ("encode", Path(value["image"]).name) if "image" in value else "other")
+    count(json, "dumps", lambda value: ("encode", Path(value["image"]).name) if "image" in value else ("other", ""))
     return counts
 
 
@@ -58,7 +58,7 @@ def test_sync_opens_walks_reads_and_encodes_once(folder, tmp_path, counted):
         assert searcher.index is index
         added = searcher.add_prepared(PreparedPaths(index, [folder], sync=True))
         assert (added.embedded, added.present, added.ignored) == ((3, 0, 1), (0, 3, 1))[round_]
-        del counted["other"]
+        del counted["other", ""]
         names = ("a.png", "b.png", "c.png")
         assert counted == {("open", "i"): 1, ("walk", "images"): 1} | {
             (kind, name): 1 for kind in ("read", "encode") for name in names
@@ -103,3 +103,26 @@ def test_skips_of_given_items_say_their_position(folder, tmp_path):
     added = Searcher(ToyEncoder(), tmp_path / "i").add(given)
     assert sorted(skip.position for skip in added.skips) == [1, 2]
     assert [name is None for name in added.ids] == [False, True, True, False]
+
+
+def test_files_of_given_items_are_read_when_their_batch_comes(folder, tmp_path, counted):
+    class Counting(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            assert sum(count for (kind, _), count in counted.items() if kind == "read") <= self.calls + 3
+            return super().encode(items, instruction=instruction)
+
+    paths = [folder / "a.png", folder / "b.png", folder / "deep" / "c.png"]
+    many = [Item(text=f"{n}", image=paths[n % 3]) for n in range(30)]
+    added = Searcher(Counting(), tmp_path / "i").add(many, batch_size=1)
+    del counted["other", ""]
+    assert added.embedded == 30
+    assert sum(count for (kind, _), count in counted.items() if kind == "read") == 30
+
+
+def test_a_payload_that_cannot_be_stored_is_refused_before_anything_is(tmp_path):
+    searcher = Searcher(ToyEncoder(), tmp_path / "i")
+    with pytest.raises(InputError, match="cannot be written as JSON"):
+        searcher.add(["a", "b"], payloads=[None, {"x": object()}], batch_size=1)
+    with pytest.raises(InputError, match="not valid Unicode"):
+        searcher.add(["a", "\ud800"], payloads=[None, {"x": 1}], batch_size=1)
+    assert len(searcher.index) == 0

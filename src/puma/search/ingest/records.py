@@ -97,10 +97,7 @@ def read_content(item: Item) -> tuple[str, FileBytes | None]:
     """
     digest = hashlib.sha256(item.modality.encode())
     file: FileBytes | None = None
-    try:
-        text = (item.text or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("the text is not valid Unicode") from None
+    text = encoded_text(item)
     # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
     digest.update(b"\0%d\0" % len(text) + text)
     if isinstance(item.image, (str, os.PathLike)):
@@ -113,6 +110,40 @@ def read_content(item: Item) -> tuple[str, FileBytes | None]:
         assert image is not None
         digest.update(f"{image.size}".encode() + image.tobytes())
     return digest.hexdigest()[:ID_LENGTH], file
+
+
+def encoded_text(item: Item) -> bytes:
+    """An item's text as UTF-8; InputError where it is not valid Unicode."""
+    try:
+        return (item.text or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the text is not valid Unicode") from None
+
+
+def record_of_item(item: Item, name: str | None, payload_json: str, where: str, position: int) -> Record | Skip:
+    """A record of an item that was given directly, or why its image cannot be read.
+
+    Args:
+        name: its id; the digest of its content if None.
+        payload_json: its payload, encoded.
+        where, position: as in :class:`Record`.
+    """
+    try:
+        content, file = read_content(item)
+    except ImageError as error:
+        return Skip(where, str(error), position=position)
+    # As JSON gives it back (lists for tuples), to be comparable with what is stored.
+    payload = json.loads(payload_json)
+    encoded = PayloadJson(payload_json)
+    return Record(name or content, item, payload, content, where, None, position, file, encoded)
+
+
+def payload_of(item: Item) -> dict[str, Any]:
+    """The payload of an item that was given without one: its text and the path of its image."""
+    payload = {} if item.text is None else {"text": item.text}
+    if isinstance(item.image, (str, os.PathLike)):
+        payload["image"] = str(Path(item.image).absolute())
+    return payload
 
 
 def source_of(path: Path) -> str:
