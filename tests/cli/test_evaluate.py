@@ -131,7 +131,7 @@ def test_stored_vectors_score_as_the_model_that_made_them(toy, whole, tmp_path, 
 def test_instructions_are_the_first_none_or_all(toy, whole, capsys, instruction, heard):
     code, out, _ = run(capsys, "evaluate", "--root", whole, "--tasks", "4", "--instruction", instruction)
     assert code == 0
-    assert {prompt.rpartition(" ")[2] for prompt in toy.heard if prompt} == heard
+    assert {prompt.rpartition(" ")[2] for prompt in toy.seen_instructions if prompt} == heard
     assert ("over all instructions of a task" in out) == (instruction == "all")
 
 

@@ -175,7 +175,7 @@ def test_export_holds_everything(filled, tmp_path, capsys, vectors):
 
     from puma.index import Index
 
-    rows = {row.id: row for row in Index(filled).first(99)}
+    rows = {row.id: row for row in Index(filled).page(99)}
     flags = ["--vectors"] if vectors else []
     for name in ("out.jsonl", "out.parquet"):
         code, out, _ = run(capsys, "index", "export", filled, tmp_path / name, *flags)
@@ -383,3 +383,19 @@ def test_an_index_of_another_model_says_which_was_taken(toy, things, tmp_path, c
     monkeypatch.delenv("PUMA_MODEL")
     monkeypatch.setattr("puma.mini.default.default_model", lambda **_: tmp_path / "made")
     assert "it was puma-mini, the default" in run(capsys, "index", "add", tmp_path / "i", things)[2]
+
+
+def test_sync_opens_the_index_once_and_walks_a_folder_once(toy, things, tmp_path, capsys, monkeypatch):
+    from puma.index import lance
+
+    run(capsys, "index", "add", tmp_path / "i", things)
+    walks, opens = [], []
+    walk, engine = os.walk, lance.LanceEngine
+    monkeypatch.setattr(os, "walk", lambda *given, **options: walks.append(given) or walk(*given, **options))
+    monkeypatch.setattr(lance, "LanceEngine", lambda *given: opens.append(given) or engine(*given))
+    code, out, _ = run(capsys, "index", "add", tmp_path / "i", things, "--sync")
+    assert (code, len(walks), len(opens)) == (0, 1, 1)
+    assert "2 there already" in out
+    opens.clear()
+    assert run(capsys, "search", tmp_path / "i", "green")[0] == 0
+    assert len(opens) == 1

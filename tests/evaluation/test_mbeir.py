@@ -88,7 +88,7 @@ def test_every_candidate_is_embedded_once_and_only_queries_are_instructed(root):
     encoder = ToyEncoder()
     evaluate(encoder, root, progress=False)
     assert encoder.calls == 12 + 8
-    assert encoder.heard == [None, "Find a picture.", "Name it."]
+    assert encoder.seen_instructions == [None, "Find a picture.", "Name it."]
 
 
 def test_the_same_vector_for_everything_scores_nothing(root):
@@ -201,13 +201,13 @@ def test_instructions_first_none_and_all(root):
 
     encoder = Swayed()
     first = evaluate(encoder, root, details=True, progress=False)
-    assert encoder.heard == [None, "Find a picture.", "Name it."]
-    encoder.heard.clear()
+    assert encoder.seen_instructions == [None, "Find a picture.", "Name it."]
+    encoder.seen_instructions.clear()
     evaluate(encoder, root, instruction="none", progress=False)
-    assert encoder.heard == [None, None, None]
-    encoder.heard.clear()
+    assert encoder.seen_instructions == [None, None, None]
+    encoder.seen_instructions.clear()
     every = evaluate(encoder, root, instruction="all", details=True, run_dir=root / "runs", progress=False)
-    assert encoder.heard == [None, "Find a picture.", "Other words.", "Name it."]
+    assert encoder.seen_instructions == [None, "Find a picture.", "Other words.", "Name it."]
     for task in ("0", "3"):
         spreads = [every[task].pop("instructions"), every[task]["global"].pop("instructions")]
         for own, table in zip(spreads, (first[task], first[task]["global"]), strict=True):

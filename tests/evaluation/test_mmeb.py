@@ -94,7 +94,7 @@ def test_kept_vectors_give_the_same_and_are_not_made_again(root, tmp_path):
 
     class Interrupted(ToyEncoder):
         def encode(self, items, *, instruction=None):
-            if len(self.heard) == 3:
+            if len(self.seen_instructions) == 3:
                 raise KeyboardInterrupt
             return super().encode(items, instruction=instruction)
 
@@ -118,7 +118,7 @@ def test_chosen_subsets_and_everything_once(root):
     result = evaluate(encoder, root, ["ImageNet-1K"], progress=False)
     assert list(result["subsets"]) == ["ImageNet-1K"]
     assert encoder.calls == 2 + 3
-    assert encoder.heard == [None, None]
+    assert encoder.seen_instructions == [None, None]
 
 
 def test_ties_count_against_us_and_doubles_are_one_candidate(root):
@@ -155,7 +155,7 @@ def test_the_instruction_edition_asks_the_encoder(root):
     write(root, "DocVQA", rows)
     encoder = ToyEncoder()
     assert evaluate(encoder, root, ["DocVQA"], progress=False)["subsets"]["DocVQA"]["hit@1"] == 1
-    assert encoder.heard == ["Find it.", "Say it.", None]
+    assert encoder.seen_instructions == ["Find it.", "Say it.", None]
 
 
 def test_images_may_lie_elsewhere(root, tmp_path_factory):

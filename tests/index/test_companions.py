@@ -142,7 +142,7 @@ def test_pages_are_in_the_order_of_ids(tmp_path):
     assert index.page(3, "\U0010ffff") == []
     some = [name for name, kind in sorted(zip(ids, kinds, strict=True)) if kind != "text"]
     assert [row.id for row in index.page(100, None, ["image,text", "image"])] == some
-    assert [row.id for row in index.first(2, "text")] == sorted(set(ids) - set(some))[:2]
+    assert [row.id for row in index.page(2, modality="text")] == sorted(set(ids) - set(some))[:2]
     row = index.page(1, vectors=False)[0]
     assert (row.vector.shape, row.payload) == ((0,), {"n": 9})
     with pytest.raises(InputError, match="limit must be"):

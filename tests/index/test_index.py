@@ -303,3 +303,17 @@ def test_the_index_loads_no_torch():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_an_open_index_is_bound_to_a_model_without_opening_it_again(tmp_path):
+    index = Index(tmp_path / "i")
+    index.bind(4, "m1")
+    assert (index.dim, index.fingerprint, len(index)) == (4, "m1", 0)
+    index.bind(4, "m1")
+    with pytest.raises(IndexMismatchError, match="length 4, the model makes 5"):
+        index.bind(5, "m1")
+    with pytest.raises(IndexMismatchError, match="made with model m1"):
+        index.bind(4, "m2")
+    with pytest.raises(IndexMismatchError, match="made with model m1"):
+        Index(tmp_path / "new", fingerprint="m1").bind(4, "m2")
+    assert not (tmp_path / "new").exists()

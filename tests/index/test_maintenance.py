@@ -1,4 +1,4 @@
-"""Upkeep without being asked: small additions are joined, the search index is made and follows, old versions go."""
+"""Upkeep by itself: small additions are joined, the search index is made and follows, old versions go."""
 
 import numpy as np
 import pytest
@@ -156,4 +156,4 @@ def test_a_failing_upkeep_does_not_make_an_acknowledged_write_fail(tmp_path, sma
     assert len(calls) == 1  # not with every write
     assert "upkeep put off" in caplog.text
     with pytest.raises(StorageError, match="disk is full"):
-        index.optimize()  # who asks for it is told
+        index.optimize()  # an explicit call raises

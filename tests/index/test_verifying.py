@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from puma.index import Index, reader
-from puma.index.interface import Row
+from puma.index.interface import NewRow
 from puma.index.tables import SOURCES, THUMBNAILS, connect, item_batch
 
 
@@ -39,7 +39,7 @@ def table_of(index, name="items"):
 
 
 def row(**changes):
-    plain = Row("bad", units(1, 8, seed=7)[0], "text", {"brand": "b1"}, "cbad", False)
+    plain = NewRow("bad", units(1, 8, seed=7)[0], "text", '{"brand": "b1"}', "cbad", False)
     return dataclasses.replace(plain, **changes)
 
 

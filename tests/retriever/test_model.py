@@ -217,7 +217,7 @@ def test_a_damaged_folder_is_a_clear_error(saved, tmp_path):
 
 def test_the_instructions_of_training_travel_with_the_folder(retriever, tmp_path):
     from puma.search import Searcher
-    from puma.search.searcher import INSTRUCTIONS
+    from puma.search.queries import INSTRUCTIONS
 
     retriever.instructions = {("text", "image"): "Show me this."}
     try:

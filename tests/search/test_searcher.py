@@ -12,8 +12,8 @@ from puma.errors import ImageError, IndexMismatchError, InputError
 from puma.index import Index
 from puma.items import MODALITIES, Item, open_image
 from puma.search import Searcher
-from puma.search.ingest import filling, read_items
-from puma.search.searcher import INSTRUCTIONS, MINUS_WEIGHT, without
+from puma.search.ingest import portions, read_items
+from puma.search.queries import INSTRUCTIONS, MINUS_WEIGHT, without
 from support.encoders import ToyEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -59,15 +59,15 @@ def test_many_queries_are_the_single_ones(searcher, folder):
 
 
 def test_instructions_by_default_given_and_none(searcher):
-    searcher.encoder.heard.clear()
+    searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, "image")
     searcher.search("red", 1, instruction="My own.")
     searcher.search("red", 1, instruction="")
     own = Searcher(searcher.encoder, searcher.index, instructions={("text", None): "Theirs."})
     own.search("red", 1)
     expected = [INSTRUCTIONS["text", "image"], "My own.", None, "Theirs."]
-    assert searcher.encoder.heard == expected
-    assert set(INSTRUCTIONS) == {(asked, wanted) for asked in MODALITIES for wanted in (*MODALITIES, None)}
+    assert searcher.encoder.seen_instructions == expected
+    assert set(INSTRUCTIONS) == {(own, wanted) for own in MODALITIES for wanted in (*MODALITIES, None)}
 
 
 def test_what_is_there_already_is_not_embedded_again(searcher, folder):
@@ -198,10 +198,10 @@ def test_several_modalities_at_once(searcher):
     found = searcher.search("red", 10, ["image", "text"])
     assert {hit.modality for hit in found} == {"image", "text"}
     assert len(found) == 4
-    searcher.encoder.heard.clear()
+    searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, ["image"])
     searcher.search("red", 1, ("image", "text"))
-    assert searcher.encoder.heard == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
+    assert searcher.encoder.seen_instructions == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
     with pytest.raises(InputError, match="modality"):
         searcher.search("red", 1, ["image", "video"])
 
@@ -290,10 +290,12 @@ def test_a_stored_item_comes_back_as_a_query(searcher):
     fox = searcher.stored_item("fox")
     assert (fox.text, fox.open_image().size, fox.modality) == ("red fox", (8, 8), "image,text")
     assert searcher.search(fox, 1)[0].id == "fox"
-    green = next(row.id for row in searcher.index.first(9, "image") if row.payload["image"].endswith("green.png"))
+    green = next(
+        row.id for row in searcher.index.page(9, modality="image") if row.payload["image"].endswith("green.png")
+    )
     assert searcher.stored_item(green).text is None
     assert searcher.search(searcher.stored_item(green), 1)[0].id == green
-    whale = next(row.id for row in searcher.index.first(9, "text"))
+    whale = next(row.id for row in searcher.index.page(9, modality="text"))
     assert searcher.stored_item(whale) == Item(text="blue whale")
     with pytest.raises(InputError, match="'none': no such item"):
         searcher.stored_item("none")
@@ -311,7 +313,7 @@ def test_every_image_has_a_thumbnail_however_it_was_added(searcher, folder):
     assert added.ids == ["p", "q", "r", None]
     assert open_image(searcher.index.thumbnail("p")).size == (384, 192)
     assert searcher.index.thumbnail("q") is None
-    assert all(searcher.index.thumbnail(row.id) for row in searcher.index.first(99, ["image", "image,text"]))
+    assert all(searcher.index.thumbnail(row.id) for row in searcher.index.page(99, modality=["image", "image,text"]))
     assert searcher.index.verify() == []
     assert searcher.add(["red", b"none"]).ids[1] is None
 
@@ -361,7 +363,7 @@ def test_the_next_batch_is_read_while_this_one_is_embedded_and_no_further(tmp_pa
     class Waiting(ToyEncoder):
         def encode(self, items, *, instruction=None):
             deadline = time.monotonic() + 20
-            wanted = min(12, len(self.heard) * 3 + 6)
+            wanted = min(12, len(self.seen_instructions) * 3 + 6)
             while len(opened) < wanted and time.monotonic() < deadline:
                 time.sleep(0.001)
             assert len(opened) >= wanted, "the next batch is not read meanwhile"
@@ -369,14 +371,14 @@ def test_the_next_batch_is_read_while_this_one_is_embedded_and_no_further(tmp_pa
             assert len(opened) <= wanted + 1, "more than the next batch is read"
             return super().encode(items, instruction=instruction)
 
-    plain = filling.make_thumbnail
-    monkeypatch.setattr(filling, "make_thumbnail", lambda image: opened.append(image) or plain(image))
+    plain = portions.make_thumbnail
+    monkeypatch.setattr(portions, "make_thumbnail", lambda image: opened.append(image) or plain(image))
     Searcher(Waiting(), tmp_path / "index").add_paths([tmp_path / "p"], batch_size=3, progress=False)
     assert len(opened) == 12
 
 
 def test_a_batch_of_heavy_images_ends_early(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.filling.HELD_BYTES", 5000)
+    monkeypatch.setattr("puma.search.ingest.portions.HELD_BYTES", 5000)
     sizes = []
 
     class Counting(ToyEncoder):
@@ -421,6 +423,6 @@ def test_an_error_of_the_encoder_ends_the_run_and_the_reading(tmp_path):
 
 def test_the_bar_tells_rate_and_time_left(folder, tmp_path, capsys):
     Searcher(ToyEncoder(), tmp_path / "index").add_paths([folder], batch_size=1)
-    told = capsys.readouterr().err
-    assert "3/3" in told
-    assert "item/s" in told or "s/item" in told
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "item/s" in shown or "s/item" in shown

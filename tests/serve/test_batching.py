@@ -82,20 +82,22 @@ def test_batched_equals_single(mixed):
         requests.append((items, [None, "find it", f"ask {n % 3}"][n % 3]))
 
     async def test(own, encoder):
-        encoder.mixed_instructions = own.batcher._mixed = mixed
+        encoder.mixed_instructions = own.batcher.encoding.mixed = mixed
         first = await held(own, encoder)
-        tasks = [asyncio.create_task(own.embed(items, asked)) for items, asked in requests]
+        tasks = [asyncio.create_task(own.embed(items, instructions)) for items, instructions in requests]
         while own.batcher.depth < sum(len(items) for items, _ in requests):
             await asyncio.sleep(0.001)
         encoder.gate.set()
         await first
         alone = GatedEncoder()
-        for task, (items, asked) in zip(tasks, requests, strict=True):
+        for task, (items, instructions) in zip(tasks, requests, strict=True):
             got = await task
             assert got.dtype == np.float32
             assert got.shape == (len(items), 32)
             if items:
-                assert np.array_equal(got, np.concatenate([alone.encode([item], instruction=asked) for item in items]))
+                assert np.array_equal(
+                    got, np.concatenate([alone.encode([item], instruction=instructions) for item in items])
+                )
         assert len(encoder.batches) < len(requests)
 
     served(test)
@@ -138,7 +140,7 @@ def test_a_full_queue_refuses_and_says_when():
     async def test(own, encoder):
         first = await held(own, encoder)
         waiting = await queued(own, [Item("a"), Item("b")], [Item("c")])
-        own.batcher._rate = 0.5
+        own.batcher.encoding.rate = 0.5
         with pytest.raises(BusyError, match="queue holds 4") as caught:
             await own.embed([Item("d"), Item("e")])
         assert caught.value.retry_after == 6  # three items at half an item a second
@@ -166,7 +168,7 @@ def test_who_waits_too_long_is_told_and_dropped():
     served(test, timeout_s=0.05)
 
 
-def test_a_result_renews_the_patience(monkeypatch):
+def test_a_result_renews_the_time_limit(monkeypatch):
     async def test(own, encoder):
         first = await held(own, encoder)
         (task,) = await queued(own, [Item("a"), Item("b")])
@@ -334,14 +336,14 @@ def test_closing_finishes_what_was_accepted():
 
 def test_what_cannot_be_embedded_is_refused_at_once():
     async def test(own, encoder):
-        for items, asked, message in (
+        for items, instructions, message in (
             ([Item("x")] * 5, None, "5 inputs are over the limit of 4"),
             ([Item("x")], ["a", "b"], "2 of them for 1 items"),
             ([Item("half \ud800")], None, "input 0: holds half"),
             ([Item("x")], "\udfff", "instruction of input 0"),
         ):
             with pytest.raises(InputError, match=message):
-                await own.embed(items, asked)
+                await own.embed(items, instructions)
         assert (await own.embed([])).shape == (0, 32)
         assert not encoder.batches
 
@@ -415,10 +417,10 @@ def test_a_real_model_in_batches(base):
     ]
 
     async def test(own, encoder):
-        assert own.batcher._mixed
-        tasks = [own.embed([item], asked) for item, asked in wanted]
+        assert own.batcher.encoding.mixed
+        tasks = [own.embed([item], instructions) for item, instructions in wanted]
         together = np.concatenate(await asyncio.gather(*tasks))
-        alone = np.concatenate([retriever.encode([item], instruction=asked) for item, asked in wanted])
+        alone = np.concatenate([retriever.encode([item], instruction=instructions) for item, instructions in wanted])
         assert np.allclose(together, alone, atol=1e-5)
         assert not np.allclose(alone[0], alone[4], atol=1e-3)
 

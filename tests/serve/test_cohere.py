@@ -1,4 +1,4 @@
-"""/v2/embed, asked by the real cohere client of a real server."""
+"""/v2/embed, called by the real cohere client of a real server."""
 
 import base64
 import warnings
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from puma.items import Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 from support.served import data_uri, png, served
 
@@ -58,8 +58,8 @@ def test_texts_over_http_are_the_encoders(client):
 def test_images_and_mixed_inputs(client):
     answer = client.embed(model="puma-mini", images=[data_uri(RED), data_uri(BLUE, "image/jpeg")], input_type="image")
     same(answer.embeddings.float_, expected([Item(image=RED), Item(image=BLUE)]))
-    told = [(image.width, image.height, image.format, image.bit_depth) for image in answer.images]
-    assert told == [(6, 4, "png", 8), (8, 8, "jpeg", 8)]
+    sizes = [(image.width, image.height, image.format, image.bit_depth) for image in answer.images]
+    assert sizes == [(6, 4, "png", 8), (8, 8, "jpeg", 8)]
     inputs = [
         {"content": [{"type": "text", "text": "at night"}, {"type": "image_url", "image_url": {"url": data_uri(RED)}}]},
         {"content": [{"type": "text", "text": "a lake"}]},
@@ -70,19 +70,19 @@ def test_images_and_mixed_inputs(client):
 
 def test_every_type_says_the_same(client):
     kinds = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
-    told = client.embed(model="puma-mini", texts=TEXTS, input_type="clustering", embedding_types=kinds).embeddings
+    embedded = client.embed(model="puma-mini", texts=TEXTS, input_type="clustering", embedding_types=kinds).embeddings
     wanted = expected([Item(text) for text in TEXTS])
-    same(told.float_, wanted)
-    assert np.array_equal([np.frombuffer(base64.b64decode(row), "<f4") for row in told.base64], wanted)
-    small = np.array(told.int8)
+    same(embedded.float_, wanted)
+    assert np.array_equal([np.frombuffer(base64.b64decode(row), "<f4") for row in embedded.base64], wanted)
+    small = np.array(embedded.int8)
     assert np.abs(small).max(axis=1).tolist() == [127, 127]
     scale = np.abs(wanted).max(axis=1, keepdims=True) / 127
     np.testing.assert_allclose(small * scale, wanted, atol=scale.max() / 2 + 1e-7)
-    assert np.array_equal(np.array(told.uint8), small + 128)
-    bits = np.array(told.ubinary)
+    assert np.array_equal(np.array(embedded.uint8), small + 128)
+    bits = np.array(embedded.ubinary)
     assert bits.shape == (2, 4)
     assert np.array_equal(np.unpackbits(bits.astype(np.uint8), axis=1), wanted > 0)
-    assert np.array_equal(np.array(told.binary), bits - 128)
+    assert np.array_equal(np.array(embedded.binary), bits - 128)
 
 
 def test_dimensions_are_cut_and_of_unit_length(client):

@@ -1,4 +1,4 @@
-"""/v1/embeddings and /v1/models, asked by the real openai client of a real server."""
+"""/v1/embeddings and /v1/models, called by the real openai client of a real server."""
 
 import base64
 
@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from puma.items import Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 from support.served import data_uri, png, served, toy_searcher
 
@@ -188,21 +188,21 @@ def test_a_real_models_vectors_come_whole_through_every_shape(base):
 
     retriever = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
     url = data_uri(BLUE)
-    asked = "Find a picture."
+    instruction = "Find a picture."
     shapes = [
         ("/v1/embeddings", {"input": "a red fox"}, Item("a red fox"), None),
-        ("/v1/embeddings", {"input": ["a red fox"], "instruction": asked}, Item("a red fox"), asked),
+        ("/v1/embeddings", {"input": ["a red fox"], "instruction": instruction}, Item("a red fox"), instruction),
         ("/v1/embeddings", {"input": [{"image": url, "text": "at night"}]}, Item("at night", BLUE), None),
         (
             "/v1/embeddings",
             {
                 "messages": [
-                    {"role": "system", "content": asked},
+                    {"role": "system", "content": instruction},
                     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]},
                 ]
             },
             Item(image=BLUE),
-            asked,
+            instruction,
         ),
         ("/v2/embed", {"texts": ["a red fox"]}, Item("a red fox"), None),
         ("/v2/embed", {"images": [url]}, Item(image=BLUE), None),

@@ -25,23 +25,23 @@ def add(client, *items, **extra):
 
 
 def test_items_are_stored_found_and_removed(client):
-    told = add(
+    answer = add(
         client,
         {"id": "r", "image": data_uri(RED), "metadata": {"brand": "b3", "tags": ["a", 1], "box": {"x": 1.5}}},
         {"text": "blue whale"},
         {"id": "both", "text": "red fox", "image": data_uri(RED)},
     )
-    assert (told["index"], told["embedded"], told["skipped"]) == ("new", 3, [])
-    assert told["ids"][0] == "r"
-    assert len(told["ids"][1]) == 32
+    assert (answer["index"], answer["embedded"], answer["skipped"]) == ("new", 3, [])
+    assert answer["ids"][0] == "r"
+    assert len(answer["ids"][1]) == 32
     hit = client.get("/search", params={"text": "red", "modality": "image"}).json()["hits"][0]
     assert (hit["id"], hit["metadata"]) == ("r", {"brand": "b3", "tags": ["a", 1], "box": {"x": 1.5}})
     assert client.get(hit["thumbnail"]).headers["content-type"] == "image/jpeg"
     found = client.get("/search", params={"text": "whale", "modality": "text"}).json()["hits"][0]
-    assert (found["id"], found["text"]) == (told["ids"][1], "blue whale")
+    assert (found["id"], found["text"]) == (answer["ids"][1], "blue whale")
     assert client.delete("/item", params={"id": "r"}).json()["deleted"] is True
     assert client.delete("/item", params={"id": "r"}).status_code == 404
-    assert [item["id"] for item in client.get("/items").json()["items"]] == sorted(["both", told["ids"][1]])
+    assert [item["id"] for item in client.get("/items").json()["items"]] == sorted(["both", answer["ids"][1]])
 
 
 def test_metadata_comes_back_as_it_was(client):
@@ -64,7 +64,7 @@ def test_what_is_there_is_not_embedded_again(client):
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(client):
-    told = add(
+    answer = add(
         client,
         {"text": "fine"},
         {"image": "https://example.org/a.png"},
@@ -74,13 +74,13 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(client):
         {"id": "twice", "text": "two"},
         {"image": data_uri(b"<svg/>", "image/svg+xml")},
     )
-    assert [name is None for name in told["ids"]] == [False, True, True, True, False, True, True]
-    reasons = {skip["where"]: skip["reason"] for skip in told["skipped"]}
+    assert [name is None for name in answer["ids"]] == [False, True, True, True, False, True, True]
+    reasons = {skip["where"]: skip["reason"] for skip in answer["skipped"]}
     expected = {1: "never fetched", 2: "cannot be decoded", 3: "needs text", 5: "items[4]", 6: "SVG"}
     assert set(reasons) == {f"items[{place}]" for place in expected}
     for place, words in expected.items():
         assert words in reasons[f"items[{place}]"]
-    assert told["embedded"] == len(client.get("/items").json()["items"]) == 2
+    assert answer["embedded"] == len(client.get("/items").json()["items"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ def test_more_items_than_a_request_may_have(tmp_path):
 
 def test_many_add_at_once_and_all_is_stored(tmp_path):
     searcher = Searcher(ToyEncoder(), tmp_path / "index")
-    told = []
+    answers = []
     with served({"my": searcher}, max_batch=4, workers=1) as address:
 
         def client(number):
             items = [{"id": f"{number}-{n}", "image": data_uri(png((number, n, 9)))} for n in range(6)]
-            told.append(httpx.post(f"{address}/items", json={"items": items}, timeout=60).json())
+            answers.append(httpx.post(f"{address}/items", json={"items": items}, timeout=60).json())
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert [answer["embedded"] for answer in told] == [6] * 5
+    assert [answer["embedded"] for answer in answers] == [6] * 5
     assert len(searcher.index) == 30

@@ -83,8 +83,8 @@ def test_every_answer_has_the_headers_and_every_error_the_shape(method, path, ex
 
 
 def test_messages_keep_what_is_no_path():
-    told = opened().get("/boom?error=input").json()["message"]
-    assert told == "k: 7 in my.index is no k; see /v1/models and http://x/root/y"
+    message = opened().get("/boom?error=input").json()["message"]
+    assert message == "k: 7 in my.index is no k; see /v1/models and http://x/root/y"
 
 
 def test_the_policy_allows_no_inline_script_and_no_outside_address():
@@ -134,10 +134,10 @@ def test_a_browser_gets_a_cookie_that_is_not_the_token():
     assert not client.cookies
     answer = client.post("/session", json={"token": SECRET})
     assert answer.status_code == 204
-    told = answer.headers["set-cookie"]
-    assert SECRET not in told
-    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= {part.strip() for part in told.split(";")}
-    assert "Secure" not in told
+    cookie = answer.headers["set-cookie"]
+    assert SECRET not in cookie
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    assert "Secure" not in cookie
     assert client.get("/metrics").status_code == 200
     assert client.delete("/session").status_code == 204
     assert client.get("/metrics").status_code == 401
@@ -279,18 +279,18 @@ def test_a_body_is_counted_while_it_streams():
 
 def test_all_bodies_together_are_bounded():
     app = create_app(encoder=ToyEncoder(), settings=ServeSettings(max_body_bytes=1000, max_held_bytes=1500))
-    doors = app.middleware_stack = app.build_middleware_stack()
-    while not hasattr(doors, "hold"):
-        doors = doors.app
-    assert doors.hold(900)
+    guard = app.middleware_stack = app.build_middleware_stack()
+    while not hasattr(guard, "hold"):
+        guard = guard.app
+    assert guard.hold(900)
     (status, headers), read = call(app, [b" " * 400] * 2)
     assert (status, read) == (429, 2)
     assert headers[b"retry-after"] == b"1"
     (status, _), read = call(app, [b" " * 800], [(b"content-length", b"800")])
     assert (status, read) == (429, 0)
-    doors.release(900)
+    guard.release(900)
     assert call(app, [b" " * 400, b'{"token": "x"}'])[0][0] == 204
-    assert doors._held == 0
+    assert guard._held == 0
 
 
 def test_a_body_that_does_not_come(monkeypatch):

@@ -1,7 +1,4 @@
-"""The page in a real Chromium: every way to ask, every way to go on, and nothing that leaves the origin.
-
-Here: what users do. Not here: faults, doors and looks (test_page_states.py).
-"""
+"""The page in a real Chromium: every way to ask, every way to go on, and nothing that leaves the origin."""
 
 from __future__ import annotations
 
@@ -103,10 +100,10 @@ def test_a_image_is_picked_shown_and_removed(visitor: Visitor, tmp_path: Path) -
     page = visitor.open("/")
     file = tmp_path / "mine.png"
     file.write_bytes(png((0, 0, 255), (64, 64)))
-    with page.expect_request("**/search") as asked, page.expect_file_chooser() as chooser:
+    with page.expect_request("**/search") as sent_request, page.expect_file_chooser() as chooser:
         page.locator("#pick").click()
         chooser.value.set_files(file)
-    sent = json.loads(asked.value.post_data or "")
+    sent = json.loads(sent_request.value.post_data or "")
     # As it is, byte for byte: nothing is scaled that the service would take.
     assert base64.b64decode(sent["image"].partition(",")[2]) == file.read_bytes()
     visitor.settled()
@@ -133,17 +130,17 @@ def test_a_image_is_pasted_and_words_change_it(visitor: Visitor) -> None:
     expect(page.locator(".given .what")).to_have_text("Your picture")
     visitor.settled()
     expect(page.locator(".card >> nth=0")).to_contain_text("green")
-    with page.expect_request("**/search") as asked:
+    with page.expect_request("**/search") as sent_request:
         page.locator("#text").fill("red")
         page.keyboard.press("Enter")
-    sent = json.loads(asked.value.post_data or "")
+    sent = json.loads(sent_request.value.post_data or "")
     assert sent["text"] == "red"
     assert sent["image"].startswith("data:image/png;base64,")
     visitor.settled()
     page.locator("#text").fill("")
-    with page.expect_request("**/search") as asked:
+    with page.expect_request("**/search") as sent_request:
         page.keyboard.press("Enter")
-    assert "text" not in json.loads(asked.value.post_data or "")
+    assert "text" not in json.loads(sent_request.value.post_data or "")
     visitor.settled()
     page.keyboard.press("Backspace")
     expect(page.locator(".given")).to_have_count(0)
@@ -158,13 +155,13 @@ def test_a_image_is_dropped_and_what_is_none_is_told(visitor: Visitor) -> None:
     visitor.settled()
     expect(page.locator("#drop")).to_be_hidden()
     expect(page.locator(".card >> nth=0")).to_contain_text("red")
-    for name, kind, data, told in [
+    for name, kind, data, message in [
         ("notes.txt", "text/plain", b"words", "notes.txt is not a picture"),
         ("drawing.svg", "image/svg+xml", b"<svg/>", "SVG drawings cannot be searched with"),
         ("none.png", "image/png", b"", "none.png is empty"),
     ]:
         visitor.drag("drop", name, kind, data)
-        expect(page.locator("#status.alarm")).to_contain_text(told)
+        expect(page.locator("#status.alarm")).to_contain_text(message)
     visitor.drag("drop", None, "text/uri-list", b"https://example.org/fox.png")
     expect(page.locator("#status.alarm")).to_contain_text("a link, not a picture")
 
@@ -174,9 +171,9 @@ def test_search_with_this_result_and_minus_a_word(visitor: Visitor) -> None:
     visitor.settled()
     card = page.locator('.card[data-modality="image,text"]').first
     name = card.locator(".caption").inner_text()
-    with page.expect_request("**/search") as asked:
+    with page.expect_request("**/search") as sent_request:
         card.get_by_role("button", name=f"More like this: {name}").click()
-    sent = json.loads(asked.value.post_data or "")
+    sent = json.loads(sent_request.value.post_data or "")
     assert "text" not in sent
     visitor.settled()
     expect(page.locator(".given")).to_have_attribute("title", name)
@@ -192,16 +189,16 @@ def test_search_with_this_result_and_minus_a_word(visitor: Visitor) -> None:
     assert suggested
     assert all(word in words for word in suggested)
     page.keyboard.type("green")
-    with page.expect_request("**/search") as asked:
+    with page.expect_request("**/search") as sent_request:
         page.keyboard.press("Enter")
-    sent = json.loads(asked.value.post_data or "")
+    sent = json.loads(sent_request.value.post_data or "")
     assert sent["minus"] == ["green"]
     assert sent["item"]
     visitor.settled()
     expect(page.locator("#words li")).to_have_text(["green"])
-    with page.expect_request("**/search") as asked:
+    with page.expect_request("**/search") as sent_request:
         page.get_by_role("button", name="No longer without green").click()
-    assert "minus" not in json.loads(asked.value.post_data or "")
+    assert "minus" not in json.loads(sent_request.value.post_data or "")
 
 
 def test_words_to_stay_away_from(visitor: Visitor) -> None:
@@ -255,12 +252,12 @@ def test_links_are_shared_and_the_history_works(visitor: Visitor) -> None:
     expect(page.get_by_role("radio", name="Texts")).to_be_checked()
     expect(page.locator("#text")).to_have_value("green tea")
     expect(page.locator(".card").first).to_have_text(first, use_inner_text=True)
-    asked = len(visitor.searches())
+    count = len(visitor.searches())
     page.go_forward()
     page.go_forward()
     expect(page.locator("#text")).to_have_value("blue")
     expect(page.locator(".card:not(.bone)")).to_have_count(shown)
-    assert len(visitor.searches()) == asked  # what was shown is remembered
+    assert len(visitor.searches()) == count  # what was shown is remembered
     visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#share").click()
     expect(page.locator("#status")).to_have_text("The link is copied.")
@@ -359,8 +356,8 @@ def test_an_open_result_says_everything_and_hides_its_folder(visitor: Visitor) -
     page.locator(".tile").first.click()
     sheet = page.locator("#detail")
     expect(sheet.locator("img.large")).to_be_visible()
-    for told in ["Score", "picture", ".png", "brand"]:
-        expect(sheet).to_contain_text(told)
+    for word in ["Score", "picture", ".png", "brand"]:
+        expect(sheet).to_contain_text(word)
     assert "/home/someone" not in page.content()
     sheet.get_by_role("button", name="More like this", exact=True).click()
     expect(page.locator(".given .what")).to_have_text("Like this")
@@ -380,9 +377,9 @@ def test_a_large_image_is_made_smaller_only_if_it_must_be(browser: Browser, tmp_
         with Visitor(browser, address) as visitor:
             page = visitor.open("/")
             for data, kind in [(plain, "image/png"), (heavy, "image/jpeg"), (wide, "image/jpeg")]:
-                with page.expect_request("**/search") as asked:
+                with page.expect_request("**/search") as sent_request:
                     visitor.drag("drop", "one.png", "image/png", data)
-                head, _, body = json.loads(asked.value.post_data or "")["image"].partition(",")
+                head, _, body = json.loads(sent_request.value.post_data or "")["image"].partition(",")
                 assert head == f"data:{kind};base64"
                 sent = base64.b64decode(body)
                 assert (sent == data) == (data is plain)

@@ -33,8 +33,8 @@ def test_the_page_is_open_strict_and_told_the_limits(client: TestClient) -> None
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    for told in ('data-max-image-bytes="12345"', 'data-max-image-pixels="6789"', 'data-max-hits="77"'):
-        assert told in answer.text
+    for attribute in ('data-max-image-bytes="12345"', 'data-max-image-pixels="6789"', 'data-max-hits="77"'):
+        assert attribute in answer.text
     assert "__" not in answer.text
 
 

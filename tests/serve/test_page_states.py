@@ -1,7 +1,4 @@
-"""The page when things are not as they should be, and how every state of it looks: faults, doors, axe, widths, colours.
-
-Here: what the page shows. Not here: what users do with it (test_page.py); the doors themselves (test_doors.py).
-"""
+"""The page when things are not as they should be, and how its states look: faults, sign-in, axe, widths, colours."""
 
 from __future__ import annotations
 

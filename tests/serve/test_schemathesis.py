@@ -1,7 +1,7 @@
 """The OpenAPI document against the service, by schemathesis: whatever is sent, fitting the document or not, the answer
 is no fault of the service's own, and of the shape that is promised for its status.
 
-In the process, with the toy encoder. Every operation the document names is asked; a new one is without being told.
+In the process, with the toy encoder. Every operation the document names is called, new ones too.
 Half of the cases have names, ids and images put in that are really there: of themselves they would hardly occur.
 """
 
@@ -69,7 +69,7 @@ THERE: dict[str, Any] = {
 
 
 def there(value: Any, names: dict[str, Any]) -> Any:
-    """The same with what is really there under the names it is asked for by."""
+    """The same with what is really there under the names it is requested by."""
     if isinstance(value, dict):
         return {
             name: names[name] if name in names and not isinstance(part, dict) else there(part, names)
@@ -139,8 +139,8 @@ def faults_of(
             case.validate_response(response, checks=CHECKS)
         except (Failure, FailureGroup) as failure:
             for one in getattr(failure, "exceptions", [failure]):
-                told = f"{operation.label} {response.status_code} {type(one).__name__}: {getattr(one, 'message', one)}"
-                found.setdefault(told, f"{told}\n    {case.as_curl_command()[:600]}\n    {response.text[:300]}")
+                line = f"{operation.label} {response.status_code} {type(one).__name__}: {getattr(one, 'message', one)}"
+                found.setdefault(line, f"{line}\n    {case.as_curl_command()[:600]}\n    {response.text[:300]}")
 
     try:
         ask()

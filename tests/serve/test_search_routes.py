@@ -7,7 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.served import data_uri, png, served, toy_searcher
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))

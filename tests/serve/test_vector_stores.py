@@ -1,9 +1,9 @@
-"""/v1/vector_stores, asked by the real openai client of a real server."""
+"""/v1/vector_stores, called by the real openai client of a real server."""
 
 import openai
 import pytest
 
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.served import data_uri, png, served, toy_searcher
 
 
@@ -64,7 +64,7 @@ def test_filters_of_the_clients_types(stores, indexes):
 
 
 def test_the_instruction_is_that_of_the_modality_filtered_for(stores, indexes):
-    heard = indexes["my"].encoder.heard
+    seen = indexes["my"].encoder.seen_instructions
     for filters, wanted in (
         ({"type": "eq", "key": "modality", "value": "image"}, "image"),
         ({"type": "in", "key": "modality", "value": ["text"]}, "text"),
@@ -72,9 +72,9 @@ def test_the_instruction_is_that_of_the_modality_filtered_for(stores, indexes):
         ({"type": "ne", "key": "modality", "value": "image"}, None),
         ({"type": "eq", "key": "brand", "value": "image"}, None),
     ):
-        heard.clear()
+        seen.clear()
         stores.search("my", query="red", filters=filters)
-        assert heard == [INSTRUCTIONS["text", wanted]]
+        assert seen == [INSTRUCTIONS["text", wanted]]
 
 
 def test_several_queries_are_joined(stores):

@@ -1,4 +1,4 @@
-"""A real Chromium for tests of the page: starting it, a visitor with all that it asked for, something to find."""
+"""A real Chromium for tests of the page: starting it, a visitor with all its requests, something to find."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def shelf(path: Path, rows: int = ROWS, encoder: Encoder | None = None) -> Searc
 
 
 class Visitor:
-    """A browser's window on a service. On leaving, it fails if anything was asked of another origin, if the console
+    """A browser's window on a service. On leaving, it fails if anything was requested of another origin, if the console
     showed an error that ``expected`` does not allow, or if the page broke its own security policy."""
 
     rows = ROWS
@@ -85,7 +85,7 @@ class Visitor:
     def __init__(self, browser: Any, address: str, expected: str | None = None, **options: Any) -> None:
         self.address, self.expected = address, expected
         self.requests: list[Any] = []
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self.context = browser.new_context(
             reduced_motion="reduce", **({"viewport": {"width": 1280, "height": 800}} | options)
         )
@@ -93,9 +93,10 @@ class Visitor:
         self.page = self.context.new_page()
         self.context.on("request", lambda request: self.requests.append(request))
         self.page.on(
-            "console", lambda message: self.told.append(message.text) if message.type in ("error", "warning") else None
+            "console",
+            lambda message: self.messages.append(message.text) if message.type in ("error", "warning") else None,
         )
-        self.page.on("pageerror", lambda error: self.told.append(f"uncaught: {error}"))
+        self.page.on("pageerror", lambda error: self.messages.append(f"uncaught: {error}"))
 
     def __enter__(self) -> Visitor:
         return self
@@ -104,11 +105,11 @@ class Visitor:
         outside = [
             request.url for request in self.requests if not request.url.startswith((self.address, "blob:", "data:"))
         ]
-        unasked = [text for text in self.told if not (self.expected and re.search(self.expected, text))]
+        unexpected = [text for text in self.messages if not (self.expected and re.search(self.expected, text))]
         self.context.close()
         if kind is None:
             assert outside == []
-            assert unasked == []
+            assert unexpected == []
 
     def open(self, path: str) -> Any:
         """Go there, and wait until the page stands."""
@@ -124,12 +125,12 @@ class Visitor:
         expect(self.page.locator("#status")).to_have_text(re.compile(r"[^…]$"))
 
     def searches(self) -> list[Any]:
-        """The searches asked for so far."""
+        """The searches sent so far."""
         return [request for request in self.requests if request.method == "POST" and request.url.endswith("/search")]
 
-    def results(self, told: str) -> re.Pattern[str]:
+    def results(self, heading: str) -> re.Pattern[str]:
         """The status line of results."""
-        return re.compile(rf"^{re.escape(told)}, in [\d,]+ ms$")
+        return re.compile(rf"^{re.escape(heading)}, in [\d,]+ ms$")
 
     def caption(self, item: str) -> str:
         """The text of an item."""

@@ -19,10 +19,10 @@ class ToyEncoder:
     def __init__(self, dim: int = 32, fingerprint: str = "toy-1") -> None:
         self.dim, self.fingerprint = dim, fingerprint
         self.calls = 0
-        self.heard: list[str | None] = []
+        self.seen_instructions: list[str | None] = []
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
-        self.heard.append(instruction)
+        self.seen_instructions.append(instruction)
         rows = np.stack([self._one(item) for item in items]) if items else np.zeros((0, self.dim))
         self.calls += len(items)
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

@@ -31,10 +31,10 @@ class NamedEncoder:
 
     def __init__(self, dim=16, decimals=None):
         self.dim, self.decimals, self.fingerprint = dim, decimals, f"named-{dim}"
-        self.heard, self.calls = [], 0
+        self.seen_instructions, self.calls = [], 0
 
     def encode(self, items, *, instruction=None):
-        self.heard.append(instruction)
+        self.seen_instructions.append(instruction)
         self.calls += len(items)
         return np.stack([self._one(f"{item.text}|{item.image and item.image.name}|{instruction}") for item in items])
 

@@ -1,4 +1,4 @@
-"""What tests of the service share: encoders that wait or fail when told to, and ``puma serve`` in a process of its own.
+"""What tests of the service share: encoders that wait or fail on request, and ``puma serve`` in a process of its own.
 
 Run as a script it is ``puma`` with such an encoder for a model; the folder in PUMA_TEST_GATES holds its gate as files.
 """
@@ -45,9 +45,9 @@ class GatedEncoder(ToyEncoder):
                 raise RuntimeError("poisoned /root/secret/model.bin")
             if "glutton" in (item.text or ""):
                 raise MemoryError
-        asked = [instruction] * len(items) if instruction is None or isinstance(instruction, str) else instruction
-        told = [Item(f"{a or ''} {item.text or ''}", item.image) for item, a in zip(items, asked, strict=True)]
-        return super().encode(told)
+        given = [instruction] * len(items) if instruction is None or isinstance(instruction, str) else instruction
+        prefixed = [Item(f"{a or ''} {item.text or ''}", item.image) for item, a in zip(items, given, strict=True)]
+        return super().encode(prefixed)
 
 
 class FileGatedEncoder(ToyEncoder):

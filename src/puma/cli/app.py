@@ -1,7 +1,6 @@
-"""``puma``: the command line. Thin: it gathers the modules of :mod:`puma.cli.commands` and turns errors into one line.
+"""``puma``: the command line, which gathers the modules of :mod:`puma.cli.commands` and turns errors into one line.
 
-Here: the application, its error handler and its exit codes (0 done, 1 the machine's fault, 2 the user's, 130
-interrupted). Not here: what the commands do.
+Exit codes: 0 done, 1 the machine's fault, 2 the user's, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ import sys
 
 import typer
 
-if not sys.stderr.isatty():  # read by tqdm when it is imported, below: a log file wants a line now and then, not a film
+if (
+    not sys.stderr.isatty()
+):  # read by tqdm when it is imported, below: a log file needs a line now and then, no moving bar
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 from puma.cli import commands

@@ -1,8 +1,4 @@
-"""``puma.Index``: the index as people use it, over whichever engine its address names.
-
-Here: opening, creating, comparing with the model, and checking every argument. Not here: storing and searching
-(:mod:`puma.index.lance`). Nothing in this module loads torch.
-"""
+"""``puma.Index``: the public class, which checks every argument and hands the work to an engine. Loads no torch."""
 
 from __future__ import annotations
 
@@ -15,16 +11,17 @@ import numpy as np
 
 from puma.errors import IndexMismatchError, InputError
 from puma.index import lance
+from puma.index.additions import checked_addition, checked_pairs, checked_source
 from puma.index.filters import checked_filter
 from puma.index.interface import (
     Engine,
     Hit,
+    PayloadJson,
     Row,
     checked_ids,
     checked_k,
     checked_modality,
     checked_vectors,
-    encoded_payload,
 )
 from puma.items.item import MODALITIES
 
@@ -67,12 +64,30 @@ class Index:
         self.path = Path(path)
         self._dim = None if dim is None else int(dim)
         self._fingerprint = fingerprint
-        self._engine: Engine | None = self._opened()
+        self._engine: Engine | None = self._open()
         if self._engine is None:
             if not create:
                 raise InputError(f"{self.path}: no index there; make one with 'puma index add {self.path} FOLDER'")
             if self._dim is not None:
-                self._engine = self._made(self._dim)
+                self._engine = self._create(self._dim)
+
+    def bind(self, dim: int, fingerprint: str) -> None:
+        """Say which model's vectors these are, without opening the index again; it is made if there is none yet.
+
+        Args:
+            dim: length of the model's vectors.
+            fingerprint: the model's.
+
+        Raises:
+            IndexMismatchError: the index holds, or was opened for, vectors of another length or another model.
+        """
+        engine = self._current()
+        if engine is None:
+            self._compare(dim, fingerprint, self._dim, self._fingerprint)
+            self._dim, self._fingerprint = dim, fingerprint
+            self._engine = self._create(dim)
+            return
+        self._compare(dim, fingerprint, engine.dim, engine.fingerprint)
 
     @property
     def dim(self) -> int | None:
@@ -81,7 +96,7 @@ class Index:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the model whose vectors these are; None if it was never told."""
+        """Of the model whose vectors these are; None if it is not known."""
         return self._fingerprint if self._engine is None else self._engine.fingerprint
 
     def add(
@@ -89,7 +104,7 @@ class Index:
         ids: Sequence[str],
         vectors: Any,
         modalities: Sequence[str],
-        payloads: Sequence[Mapping[str, Any] | None] | None = None,
+        payloads: Sequence[Mapping[str, Any] | PayloadJson | None] | None = None,
         *,
         contents: Sequence[str] | None = None,
         thumbnails: Sequence[bytes | None] | None = None,
@@ -111,41 +126,13 @@ class Index:
             InputError: an argument is not as described, or their lengths differ.
             StorageError: the disk is full or cannot be written.
         """
-        names = checked_ids(ids)
-        array = checked_vectors(vectors, self.dim)
-        payloads = [None] * len(names) if payloads is None else list(payloads)
-        contents = names if contents is None else checked_ids(contents, unique=False)
-        images = [None] * len(names) if thumbnails is None else list(thumbnails)
-        origins = [None] * len(names) if sources is None else list(sources)
-        lengths = {"ids": len(names), "vectors": len(array), "modalities": len(modalities)}
-        lengths |= {"payloads": len(payloads), "contents": len(contents)}
-        lengths |= {"thumbnails": len(images), "sources": len(origins)}
-        if isinstance(modalities, str) or len(set(lengths.values())) != 1:
-            raise InputError(f"the arguments of add must be equally long sequences, got {lengths}")
-        for modality in modalities:
-            if modality not in MODALITIES:
-                raise InputError(f"modalities must be of {', '.join(map(repr, MODALITIES))}, got {modality!r}")
-        for name, payload in zip(names, payloads, strict=True):
-            encoded_payload(payload, name)
-        for place, image in enumerate(images):
-            if image is not None and (not isinstance(image, bytes) or not image):
-                raise InputError(f"thumbnails[{place}] must be bytes or None, got {image!r:.80}")
-        pairs = _checked_pairs(
-            (source, name) for source, name in zip(origins, names, strict=True) if source is not None
-        )
-        if not names:
+        addition = checked_addition(self.dim, ids, vectors, modalities, payloads, contents, thumbnails, sources)
+        if not addition.rows:
             return
-        rows = [
-            Row(name, vector, modality, dict(payload or {}), content)
-            for name, vector, modality, payload, content in zip(
-                names, array, modalities, payloads, contents, strict=True
-            )
-        ]
         if self._engine is None:
-            self._engine = self._opened() or self._made(array.shape[1])
-            checked_vectors(array, self._engine.dim)  # another process may just have made it
-        small = {content: image for content, image in zip(contents, images, strict=True) if image is not None}
-        self._engine.put(rows, small, pairs)
+            self._engine = self._open() or self._create(len(addition.rows[0].vector))
+            checked_vectors(vectors, self._engine.dim)  # another process may just have made it
+        self._engine.put(addition.rows, addition.thumbnails, addition.sources)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows; ids that do not exist are no error. Returns how many were removed."""
@@ -158,10 +145,6 @@ class Index:
         names = checked_ids(ids, unique=False)
         engine = self._current()
         return {} if engine is None else engine.get(names, vectors)
-
-    def first(self, limit: int, modality: str | Sequence[str] | None = None) -> list[Row]:
-        """The first rows by id (of one modality, or of several)."""
-        return self.page(limit, modality=modality)
 
     def page(
         self,
@@ -192,7 +175,7 @@ class Index:
         return [] if engine is None else engine.page(limit, after, kinds, fits, vectors)
 
     def scan(self, batch: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
-        """All rows, ``batch`` at a time, as they were when the first batch was asked for. An index that is compacted
+        """All rows, ``batch`` at a time, as they were when the first batch was requested. An index that is compacted
         while it is read may raise StorageError; scan again then."""
         batch = checked_k(batch, "batch")
         engine = self._current()
@@ -253,7 +236,7 @@ class Index:
 
     def note_sources(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Remember ``(source, id)`` pairs: the source (a path) gave the item. One id may have several sources."""
-        known = _checked_pairs(pairs)
+        known = checked_pairs(pairs)
         engine = self._current()
         if engine is not None:
             engine.note_sources(known)
@@ -263,11 +246,11 @@ class Index:
         if isinstance(under, str):
             raise InputError(f"under must be a sequence of paths, got one string {under!r:.80}")
         engine = self._current()
-        return set() if engine is None else engine.sources([_checked_source(path) for path in under])
+        return set() if engine is None else engine.sources([checked_source(path) for path in under])
 
     def forget_sources(self, pairs: Iterable[tuple[str, str]]) -> int:
         """Drop ``(source, id)`` pairs, and the rows that no source holds any more. Returns how many rows went."""
-        known = _checked_pairs(pairs)
+        known = checked_pairs(pairs)
         engine = self._current()
         return 0 if engine is None else engine.forget_sources(known)
 
@@ -313,43 +296,28 @@ class Index:
     def _current(self) -> Engine | None:
         """The engine; if there was none when this object was made, another process may have made it since."""
         if self._engine is None:
-            self._engine = self._opened()
+            self._engine = self._open()
         return self._engine
 
-    def _opened(self) -> Engine | None:
+    def _open(self) -> Engine | None:
         engine = lance.open_table(self.path)
         if engine is not None:
-            self._compare(engine)
+            self._compare(self._dim, self._fingerprint, engine.dim, engine.fingerprint)
         return engine
 
-    def _made(self, dim: int) -> Engine:
+    def _create(self, dim: int) -> Engine:
         engine = lance.create_table(self.path, dim, self._fingerprint)
-        self._compare(engine)
+        self._compare(self._dim, self._fingerprint, engine.dim, engine.fingerprint)
         return engine
 
-    def _compare(self, engine: Engine) -> None:
+    def _compare(
+        self, dim: int | None, fingerprint: str | None, held_dim: int | None, held_fingerprint: str | None
+    ) -> None:
+        """Raise IndexMismatchError unless a model fits what the index holds; None is not known and fits."""
         remedy = f"Use that model, or make a new index in another folder (or delete {self.path} and add again)."
-        if self._dim is not None and engine.dim != self._dim:
+        if dim is not None and held_dim is not None and held_dim != dim:
+            raise IndexMismatchError(f"{self.path} holds vectors of length {held_dim}, the model makes {dim}. {remedy}")
+        if fingerprint and held_fingerprint and held_fingerprint != fingerprint:
             raise IndexMismatchError(
-                f"{self.path} holds vectors of length {engine.dim}, the model makes {self._dim}. {remedy}"
+                f"{self.path} was made with model {held_fingerprint}, this one is {fingerprint}. {remedy}"
             )
-        if self._fingerprint and engine.fingerprint and engine.fingerprint != self._fingerprint:
-            raise IndexMismatchError(
-                f"{self.path} was made with model {engine.fingerprint}, this one is {self._fingerprint}. {remedy}"
-            )
-
-
-def _checked_source(source: Any) -> str:
-    if not isinstance(source, str) or not source:
-        raise InputError(f"a source must be a string with something in it, got {source!r:.80}")
-    try:
-        source.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"source {source!r:.80}: is no valid text; rename the file") from None
-    return source
-
-
-def _checked_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    found = [(_checked_source(source), name) for source, name in pairs]
-    checked_ids([name for _, name in found], unique=False)
-    return found

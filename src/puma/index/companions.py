@@ -1,7 +1,4 @@
-"""What is stored beside the rows of an index: small images by content, and which source gave which id.
-
-Here: two small tables and their orphans. Not here: the rows (:mod:`puma.index.lance`), making the images
-(``puma.items.thumbnails``), reading the sources (``puma.search.ingest``). Nothing in this module loads torch.
+"""What is stored beside the rows of an index: small images by content, and which source gave which id. Loads no torch.
 
 The caller holds the write lock around everything that writes.
 """
@@ -47,7 +44,7 @@ class _Companion:
             self._handle = reading(self.folder, lambda: connect(self.folder, self._fresh).open_table(self.name))
         return self._handle
 
-    def _made(self, schema: Any) -> Any:
+    def _create(self, schema: Any) -> Any:
         if self.table is None:
             work = lambda: connect(self.folder).create_table(self.name, schema=schema, exist_ok=True)  # noqa: E731
             self._handle = writing(self.folder, work)
@@ -57,7 +54,9 @@ class _Companion:
         """How many rows there are."""
         return 0 if self.table is None else reading(self.folder, self.table.count_rows)
 
-    def columns(self, names: Sequence[str], condition: str | None = None, batch: int = 8192) -> Iterator[list[tuple]]:
+    def columns(
+        self, names: Sequence[str], condition: str | None = None, batch: int = 8192
+    ) -> Iterator[list[tuple[Any, ...]]]:
         """Rows as tuples of these columns, some at a time."""
         if self.table is None:
             return
@@ -89,7 +88,7 @@ class Thumbnails(_Companion):
         if not images:
             return
         schema = thumbnail_schema()
-        table = self._made(schema)
+        table = self._create(schema)
         names, data = list(images), list(images.values())
         batch = pa.table({"content": names, "data": data, "checksum": list(map(zlib.crc32, data))}, schema=schema)
         merge = table.merge_insert("content").when_matched_update_all().when_not_matched_insert_all()
@@ -137,7 +136,7 @@ class Sources(_Companion):
         if not fresh:
             return
         schema = source_schema()
-        table = self._made(schema)
+        table = self._create(schema)
         batch = pa.table({"source": [pair[0] for pair in fresh], "id": [pair[1] for pair in fresh]}, schema=schema)
         writing(self.folder, lambda: table.add(batch))
 

@@ -1,8 +1,5 @@
-"""Filters over modality and payload fields: what may be asked, what it means, and how the store is asked.
-
-Here: :func:`checked_filter`, the meaning in plain Python (:func:`matches`), the same as SQL (:func:`as_sql`), and the
-two columns that the SQL reads (:func:`filter_fields`). Not here: running it (:mod:`puma.index.reader`). Nothing in this
-module loads torch.
+"""Filters over modality and payload fields: what may be written, what it means, and the SQL that is run. Loads no
+torch.
 
 A filter has OpenAI's shape: ``{"type": "eq", "key": "brand", "value": "b3"}`` with ``eq ne gt gte lt lte in nin``,
 joined by ``{"type": "and", "filters": [...]}`` or ``or``. The key ``modality`` is the row's own; any other key is a
@@ -19,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +33,7 @@ MAX_DEPTH, MAX_COMPARISONS, MAX_VALUES = 8, 100, 1000
 MAX_KEY, MAX_TEXT = 200, 1000
 """Longer keys and texts of a payload are stored and returned, but no filter sees them."""
 TOKEN_TEXT, TOKEN_NUMBER = 40, 100_000
+_ORDERS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _SIGNS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 Filter = Mapping[str, Any]
@@ -153,16 +152,12 @@ def matches(modality: str, payload: Mapping[str, Any], where: Filter | None) -> 
     key, value = where["key"], where["value"]
     field = modality if key == MODALITY else _scalar(payload.get(key))
     if kind in ("eq", "ne"):
-        return _same(field, value) == (kind == "eq")
+        return _same(field, value) is (kind == "eq")
     if kind in ("in", "nin"):
-        return any(_same(field, entry) for entry in value) == (kind == "in")
+        return any(_same(field, entry) for entry in value) is (kind == "in")
     if field is None or _kind(field) != _kind(value):
         return False
-    if kind == "gt":
-        return field > value
-    if kind == "gte":
-        return field >= value
-    return field < value if kind == "lt" else field <= value
+    return bool(_ORDERS[kind](field, value))
 
 
 def _same(field: Scalar | None, value: Scalar) -> bool:
@@ -224,7 +219,7 @@ def _sql(where: Filter) -> str:
 
 
 def _any_of(key: str, values: Sequence[Scalar], negated: bool) -> str:
-    """One condition: the field is one of the values. Those with a token are asked for together, the others by kind."""
+    """One condition: the field is one of the values. Those with a token are looked up together, the others by kind."""
     tokens: list[str] = []
     rest: dict[str, list[Scalar]] = {}
     for value in values:

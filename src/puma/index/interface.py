@@ -1,8 +1,4 @@
-"""What every index engine promises, and the checks that run before any of them sees a value.
-
-Here: :class:`Hit`, :class:`Row`, the :class:`Engine` protocol, validation of ids, vectors, modalities and payloads.
-Not here: filters (:mod:`puma.index.filters`), any storage. Nothing in this module loads torch.
-"""
+"""What every index engine promises, and the checks of ids, vectors, modalities and payloads. Loads no torch."""
 
 from __future__ import annotations
 
@@ -52,7 +48,7 @@ class Row:
 
     Args:
         id: the item's id.
-        vector: float32 [dim] of unit length; [0] where vectors were not asked for.
+        vector: float32 [dim] of unit length; [0] where vectors were not requested.
         modality: ``text``, ``image`` or ``image,text``.
         payload: what was stored beside the vector.
         content: a digest of what was embedded: the same content need not be embedded again.
@@ -67,6 +63,25 @@ class Row:
     thumbnail: bool = False
 
 
+@dataclass(frozen=True)
+class NewRow:
+    """A checked row on its way into an engine; as :class:`Row`, with the payload as the JSON text that is stored."""
+
+    id: str
+    vector: np.ndarray
+    modality: str
+    payload: str
+    content: str
+    thumbnail: bool = False
+
+
+@dataclass(frozen=True)
+class PayloadJson:
+    """What :func:`encoded_payload` made of a payload; ``Index.add`` takes it and need not encode it again."""
+
+    text: str
+
+
 class Engine(Protocol):
     """A store of checked rows. An acknowledged ``put`` survives ``kill -9``; putting an id again replaces its row.
     ``modalities`` is None or some of the three, ``where`` None or a filter as ``checked_filter`` returns it."""
@@ -75,7 +90,7 @@ class Engine(Protocol):
     fingerprint: str | None
 
     def put(
-        self, rows: Sequence[Row], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
+        self, rows: Sequence[NewRow], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
     ) -> None:
         """Insert or replace rows, by id, all or none. ``thumbnails`` by content digest are stored before them,
         ``(source, id)`` pairs after them."""
@@ -170,18 +185,18 @@ def checked_ids(ids: Any, unique: bool = True) -> list[str]:
     """
     if isinstance(ids, str):
         raise InputError(f"ids must be a sequence of strings, got one string {ids!r}")
-    ids = list(ids)
-    for place, value in enumerate(ids):
+    names: list[str] = list(ids)
+    for place, value in enumerate(names):
         if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or _UNFIT.search(value):
             raise InputError(
                 f"ids[{place}] must be a string of 1 to {MAX_ID_LENGTH} characters, none of them a control character, "
                 f"got {value!r:.80}"
             )
-    if unique and len(set(ids)) != len(ids):
+    if unique and len(set(names)) != len(names):
         seen: set[str] = set()
-        double = next(value for value in ids if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+        double = next(value for value in names if value in seen or seen.add(value))  # type: ignore[func-returns-value]
         raise InputError(f"ids: {double!r} occurs twice in one call; which of the two is meant?")
-    return ids
+    return names
 
 
 def checked_modality(modality: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -211,7 +226,7 @@ def checked_k(k: int, what: str = "k") -> int:
     return int(k)
 
 
-def encoded_payload(payload: Mapping[str, Any] | None, name: str) -> str:
+def encoded_payload(payload: Mapping[str, Any] | PayloadJson | None, name: str) -> str:
     """A payload as JSON text.
 
     Raises:
@@ -219,6 +234,8 @@ def encoded_payload(payload: Mapping[str, Any] | None, name: str) -> str:
     """
     if payload is None:
         return "{}"
+    if isinstance(payload, PayloadJson):
+        return payload.text
     if not isinstance(payload, Mapping):
         raise InputError(f"the payload of {name!r} must be a dict or None, got {type(payload).__name__}")
     try:

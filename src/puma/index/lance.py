@@ -1,8 +1,4 @@
-"""The embedded engine: LanceDB tables in a folder, safe against kills and shared by several processes.
-
-Here: storing and deleting rows with their images and sources, and when upkeep runs. Not here: finding rows
-(:mod:`puma.index.reader`), checks of arguments (:mod:`puma.index.interface`), the tables themselves
-(:mod:`puma.index.tables`), building search indexes (:mod:`puma.index.maintenance`). Nothing in this module loads torch.
+"""The embedded engine: LanceDB tables in a folder, safe against kills and shared by several processes. Loads no torch.
 
 What keeps several processes apart: writers take the write lock one after the other, so that a row, its image and its
 sources are never torn by another's deletion; upkeep takes its own lock and lets writers go on; readers take none.
@@ -15,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from typing import Any
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import maintenance, reader, verifying
 from puma.index.companions import Sources, Thumbnails, one_of
-from puma.index.interface import Row
+from puma.index.interface import NewRow, encoded_payload
 from puma.index.reader import Reader
 from puma.index.tables import (
     FORMAT,
@@ -57,7 +54,7 @@ class LanceEngine(Reader):
     # Writing: under the write lock, so that a row, its image and its sources are never torn by another's deletion.
 
     def put(
-        self, rows: Sequence[Row], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
+        self, rows: Sequence[NewRow], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
     ) -> None:
         if not rows:
             return
@@ -65,7 +62,7 @@ class LanceEngine(Reader):
             self._upgraded()
             self._thumbnails.put(thumbnails or {})
             with_image = self._thumbnails.present([row.content for row in rows])
-            rows = [_with_thumbnail(row, row.content in with_image) for row in rows]
+            rows = [replace(row, thumbnail=row.content in with_image) for row in rows]
             batch = item_batch(rows, self.dim, self.fingerprint)
             # Insert-or-replace by id: a retry after a kill must not leave a row twice.
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -127,7 +124,11 @@ class LanceEngine(Reader):
 
         def batches() -> Iterator[Any]:
             for rows in self.scan(UPGRADE_ROWS, True):
-                yield from item_batch(rows, self.dim, self.fingerprint).to_batches()
+                new = [
+                    NewRow(row.id, row.vector, row.modality, encoded_payload(row.payload, row.id), row.content)
+                    for row in rows
+                ]
+                yield from item_batch(new, self.dim, self.fingerprint).to_batches()
 
         def work() -> None:
             reader = pa.RecordBatchReader.from_batches(schema, batches())
@@ -225,14 +226,10 @@ def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine
 
 
 def _described(folder: Path, table: Any) -> dict[str, Any]:
-    described = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    described: dict[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     if described.get("format") not in READABLE:
         raise IndexMismatchError(
             f"{folder}: an index of format {described.get('format')!r}; this PUMA reads format {FORMAT} and older. "
             "Make the index anew in another folder."
         )
     return described
-
-
-def _with_thumbnail(row: Row, thumbnail: bool) -> Row:
-    return Row(row.id, row.vector, row.modality, row.payload, row.content, thumbnail)

@@ -1,7 +1,5 @@
-"""Keeping an index fast and small without being asked: search indexes built and refreshed, small files joined.
-
-Here: when that is due (:func:`due`), doing it (:func:`maintain`), and everything at once (``compact``). Not here:
-reading and writing rows (:mod:`puma.index.lance`). Nothing in this module loads torch.
+"""Keeping an index fast and small by itself: search indexes built and refreshed, small files joined. Loads no
+torch.
 
 One process at a time does this, under the upkeep lock; writers go on meanwhile, and where they touch the same files the
 upkeep gives way and comes again with a later write.
@@ -31,7 +29,7 @@ built anew, with partitions for the rows of now (2.5 s for 200,000 rows of 576, 
 DISTINCT_TOKENS = 50_000
 """With more distinct tokens than this an index of them costs more memory than the scan it saves."""
 WAIT = 600.0
-"""Seconds that a caller who asked for upkeep waits for another process that is at it."""
+"""Seconds that a caller who requests upkeep waits for another process that is at it."""
 
 
 def state_of(table: Any) -> dict[str, Any]:

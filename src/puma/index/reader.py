@@ -1,11 +1,10 @@
-"""Finding rows in LanceDB: by id, by page, all of them, and the nearest ones.
+"""Finding rows in LanceDB: by id, by page, all of them, and the nearest ones. Loads no torch.
 
-Here: :class:`Reader`. Up to :data:`FLAT_ROWS` rows, and whenever exactness is asked for, search is our own exact one;
-above, LanceDB's IVF_RQ index with settings that were measured to find what exact search finds. Not here: writing
-(:mod:`puma.index.lance`). Nothing in this module loads torch.
+Up to :data:`FLAT_ROWS` rows, and whenever an exact search is requested, search is our own exact one; above, LanceDB's
+IVF_RQ index with settings that were measured to find what exact search finds.
 
-Traps this file steps around: LanceDB's default search parameters lose a third of the results; a batch search over rows
-not yet indexed copies them per query; a handle does not see others' writes unless told to.
+Traps this file avoids: LanceDB's default search parameters lose a third of the results; a batch search over rows not
+yet indexed copies them per query; a handle does not see others' writes unless it is set to look for them.
 """
 
 from __future__ import annotations
@@ -78,7 +77,8 @@ class Reader:
 
         def work() -> list[str]:
             query = self._table.search().select(["id"]).order_by([ColumnOrdering(column_name="id")]).limit(limit)
-            return (query if condition is None else query.where(condition)).to_arrow()["id"].to_pylist()
+            found: list[str] = (query if condition is None else query.where(condition)).to_arrow()["id"].to_pylist()
+            return found
 
         ids = reading(self.folder, work)
         rows = self.get(ids, vectors)
@@ -211,7 +211,8 @@ class Reader:
         ]
 
     def _ids(self, condition: str | None) -> list[str]:
-        return self._table.search().where(condition).select(["id"]).to_arrow()["id"].to_pylist()
+        found: list[str] = self._table.search().where(condition).select(["id"]).to_arrow()["id"].to_pylist()
+        return found
 
     def _blocks(self, condition: str | None) -> Iterator[Block]:
         query = self._table.search().select(["id", "vector"])

@@ -1,8 +1,4 @@
-"""All rows of one version of a small index in memory, ready for exact search.
-
-Here: :class:`Snapshot`. Not here: when one is taken (:mod:`puma.index.lance`), the search itself
-(:mod:`puma.index.exact.small`). Nothing in this module loads torch.
-"""
+"""All rows of one version of a small index in memory, ready for exact search. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from puma.index.tables import matrix
 WIDE_FLOATS = 2**25
 """Up to this many floats are kept in double precision, ready for exact search (256 MiB)."""
 BLOCKS = 16
-"""Filtered copies kept beside the whole, as long as they are small."""
+"""Filtered copies kept beside all rows, as long as they are small."""
 
 
 class Snapshot:

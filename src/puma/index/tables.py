@@ -1,9 +1,4 @@
-"""LanceDB tables in a folder: opening, making, upgrading, and what goes wrong with disks and other processes.
-
-Here: the columns of the three tables, :func:`connect`, :func:`reading` and :func:`writing` (try again, or say what is
-wrong), the locks between processes. Not here: what the rows mean (:mod:`puma.index.lance`). Nothing in this module
-loads torch.
-"""
+"""LanceDB tables in a folder: columns, opening, retries, locks between processes. Loads no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ import numpy as np
 
 from puma.errors import DependencyError, PumaError, StorageError
 from puma.index.filters import filter_fields
-from puma.index.interface import Row, encoded_payload
+from puma.index.interface import NewRow
 
 FORMAT = 2
 """Format 1 had no columns for filters, thumbnails and checksums; it is read, and upgraded at the next write."""
@@ -74,29 +69,27 @@ def source_schema() -> Any:
     return pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("source", "id")])
 
 
-def item_batch(rows: Sequence[Row], dim: int, fingerprint: str | None) -> Any:
+def item_batch(rows: Sequence[NewRow], dim: int, fingerprint: str | None) -> Any:
     """Rows as an Arrow table of :func:`item_schema`. (An open table's own schema says less of the JSON column.)"""
     import pyarrow as pa
 
     schema = item_schema(dim, fingerprint)
     flat = pa.array(np.concatenate([row.vector for row in rows]).astype(np.float32, copy=False))
-    payloads = [encoded_payload(row.payload, row.id) for row in rows]
-    # Read back first: what JSON makes of a key that is no text is what a filter has to find.
-    seen = [filter_fields(json.loads(payload)) for payload in payloads]
+    # Read back: what JSON makes of a key that is no text is what a filter has to find.
+    seen = [filter_fields(json.loads(row.payload)) for row in rows]
     json_type = schema.field("fields").type
     return pa.table(
         {
             "id": [row.id for row in rows],
             "modality": [row.modality for row in rows],
             "vector": pa.FixedSizeListArray.from_arrays(flat, dim),
-            "payload": payloads,
+            "payload": [row.payload for row in rows],
             "content": [row.content for row in rows],
             "thumbnail": [row.thumbnail for row in rows],
             "fields": pa.ExtensionArray.from_storage(json_type, pa.array([fields for fields, _ in seen], pa.string())),
             "tokens": pa.array([tokens for _, tokens in seen], pa.list_(pa.string())),
             "checksum": [
-                checksum(row.id, row.modality, row.vector, payload, row.content, row.thumbnail)
-                for row, payload in zip(rows, payloads, strict=True)
+                checksum(row.id, row.modality, row.vector, row.payload, row.content, row.thumbnail) for row in rows
             ],
         },
         schema=schema,
@@ -230,7 +223,7 @@ def is_conflict(error: Exception) -> bool:
 
 
 def storage_error(folder: Path, error: Exception) -> StorageError:
-    """What a failed write means for the person who asked for it."""
+    """What a failed write means as a message for the user."""
     text = str(error)
     if "no space left" in text.lower() or "os error 28" in text.lower() or getattr(error, "errno", None) == 28:
         return StorageError(f"{folder}: the disk is full; free some space and repeat (what was added before is safe)")

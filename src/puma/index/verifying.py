@@ -1,8 +1,4 @@
-"""What is wrong with an index, said in plain words.
-
-Here: :func:`faults`, which reads every byte of it. Not here: mending (``puma index compact`` drops orphans and makes
-the search index anew; rows come back by adding them again). Nothing in this module loads torch.
-"""
+"""Checks of a whole index, down to every byte, which name what is wrong in plain words. Loads no torch."""
 
 from __future__ import annotations
 
@@ -118,7 +114,7 @@ def _items(table: Any, dim: int, findings: _Findings) -> tuple[list[tuple[str, s
     return wanted, probes
 
 
-def _check_row(name: str, place: int, columns: dict[str, list], vector: np.ndarray, findings: _Findings) -> None:
+def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.ndarray, findings: _Findings) -> None:
     try:
         payload = json.loads(columns["payload"][place])
     except ValueError:

@@ -202,7 +202,20 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
+class FileBytes(bytes):
+    """The bytes of an image's file, for whoever has read it already; messages call the image by ``path``."""
+
+    path: str
+
+    def __new__(cls, data: bytes, path: str) -> FileBytes:
+        made = super().__new__(cls, data)
+        made.path = path
+        return made
+
+
 def _name(source: ImageSource) -> str:
+    if isinstance(source, FileBytes):
+        return source.path
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return f"<{type(source).__name__}>"

@@ -19,6 +19,7 @@ class Skip:
         source: the file or folder that could not be read in full now, where what was read of it before is to be kept;
             None where nothing is.
         id, image: of the entry in that source that this is about, as far as they are known.
+        position: of the item among those that were given, where they were given in order.
     """
 
     where: str
@@ -26,6 +27,7 @@ class Skip:
     source: str | None = field(default=None, compare=False)
     id: str | None = field(default=None, compare=False)
     image: str | None = field(default=None, compare=False)
+    position: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("where", "reason"):  # a file's name may hold what no terminal and no JSON can

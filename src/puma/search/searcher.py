@@ -1,8 +1,6 @@
 """``puma.Searcher``: an encoder and an index joined, items in and ranked hits out.
 
-Here: filling an index from items or from paths, and asking it. Not here: reading files and the batches of an ingest
-(:mod:`puma.search.ingest`), storing (:mod:`puma.index`), models. Works with anything that has an
-:class:`~puma.items.Encoder`'s methods.
+Works with anything that has an :class:`~puma.items.Encoder`'s methods.
 
 Usage::
 
@@ -14,49 +12,24 @@ Usage::
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from puma.errors import ImageError, InputError
+from puma.errors import InputError
 from puma.index import Hit, Index
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
 from puma.items.encoder import BATCH, Encoder, Skip
-from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item, as_item
-from puma.search.ingest import Record, content_digest, count_items
+from puma.items.item import IMAGE, TEXT, Item, as_item
 from puma.search.ingest.filling import Added, fill
-from puma.search.ingest.reading import read_by_path
-from puma.search.ingest.syncing import Watch
+from puma.search.ingest.prepared import PreparedPaths
+from puma.search.ingest.records import Record, encoded_text, payload_of, record_of_item
+from puma.search.queries import INSTRUCTIONS, Modalities, QueryBatch
 
-__all__ = ["INSTRUCTIONS", "MINUS_WEIGHT", "Added", "Searcher", "without"]
-
-INSTRUCTIONS: dict[tuple[str, str | None], str] = {
-    (TEXT, IMAGE): "Find a picture that shows this.",
-    (TEXT, TEXT): "Find a text that means the same.",
-    (TEXT, IMAGE_TEXT): "Find a captioned picture of this.",
-    (TEXT, None): "Find what this describes.",
-    (IMAGE, TEXT): "Find a text that describes this picture.",
-    (IMAGE, IMAGE): "Find another picture of the same thing.",
-    (IMAGE, IMAGE_TEXT): "Find a captioned picture of the same thing.",
-    (IMAGE, None): "Find what this picture shows.",
-    (IMAGE_TEXT, TEXT): "Find a text that fits the picture and the words.",
-    (IMAGE_TEXT, IMAGE): "Find a picture like this one, changed as the words say.",
-    (IMAGE_TEXT, IMAGE_TEXT): "Find a captioned picture that fits the picture and the words.",
-    (IMAGE_TEXT, None): "Find what fits the picture and the words.",
-}
-"""The instruction a query gets if none is given, by its modality and the one searched for (None: any) and the
-model brings none of its own (``Retriever.instructions``, those it was trained with)."""
-
-MINUS_WEIGHT = 0.75
-"""How much :func:`without` takes away, chosen by looking at what puma-mini finds: at 0.5 some of the unwanted is still
-among the first, above 1 results leave the query's own subject."""
-
-Modalities = str | Sequence[str] | None
-"""What is searched for: one of the three modalities, several, or None for all."""
+__all__ = ["Added", "Searcher"]
 
 
 class Searcher:
@@ -79,9 +52,11 @@ class Searcher:
         instructions: Mapping[tuple[str, str | None], str] | None = None,
     ) -> None:
         self.encoder = encoder
-        # Reopened even if it is an Index: this is where model and index are compared.
-        path = index.path if isinstance(index, Index) else Path(index).expanduser()
-        self.index = Index(path, dim=encoder.dim, fingerprint=encoder.fingerprint)
+        if isinstance(index, Index):
+            index.bind(encoder.dim, encoder.fingerprint)
+        else:
+            index = Index(Path(index).expanduser(), dim=encoder.dim, fingerprint=encoder.fingerprint)
+        self.index = index
         own: Mapping[tuple[str, str | None], str] = getattr(encoder, "instructions", {})
         # A model that was taught its questions never met the general ones; where any modality is welcome it gets none.
         general = {key: text for key, text in INSTRUCTIONS.items() if not own or key[1] is not None}
@@ -97,11 +72,11 @@ class Searcher:
         allow_empty: bool = False,
         on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
-        """Read, embed and store everything in these paths (see :func:`puma.search.ingest.read_items`). Each batch is safe on
-        the disk before the next is embedded; after a kill, the same call goes on where it was.
+        """Read, embed and store everything in these paths (see :func:`puma.search.ingest.read_items`). Each batch is
+        safe on the disk before the next is embedded; after a kill, the same call goes on where it was.
 
         Args:
-            batch_size: items embedded and stored at once.
+            batch_size: items embedded and stored at once; fewer where their files are large.
             progress: a bar with rate and time left on stderr.
             sync: when all is read, remove the items that came from these paths and are not there any more. What could
                 not be read this time stays (:attr:`Added.kept`), and so does what came from elsewhere too.
@@ -112,28 +87,35 @@ class Searcher:
             InputError: a path does not exist or is of no known kind; nothing was done then. With ``sync``, a path has
                 nothing in it though the index holds items of it (a disk that is not mounted?); nothing was deleted.
         """
-        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        places = [Path(path).expanduser() for path in given]
-        watch = Watch(self.index, places)
-        if sync and not allow_empty:
-            watch.refuse_empty()
-        # With allow_empty, a path that is gone is one with nothing in it.
-        lost = watch.lost() if sync else []
-        numbers = [number for number, path in enumerate(places) if path not in lost]
-        there = [places[number] for number in numbers]
-        entries = read_by_path(there)
+        prepared = PreparedPaths(self.index, paths, sync=sync, allow_empty=allow_empty)
+        return self.add_prepared(prepared, batch_size=batch_size, progress=progress, on_batch=on_batch)
+
+    def add_prepared(
+        self,
+        prepared: PreparedPaths,
+        *,
+        batch_size: int = BATCH,
+        progress: bool = True,
+        on_batch: Callable[[Added], object] | None = None,
+    ) -> Added:
+        """As :meth:`add_paths`, of paths that were checked against :attr:`index` before.
+
+        Raises:
+            InputError: with ``sync``, as :meth:`add_paths`; or the paths were prepared for another index.
+        """
+        if prepared.index.path != self.index.path:
+            raise InputError(f"prepared: its paths are for index {prepared.index.path}, not for {self.index.path}")
         added = fill(
             self.encoder,
             self.index,
-            watch.seeing((numbers[number], entry) for number, entry in entries),
+            prepared.entries(),
             batch_size=batch_size,
-            known=watch.known,
-            total=count_items(there) if progress else None,
+            known=prepared.known,
+            total=prepared.count() if progress else None,
             progress=progress,
             on_batch=on_batch,
         )
-        if sync:
-            added.deleted, added.kept = watch.settle(added.skips, allow_empty)
+        added.deleted, added.kept = prepared.settle(added.skips)
         if added.embedded or added.updated or added.deleted:
             self.index.optimize()
         return added
@@ -163,24 +145,27 @@ class Searcher:
         for name, given in (("ids", ids), ("payloads", payloads)):
             if given is not None and len(given) != len(rows):
                 raise InputError(f"{name} must be as many as the items: {len(rows)}, got {len(given)}")
-        found: list[Record | Skip] = []
-        for place, item in enumerate(rows):
-            where = f"items[{place}]" if ids is None else f"items[{place}] ({ids[place]})"
-            try:
-                content = content_digest(item)
-            except ImageError as error:
-                found.append(Skip(where, str(error)))
-                continue
-            given_payload = payloads[place] if payloads is not None else None
-            # As JSON gives it back (lists for tuples), to be comparable with what is stored.
-            payload = json.loads(encoded_payload(given_payload or _payload(item), where))
-            found.append(Record(content if ids is None else ids[place], item, payload, content, where))
-        added = fill(
-            self.encoder, self.index, found, batch_size=batch_size, total=len(found) if progress else None,
-            progress=progress,
-        )  # fmt: skip
-        skipped = {skip.where for skip in added.skips}
-        added.ids = [entry.id if isinstance(entry, Record) and entry.where not in skipped else None for entry in found]
+        wheres = [f"items[{place}]" + ("" if ids is None else f" ({ids[place]})") for place in range(len(rows))]
+        # All payloads and texts are checked before anything is stored; files are read when their batch comes.
+        given_payloads = [None] * len(rows) if payloads is None else payloads
+        texts = [
+            encoded_payload(payload or payload_of(item), where)
+            for item, payload, where in zip(rows, given_payloads, wheres, strict=True)
+        ]
+        for item in rows:
+            encoded_text(item)
+        names: list[str | None] = [None] * len(rows)
+
+        def found() -> Iterator[Record | Skip]:
+            for place, (item, text, where) in enumerate(zip(rows, texts, wheres, strict=True)):
+                entry = record_of_item(item, None if ids is None else ids[place], text, where, place)
+                names[place] = entry.id
+                yield entry
+
+        total = len(rows) if progress else None
+        added = fill(self.encoder, self.index, found(), batch_size=batch_size, total=total, progress=progress)
+        skipped = {skip.position for skip in added.skips}
+        added.ids = [None if place in skipped else name for place, name in enumerate(names)]
         if added.embedded or added.updated:
             self.index.optimize()
         return added
@@ -235,14 +220,27 @@ class Searcher:
         for name, given in (("search_many", queries), ("minus", minus)):
             if isinstance(given, (str, bytes, os.PathLike, Mapping, Item)):
                 raise InputError(f"{name} takes a sequence; put a single one into a list")
-        items = [as_item(query) for query in queries]
-        unwanted = [as_item(value) for value in minus]
-        vectors = self.vectors([*items, *unwanted], modality, instruction)
-        asked, others = vectors[: len(items)], vectors[len(items) :]
-        if len(others):
-            asked = np.stack([without(vector, others) for vector in asked]) if len(asked) else asked
-        found = self.index.search(asked, k + int(offset), modality, where=where, exact=exact)
+        batch = self.query_batch([as_item(query) for query in queries], modality, instruction, map(as_item, minus))
+        vectors = batch.vectors(self._embed(batch.items, batch.instructions))
+        found = self.index.search(vectors, k + int(offset), modality, where=where, exact=exact)
         return [hits[offset:] for hits in found]
+
+    def query_batch(
+        self,
+        queries: Iterable[Item],
+        modality: Modalities = None,
+        instruction: str | None = None,
+        minus: Iterable[Item] = (),
+    ) -> QueryBatch:
+        """What a search embeds: queries and unwanted items, each with its instruction.
+
+        Args:
+            modality, instruction, minus: as in :meth:`search`.
+        """
+        given = list(queries)
+        items = (*given, *minus)
+        instructions = (self.instruction_for(item.modality, modality, instruction) for item in items)
+        return QueryBatch(items, tuple(instructions), len(given))
 
     def vectors(self, items: Sequence[Item], modality: Modalities = None, instruction: str | None = None) -> np.ndarray:
         """Queries embedded, each with its instruction: float32 [n, dim].
@@ -250,23 +248,33 @@ class Searcher:
         Args:
             modality, instruction: as in :meth:`search`.
         """
+        batch = self.query_batch(items, modality, instruction)
+        return self._embed(batch.items, batch.instructions)
+
+    def _embed(self, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
         vectors = np.zeros((len(items), self.encoder.dim), dtype=np.float32)
         groups: dict[str | None, list[int]] = {}
-        for place, item in enumerate(items):
-            text = self.instruction_for(item.modality, modality) if instruction is None else instruction
-            groups.setdefault(text or None, []).append(place)
+        for place, text in enumerate(instructions):
+            groups.setdefault(text, []).append(place)
         for text, places in groups.items():
             vectors[places] = self.encoder.encode([items[place] for place in places], instruction=text)
         return vectors
 
-    def instruction_for(self, item_modality: str, modality: Modalities = None) -> str | None:
+    def instruction_for(
+        self, item_modality: str, modality: Modalities = None, instruction: str | None = None
+    ) -> str | None:
         """The instruction that a query of one modality gets when these modalities are searched for; None for none.
+
+        Args:
+            instruction: one that was given, which goes first; an empty string for none.
 
         Raises:
             InputError: a modality is unknown.
         """
         for given in (item_modality, *((modality,) if isinstance(modality, str) else modality or ())):
             checked_modality(given)
+        if instruction is not None:
+            return instruction or None
         wanted = {modality} if isinstance(modality, str) else set(modality or ())
         return self.instructions.get((item_modality, wanted.pop() if len(wanted) == 1 else None)) or None
 
@@ -286,43 +294,3 @@ class Searcher:
         if text is None and image is None:
             raise InputError(f"id {id!r}: the index holds its vector, but neither its text nor its picture")
         return Item(text=text, image=image)
-
-
-def _payload(item: Item) -> dict[str, Any]:
-    payload = {} if item.text is None else {"text": item.text}
-    if isinstance(item.image, (str, os.PathLike)):
-        payload["image"] = str(Path(item.image).absolute())
-    return payload
-
-
-def without(vector: Any, others: Any, weight: float = MINUS_WEIGHT) -> np.ndarray:
-    """A query's vector moved away from what is not wanted: ``vector - weight * (sum of others, each without the part
-    of it that the query has itself)``, of unit length.
-
-    The shared part stays because queries of one model are much alike ("vehicle" and "car" have a cosine of 0.96 with
-    puma-mini): were it taken away, little of the query would be left.
-
-    Args:
-        vector: float [dim], of unit length.
-        others: float [n, dim], of unit length; with none of them the vector stays as it is.
-        weight: at least 0.
-
-    Returns:
-        float32 [dim].
-
-    Raises:
-        InputError: shapes do not fit, or the weight is negative.
-
-    Examples:
-        >>> without([1.0, 0.0], [[0.6, 0.8]], weight=1.0).astype(float).round(3).tolist()
-        [0.781, -0.625]
-    """
-    start = np.asarray(vector, dtype=np.float64)
-    away = np.asarray(others, dtype=np.float64)
-    if start.ndim != 1 or (away.size and (away.ndim != 2 or away.shape[1] != len(start))):
-        raise InputError(f"vector must be [dim] and others [n, dim], got {list(start.shape)} and {list(away.shape)}")
-    if not (np.isfinite(weight) and weight >= 0):
-        raise InputError(f"weight must be a number of at least 0, got {weight!r}")
-    if away.size:
-        start = start - weight * (away - (away @ start)[:, None] * start).sum(axis=0)
-    return (start / np.linalg.norm(start)).astype(np.float32)

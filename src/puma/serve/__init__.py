@@ -1,7 +1,7 @@
 """The HTTP service: an encoder and its indexes behind the shapes that clients send, and the page.
 
-Here: the public names, imported when they are first asked for: a wrong flag of ``puma serve`` is told without waiting
-for FastAPI. Loads no training code.
+The public names are imported when they are first used, so that ``puma serve`` reports a wrong flag without waiting for
+FastAPI. Loads no training code.
 """
 
 from __future__ import annotations

@@ -1,13 +1,8 @@
-"""Items that come in over HTTP, on their way into an index: checked, embedded with everyone's requests, stored.
-
-Here: :func:`add_items`, and the encoder that lets a Searcher's own ``add`` embed through the service's queue. Not here:
-what storing means (:mod:`puma.search`), routes.
-"""
+"""Items that come in over HTTP: checked, embedded through the service's queue by ``Searcher.add``, stored."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +18,6 @@ from puma.serve.service import Service
 
 MAX_WAITING = 16
 """Requests to add that may wait for their turn; each holds its items in memory meanwhile."""
-_PLACE = re.compile(r"items\[(\d+)\]")
 
 
 class QueuedEncoder:
@@ -34,8 +28,7 @@ class QueuedEncoder:
         self.dim, self.fingerprint = service.encoder.dim, service.fingerprint
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
-        waiting = asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop)
-        return waiting.result()
+        return asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop).result()
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming
     if not fresh:
         return outcome
     kept = list(fresh.values())
-    added = Searcher(encoder, searcher.index.path).add(
+    added = Searcher(encoder, searcher.index).add(
         [item for _, item, _, _ in kept],
         list(fresh),
         [payload for _, _, payload, _ in kept],
@@ -103,7 +96,8 @@ def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming
     )
     left_out = set()
     for skip in added.skips:
-        place = kept[int(_PLACE.match(skip.where)[1])][0]  # type: ignore[index]
+        assert skip.position is not None  # of items given directly
+        place = kept[skip.position][0]
         left_out.add(outcome.ids[place])
         outcome.skips.append(Skip(f"items[{place}]", skip.reason))
     added.repeated += sum(name is not None for name in outcome.ids) - len(fresh)

@@ -1,7 +1,4 @@
-"""``create_app``: the service as an ASGI application.
-
-Here: wiring. Not here: routes (:mod:`puma.serve.routes`), the doors (:mod:`puma.serve.middleware`), batching.
-"""
+"""``create_app``: the service as an ASGI application."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from puma.items.encoder import Encoder
 from puma.search.searcher import Searcher
 from puma.serve import routes
 from puma.serve.error_responses import install
-from puma.serve.middleware import Doors
+from puma.serve.middleware import RequestGuard
 from puma.serve.schemas import ERRORS
 from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
@@ -69,11 +66,11 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         responses=ERRORS,
-        # Only told, for the document and its "Authorize": the doors have looked at the token before.
+        # Only for the document and its "Authorize": the request guard has checked the token before.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if running.settings.token else [],
     )
     app.state.service = running
-    app.add_middleware(Doors, settings=running.settings, metrics=running.metrics)
+    app.add_middleware(RequestGuard, settings=running.settings, metrics=running.metrics)
     install(app)
     for module in sorted(found.name for found in pkgutil.iter_modules(routes.__path__) if found.name[0] != "_"):
         app.include_router(importlib.import_module(f"puma.serve.routes.{module}").router)

@@ -1,4 +1,4 @@
-"""The token, and the cookie a browser gets for it. Here: comparing and signing. Not here: what needs one (doors).
+"""The token, and the cookie a browser gets for it.
 
 A cookie holds the time it ends and a signature made with the token, never the token itself: who reads a browser's
 cookies cannot use the service through other clients, and a new token ends all sessions.
@@ -14,7 +14,7 @@ LIFE_S = 30 * 24 * 3600
 
 
 class Token:
-    """What opens the doors.
+    """The service's token: compares what clients send with it, and signs cookies.
 
     Args:
         secret: what the operator chose.

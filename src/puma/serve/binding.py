@@ -1,4 +1,4 @@
-"""The address a service listens at, taken before anything slow is done. Here: binding. Loads no torch, no FastAPI."""
+"""The address a service listens at, bound before anything slow is done. Loads no torch, no FastAPI."""
 
 from __future__ import annotations
 

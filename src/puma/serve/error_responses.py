@@ -1,7 +1,6 @@
-"""From what was raised to what a client is told: a status, one shape of body, no path and no traceback.
+"""HTTP answers to everything that is raised: a status, one shape of body, no path and no traceback.
 
-Here: every error's status, type and code. Not here: raising them. The shape serves several clients at once: OpenAI's
-read ``error``, Cohere's read ``message``.
+The shape serves several clients at once: OpenAI's read ``error``, Cohere's read ``message``.
 """
 
 from __future__ import annotations
@@ -89,8 +88,8 @@ def answer_to(error: BaseException) -> Response:
         return fault(status, str(error).replace("<bytes>", "the picture"), code=code)
     log.error("%s", error, exc_info=error)
     if status == 503:
-        told = "the index cannot be read or written now; the service's log says why"
-        return fault(status, told, code=code, headers=_retry())
+        message = "the index cannot be read or written now; the service's log says why"
+        return fault(status, message, code=code, headers=_retry())
     return fault(status, OWN_FAULT, code=code)
 
 
@@ -128,13 +127,13 @@ def _validation(errors: Sequence[Any]) -> Response:
         return fault(400, "the body is not JSON", code="json_invalid")
     if any(isinstance(entry.get("input"), bytes) for entry in errors):
         return fault(415, "the body must be JSON and say so: Content-Type: application/json", code=_CODES[415])
-    told = []
+    faults = []
     for entry in errors[:FAULTS_SHOWN]:
         place = ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0])
-        told.append((place, f"{place}: {entry['msg']}"))
+        faults.append((place, f"{place}: {entry['msg']}"))
     more = f"; and {len(errors) - FAULTS_SHOWN} more" if len(errors) > FAULTS_SHOWN else ""
-    message = "; ".join(text for _, text in told) + more
-    return fault(422, message, code="invalid_request", param=told[0][0] if told else None)
+    message = "; ".join(text for _, text in faults) + more
+    return fault(422, message, code="invalid_request", param=faults[0][0] if faults else None)
 
 
 def _out_of_memory(error: BaseException) -> bool:

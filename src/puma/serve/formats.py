@@ -1,8 +1,4 @@
-"""From what embedding clients send to vectors in the form that they ask for.
-
-Here: names of the model, instructions of tasks, parts joined to items, cutting, quantising and writing of vectors.
-Not here: routes, schemas, batching.
-"""
+"""From what embedding clients send to vectors in the form that they request."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextPart
@@ -26,10 +22,10 @@ DECIMALS = 8
 
 
 def model_name(service: Service, name: str | None) -> str:
-    """The name to answer with; the first one if none is asked for.
+    """The name to answer with; the first one if none is requested.
 
     Raises:
-        NotFoundError: another model is asked for.
+        NotFoundError: another model is requested.
     """
     names = service.settings.model_names
     if not name:

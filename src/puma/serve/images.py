@@ -1,8 +1,7 @@
-"""Images that come in over HTTP: data URIs, base64, uploads. Checked in this order, each step before the next costs
-anything: kind of address, length of the text, base64, first bytes, width and height from the header.
+"""Images that come in over HTTP as data URIs, base64 or uploads, checked before they are decoded. Loads no torch.
 
-Here: from what a client sends to encoded bytes that are small enough to be decoded. Not here: decoding
-(:mod:`puma.items`), which happens in the batch. No address is ever fetched. Loads no torch.
+They are checked in this order, each step before the next costs anything: kind of address, length of the text, base64,
+first bytes, width and height from the header. No address is ever fetched.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What the service counts, in Prometheus' format. Here: the metrics and their labels, none of which a client can
-invent values for. Not here: where they are counted (doors, batching, state) and served (routes.health)."""
+"""What the service counts, in Prometheus' format; no label has values that a client can invent."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class Metrics:
         self._searches.observe(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. ``route`` is the path as the application declares it, not as it was asked for."""
+        """A request was answered. ``route`` is the path as the application declares it, not as it was requested."""
         self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 

@@ -1,9 +1,8 @@
-"""Who may come in, and what leaves with every answer: one plain ASGI layer around the whole application.
+"""Request guard middleware: one plain ASGI layer around the whole application.
 
-Here, in this order: the Host header (against DNS rebinding), other sites' pages (Origin, Sec-Fetch-Site, CORS), the
-token, the body's size while it streams in; the security headers; the last word on what nobody caught; counting and,
-if asked for, logging. Not here: the token itself (:mod:`puma.serve.auth`), the shape of errors
-(:mod:`puma.serve.error_responses`).
+In this order: the Host header (against DNS rebinding), other sites' pages (Origin, Sec-Fetch-Site, CORS), the token,
+the body's size while it streams in; the security headers; the answer to errors that no handler caught; counting and, if
+switched on, logging.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ class BodyTooLargeError(HTTPException):
     """Raised inside the application where it reads the body, which FastAPI lets pass."""
 
 
-class Doors:
-    """See the module. Wraps the application; shared by all requests, keeps nothing of any.
+class RequestGuard:
+    """Wraps the application; shared by all requests, keeps nothing of any.
 
     Args:
         app: the application.
         settings: token, hosts, origins, limits of bodies.
-        metrics: told of each answer.
+        metrics: notified of each answer.
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
@@ -78,26 +77,26 @@ class Doors:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        await _Visit(self, scope, receive, send).run()
+        await _Exchange(self, scope, receive, send).run()
 
     def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Response | None:
-        """The answer to who may not come in, or to a browser that asks beforehand; None for all others."""
+        """The answer to a request that is refused, or to a preflight request; None for all others."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if not self._host_is_ours(host):
-            told = f"this service is not to be addressed as {host!r}; its operator can allow it with --allow-host"
-            return fault(403, told, code="host_refused")
+            message = f"this service is not to be addressed as {host!r}; its operator can allow it with --allow-host"
+            return fault(403, message, code="host_refused")
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if not self._may_call(scope["method"], origin, host, headers):
-            told = "a page of another site may not call this service; its operator can allow it with --cors-origin"
-            return fault(403, told, code="origin_refused")
+            message = "a page of another site may not call this service; its operator can allow it with --cors-origin"
+            return fault(403, message, code="origin_refused")
         if scope["method"] == "OPTIONS" and origin and b"access-control-request-method" in headers:
             return Response(status_code=204)
         path = scope["path"]
         if self.token is not None and path not in OPEN and not path.startswith(OPEN_BELOW) and not self._known(headers):
-            told = "a token is needed: send it as 'Authorization: Bearer TOKEN'"
+            message = "a token is needed: send it as 'Authorization: Bearer TOKEN'"
             if b"authorization" in headers:
-                told = "this is not the token; send it as 'Authorization: Bearer TOKEN'"
-            return fault(401, told, code="token", headers={"WWW-Authenticate": "Bearer"})
+                message = "this is not the token; send it as 'Authorization: Bearer TOKEN'"
+            return fault(401, message, code="token", headers={"WWW-Authenticate": "Bearer"})
         return None
 
     def allowed_origin(self, headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -152,13 +151,13 @@ class Doors:
         self._held -= count
 
 
-class _Visit:
-    """One request on its way in and out."""
+class _Exchange:
+    """One request and its answer."""
 
-    __slots__ = ("body_done", "cors", "doors", "held", "receive", "scope", "send", "started", "status")
+    __slots__ = ("body_done", "cors", "guard", "held", "receive", "scope", "send", "started", "status")
 
-    def __init__(self, doors: Doors, scope: Scope, receive: Receive, send: Send) -> None:
-        self.doors, self.scope, self.receive, self.send = doors, scope, receive, send
+    def __init__(self, guard: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.guard, self.scope, self.receive, self.send = guard, scope, receive, send
         self.held = 0
         self.body_done = False
         self.status = 0
@@ -167,27 +166,27 @@ class _Visit:
 
     async def run(self) -> None:
         headers = dict(self.scope["headers"])
-        self.cors = self.doors.allowed_origin(headers)
-        CLIENT_GONE.set(self._gone)
+        self.cors = self.guard.allowed_origin(headers)
+        CLIENT_GONE.set(self._disconnected)
         try:
-            answer = self.doors.refusal(self.scope, headers) or self._too_large(headers)
+            answer = self.guard.refusal(self.scope, headers) or self._too_large(headers)
             if answer is not None:
-                self._hang_up(answer, headers)
+                self._close_after(answer, headers)
                 await answer(self.scope, self.receive, self._out)
             else:
-                await self.doors.app(self.scope, self._in, self._out)
+                await self.guard.app(self.scope, self._in, self._out)
         except Exception as error:  # what no handler knew
             if self.status:
                 raise
             await answer_to(error)(self.scope, self.receive, self._out)
         finally:
-            self.doors.release(self.held)
+            self.guard.release(self.held)
             self._count()
 
     def _too_large(self, headers: Mapping[bytes, bytes]) -> Response | None:
         declared = headers.get(b"content-length", b"0")
         size = int(declared[:20]) if declared.isdigit() else 0
-        if size > self.doors.settings.max_body_bytes:
+        if size > self.guard.settings.max_body_bytes:
             return answer_to(self._over())
         if size and not self._held(size):
             return answer_to(self._crowded())
@@ -198,21 +197,21 @@ class _Visit:
         more = size - self.held
         if more <= 0:
             return True
-        if not self.doors.hold(more):
+        if not self.guard.hold(more):
             return False
         self.held = size
         return True
 
     def _over(self) -> BodyTooLargeError:
-        limit = self.doors.settings.max_body_bytes
+        limit = self.guard.settings.max_body_bytes
         return BodyTooLargeError(413, f"the body is over the limit of {limit:,} bytes; send less at once")
 
     def _crowded(self) -> HTTPException:
-        told = "requests that are being answered hold all memory there is for them; try again later"
-        return HTTPException(429, told, {"Retry-After": "1"})
+        message = "requests that are being answered hold all memory there is for them; try again later"
+        return HTTPException(429, message, {"Retry-After": "1"})
 
     @staticmethod
-    def _hang_up(answer: Response, headers: Mapping[bytes, bytes]) -> None:
+    def _close_after(answer: Response, headers: Mapping[bytes, bytes]) -> None:
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
             answer.headers["connection"] = "close"  # rather than read a body that nobody wants
 
@@ -230,14 +229,14 @@ class _Visit:
             return message
         self.body_done = not message.get("more_body", False)
         self.scope["puma.body"] = size = self.scope.get("puma.body", 0) + len(message.get("body", b""))
-        if size > self.doors.settings.max_body_bytes:
+        if size > self.guard.settings.max_body_bytes:
             raise self._over()
         if not self._held(size):
             raise self._crowded()
         return message
 
-    async def _gone(self) -> None:
-        """Comes back when the client has hung up; only called when the body has been read."""
+    async def _disconnected(self) -> None:
+        """Completes when the client disconnects; only called when the body has been read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -247,7 +246,7 @@ class _Visit:
             own = list(message.get("headers", ()))
             names = {name.lower() for name, _ in own}
             own += [header for header in HEADERS if header[0] not in names]
-            if self.doors.origins:
+            if self.guard.origins:
                 own.append((b"vary", b"Origin"))
             if self.cors is not None:
                 own = [header for header in own if header[0] != b"cross-origin-resource-policy"]
@@ -270,8 +269,8 @@ class _Visit:
     def _count(self) -> None:
         seconds = time.perf_counter() - self.started
         route = getattr(self.scope.get("route"), "path", None) or "other"
-        self.doors.metrics.answered(self.scope["method"], route, self.status, seconds)
-        if self.doors.settings.access_log:  # without the query: what people look for is nobody's business
+        self.guard.metrics.answered(self.scope["method"], route, self.status, seconds)
+        if self.guard.settings.access_log:  # without the query: what people look for is nobody's business
             log.info("%s %s %d %.1f ms", self.scope["method"], self.scope["path"], self.status, 1000 * seconds)
 
 

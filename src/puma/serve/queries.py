@@ -1,7 +1,4 @@
-"""From what a client asks to hits: the query's item, its instruction, its vector, its page of results.
-
-Here: what ``/search``, uploads and the vector stores have in common. Not here: their schemas and routes.
-"""
+"""From a client's query to a page of hits, as ``/search``, uploads and the vector stores need it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import Hit
 from puma.items.item import MODALITIES, Item
-from puma.search.searcher import Searcher, without
+from puma.search.queries import QueryBatch
+from puma.search.searcher import Searcher
 from puma.serve.images import image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.service import Service
@@ -24,7 +22,7 @@ Wanted = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchQuery:
     """A query that is ready to be embedded.
 
     Args:
@@ -32,7 +30,7 @@ class Question:
         modality: what is searched for.
         instruction: what the client gave; None for the one that fits, an empty string for none.
         minus: words to lead away from.
-        hidden: id of an item that is left out of the hits: the one that was asked with.
+        hidden: id of an item that is left out of the hits: the one that is searched with.
     """
 
     item: Item
@@ -42,7 +40,7 @@ class Question:
     hidden: str | None = None
 
 
-async def question(
+async def parse_query(
     service: Service,
     searcher: Searcher,
     *,
@@ -52,15 +50,15 @@ async def question(
     modality: Wanted = None,
     instruction: str | None = None,
     minus: Sequence[str] = (),
-) -> Question:
-    """A question of what the client gave.
+) -> SearchQuery:
+    """A query from what the client gave.
 
     Args:
         image: a data URI or base64; bytes if they were checked already.
-        item: id of a stored item. With a text besides, the item's image (or its text) is asked for as the words say.
+        item: id of a stored item. With a text besides, the query is its image (or its text) changed as the words say.
 
     Raises:
-        InputError: there is nothing to ask for, or too much.
+        InputError: there is nothing to search for, or too much.
         ImageError: the image cannot be used.
     """
     text = text if text and text.strip() else None
@@ -70,46 +68,43 @@ async def question(
             raise InputError("image and item: both are pictures to search with; give one of them")
         stored = await service.blocking(_stored, searcher, item)
         if text is None:
-            return Question(stored, modality, instruction, minus, hidden=item)
-        asked = Item(text, stored.image) if stored.image is not None else Item(f"{stored.text}\n{text}")
-        return Question(asked, modality, instruction, minus)
+            return SearchQuery(stored, modality, instruction, minus, hidden=item)
+        joined = Item(text, stored.image) if stored.image is not None else Item(f"{stored.text}\n{text}")
+        return SearchQuery(joined, modality, instruction, minus)
     if isinstance(image, str):
         image = (await service.blocking(image_from_text, image, service.settings)).data
     if text is None and image is None:
         raise InputError("nothing to search for: give text, image or item (the text was empty or left out)")
-    return Question(Item(text, image), modality, instruction, minus)
+    return SearchQuery(Item(text, image), modality, instruction, minus)
 
 
-def instruction_of(searcher: Searcher, asked: Question, item: Item | None = None) -> str | None:
-    """The instruction that the query, or one of its unwanted words, is embedded with."""
-    if asked.instruction is not None:
-        return asked.instruction or None
-    return searcher.instruction_for((item or asked.item).modality, asked.modality)
+def query_batch(searcher: Searcher, query: SearchQuery) -> QueryBatch:
+    """What is embedded for a query, by the same rules as :meth:`puma.Searcher.search`."""
+    unwanted = (Item(word) for word in query.minus if word.strip())
+    return searcher.query_batch([query.item], query.modality, query.instruction, unwanted)
 
 
-async def vector_of(service: Service, searcher: Searcher, asked: Question) -> np.ndarray:
+async def vector_of(service: Service, batch: QueryBatch) -> np.ndarray:
     """The query's unit vector [dim], led away from the words of ``minus``."""
-    items = [asked.item, *(Item(word) for word in asked.minus if word.strip())]
-    vectors = await service.embed(items, [instruction_of(searcher, asked, item) for item in items])
-    return vectors[0] if len(items) == 1 else without(vectors[0], vectors[1:])
+    return batch.vectors(await service.embed(batch.items, batch.instructions))[0]
 
 
 async def page_of_hits(
     service: Service,
     searcher: Searcher,
-    asked: Question,
+    query: SearchQuery,
     *,
     k: int,
     offset: int = 0,
     where: Mapping[str, Any] | None = None,
 ) -> tuple[list[Hit], bool]:
     """Hits ``offset`` to ``offset + k``, and whether there are more after them."""
-    vector = await vector_of(service, searcher, asked)
+    vector = await vector_of(service, query_batch(searcher, query))
     # One more to see whether there are more, and one for the item that is left out.
-    fetched = k + offset + 1 + (asked.hidden is not None)
+    fetched = k + offset + 1 + (query.hidden is not None)
     options: dict[str, Any] = {} if where is None else {"where": where}
-    hits = await service.find(searcher, vector, fetched, modality=asked.modality, **options)
-    hits = [hit for hit in hits if hit.id != asked.hidden]
+    hits = await service.find(searcher, vector, fetched, modality=query.modality, **options)
+    hits = [hit for hit in hits if hit.id != query.hidden]
     return hits[offset : offset + k], len(hits) > offset + k
 
 

@@ -1,8 +1,4 @@
-"""What waits for the encoder: requests with their items, and the equal shares of which a batch is made.
-
-Here: the records, and why a request may be refused or dropped. Not here: threads and the encoder
-(:mod:`puma.serve.batching`).
-"""
+"""Requests that wait for the encoder, and the equal shares of which a batch is made."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ class BusyError(PumaError):
 
 
 class WaitedTooLongError(PumaError, TimeoutError):
-    """A result did not come in time; what was still to be done for it is dropped."""
+    """A result did not come in time; the rest of its work is dropped."""
 
 
 class ClosingError(PumaError):
@@ -37,7 +33,7 @@ class ClosingError(PumaError):
 
 
 class ClientGoneError(PumaError):
-    """Who asked has hung up; nobody reads the answer."""
+    """The client disconnected; nobody reads the answer."""
 
 
 class EncoderFaultError(PumaError):
@@ -105,9 +101,9 @@ def next_batch(waiting: Sequence[Request], limits: ServeSettings) -> tuple[Batch
 
 
 def image_pixels(items: Iterable[Item], most: int) -> list[int]:
-    """Pixels of each item's image, told from its header, at most ``most``; 0 for a text.
+    """Pixels of each item's image, read from its header, at most ``most``; 0 for a text.
 
-    A header that cannot be read counts as one pixel: what is wrong with it is told when it is opened.
+    A header that cannot be read counts as one pixel: what is wrong with it is reported when it is opened.
     """
     return [0 if item.image is None else max(1, min(most, _pixels(item))) for item in items]
 

@@ -1,7 +1,6 @@
-"""What leaves the service: stored items and hits as JSON, written without validating what we made ourselves.
+"""Stored items and hits as JSON, written without validating what we made ourselves.
 
-Here: the only place that turns a payload into what a client may see (no folder of this machine is in it), and
-:func:`json_answer`. Not here: schemas (:mod:`puma.serve.schemas_search` documents these shapes).
+This is the only place that turns a payload into what a client may see: no folder of this machine is in it.
 """
 
 from __future__ import annotations

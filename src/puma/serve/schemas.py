@@ -1,7 +1,6 @@
-"""What all requests and answers share: bounded kinds of values, filters, the shape of errors, who may answer what.
+"""Schemas that all requests and answers share: bounded kinds of values, filters, the shape of errors.
 
-Here: the pieces. Not here: the requests (:mod:`puma.serve.schemas_search`, :mod:`puma.serve.schemas_clients`).
-Every bound is part of the schema, so that the OpenAPI document tells all of them.
+Every bound is part of the schema, so that the OpenAPI document states all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def kind_of(value: Any) -> str | None:
 
 
 def by_kind(message: str) -> Discriminator:
-    """For a union whose members are of different kinds: only the fitting one's faults are told, or else the message."""
+    """For a union whose members are of different kinds: only the fitting member's faults are shown, or else this."""
     return Discriminator(kind_of, custom_error_type="kind", custom_error_message=message)
 
 
@@ -72,13 +71,13 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
-def _whole(value: Any) -> Any:
+def _whole_float_as_int(value: Any) -> Any:
     """JSON has one kind of numbers: 5.0 is 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)
-"""For integers; it stands after their bounds, or the document would not tell them."""
+WHOLE = BeforeValidator(_whole_float_as_int)
+"""For integers; it stands after their bounds, or the document would not state them."""
 
 
 def one_of(*names: str, every: str = "anyOf") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Requests and answers in the shapes of other services, whose clients work unchanged: OpenAI, vLLM, Jina, Cohere.
 
-Here: their schemas, as far as they are understood here. What such clients send besides is let pass. Not here: what is
-done with them (:mod:`puma.serve.routes`).
+Fields that such clients send and that are not listed are ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests and answers of PUMA's own routes: search, items, indexes. Here: their schemas. Not here: what they do."""
+"""Requests and answers of PUMA's own routes: search, items, indexes."""
 
 from __future__ import annotations
 

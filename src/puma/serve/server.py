@@ -1,8 +1,4 @@
-"""Running the application: uvicorn, and an orderly end.
-
-Here: the moment it is ready, what signals do, and limits on a request's head, which uvicorn does not have. Not here:
-the application (:mod:`puma.serve.app`), the socket (:mod:`puma.serve.binding`).
-"""
+"""Running the application under uvicorn: readiness, signals, an orderly end, limits on a request's head."""
 
 from __future__ import annotations
 

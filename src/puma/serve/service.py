@@ -1,8 +1,4 @@
-"""What every route works with: the encoder behind its batcher, the indexes, the settings.
-
-Here: :class:`Service` and :func:`service`, which routes call to get at it. Not here: HTTP shapes
-(:mod:`puma.serve.routes`), how batches are formed (:mod:`puma.serve.batching`).
-"""
+"""What every route works with: the encoder behind its batcher, the indexes, the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +27,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CLIENT_GONE: ContextVar[Callable[[], Awaitable[object]] | None] = ContextVar("CLIENT_GONE", default=None)
-"""Of the current request: comes back when its client has hung up. Set by :mod:`puma.serve.middleware`."""
+"""Of the current request: makes an awaitable that completes when the client disconnects. Set by
+:mod:`puma.serve.middleware`."""
 
 
 class UnknownIndexError(InputError):
@@ -46,7 +43,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)
-        self.fingerprint = encoder.fingerprint  # of every weight: asked for once, not with every item that is added
+        self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added
         # One writer: more would only wait for each other's commits.
         self.writing, self.writers = asyncio.Lock(), 0
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
@@ -89,9 +86,9 @@ class Service:
             raise InputError(f"instructions: {len(given)} of them for {len(items)} items; give one for all or one each")
         if len(items) > self.settings.max_inputs:
             raise InputError(f"{len(items)} inputs are over the limit of {self.settings.max_inputs} a request")
-        for place, (item, asked) in enumerate(zip(items, given, strict=True)):
+        for place, (item, instruction) in enumerate(zip(items, given, strict=True)):
             _check_text(item.text, f"input {place}")
-            _check_text(asked, f"the instruction of input {place}")
+            _check_text(instruction, f"the instruction of input {place}")
         if any(item.image is not None for item in items):
             pixels = await self.blocking(image_pixels, items, self.settings.max_batch_pixels)
         else:
@@ -129,7 +126,7 @@ class Service:
     def _returned(self, work: asyncio.Future) -> None:
         self._pending -= 1
         if not work.cancelled():
-            work.exception()  # seen: who asked may have stopped listening
+            work.exception()  # retrieved: the caller may be gone
 
     async def warm(self) -> None:
         """Send a text and an image through the encoder and a search through each index, so that the first request is

@@ -1,4 +1,4 @@
-"""What an operator can set about the service, with its limits. Here: :class:`ServeSettings`. Loads no torch."""
+"""What an operator can set about the service, with its limits. Loads no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ServeSettings:
         max_body_bytes: of one request.
         max_held_bytes: of all requests that are being received or answered; beyond, they are answered with 429.
         max_image_bytes: of one encoded image.
-        max_image_pixels: of one image, told from its header before it is decoded.
+        max_image_pixels: of one image, read from its header before it is decoded.
         max_inputs: inputs of one request.
         max_k: hits of one answer.
         workers: threads that read and write the indexes.

@@ -99,7 +99,7 @@ def test_the_pools_file_name_is_kept_and_each_candidate_embedded_once(root, tmp_
     written = write_embeddings(encoder, root, tmp_path / "stored", instruction="none", progress=False)
     assert "cand_pool/mbeir_tiny_task0_cand_pool_embed.npy" in written.files
     assert encoder.calls == 36 + 3 * 7
-    assert set(encoder.heard) == {None}
+    assert set(encoder.seen_instructions) == {None}
     assert evaluate_embeddings(tmp_path / "stored", root)["0"]["skipped"] == 0
 
 

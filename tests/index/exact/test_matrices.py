@@ -7,7 +7,8 @@ import pytest
 
 from puma.errors import DataError, InputError
 from puma.index.exact import matrices as sources
-from puma.index.exact.matrices import open_source, widen
+from puma.index.exact.half import widen
+from puma.index.exact.matrices import open_source
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_widening_is_exact_for_every_finite_number():
 
 @pytest.mark.parametrize("widens", [True, False])
 def test_careful_reading_keeps_what_widening_cannot(monkeypatch, widens):
-    monkeypatch.setattr(sources, "_keeps_small_numbers", lambda: widens)
+    monkeypatch.setattr(sources, "keeps_small_numbers", lambda: widens)
     half = np.array([[np.nan, 1], [np.inf, 2], [-np.inf, 2.0**-24]], dtype=np.float16)
     out = np.empty((3, 2), dtype=np.float32)
     with open_source(half) as rows:

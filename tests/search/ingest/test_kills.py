@@ -145,7 +145,7 @@ def test_an_interrupt_keeps_what_was_finished(things, tmp_path):
     code, out = run.end(signal.SIGINT)
     assert code == -signal.SIGINT
     assert "KeyboardInterrupt" in out
-    kept = {row.id for row in Index(tmp_path / "index", create=False).first(1000)}
+    kept = {row.id for row in Index(tmp_path / "index", create=False).page(1000)}
     stored = {name for line in run.lines() if line.startswith("stored") for name in line.split()[1:]}
     assert stored
     assert stored <= kept

@@ -44,7 +44,7 @@ def sync(searcher, *paths, **options):
 
 def files(searcher):
     """The base names of all images in the index, by id."""
-    rows = searcher.index.first(1000)
+    rows = searcher.index.page(1000)
     return sorted(os.path.basename(row.payload["image"]) for row in rows if "image" in row.payload)
 
 
@@ -85,10 +85,10 @@ def test_only_what_lies_in_the_given_paths_goes(searcher, folder, tmp_path):
 
 def test_a_moved_file_is_not_embedded_again_and_its_row_follows(searcher, folder):
     sync(searcher, folder)
-    before = {row.id for row in searcher.index.first(10)}
+    before = {row.id for row in searcher.index.page(10)}
     (folder / "a.png").rename(folder / "deep" / "z.png")
     assert counts(sync(searcher, folder)) == (0, 4, 0, 0)
-    assert {row.id for row in searcher.index.first(10)} == before
+    assert {row.id for row in searcher.index.page(10)} == before
     assert files(searcher) == ["b.png", "c.png", "d.png", "z.png"]
 
 

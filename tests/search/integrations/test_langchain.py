@@ -20,7 +20,7 @@ from puma import Index, Searcher
 from puma.errors import IndexMismatchError, InputError
 from puma.items import IMAGE, TEXT
 from puma.search.integrations.langchain import PumaEmbeddings, PumaVectorStore
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def with_image(encoder, tmp_path):
 def test_documents_get_no_instruction_and_queries_one(encoder):
     embeddings = PumaEmbeddings(encoder)
     documents, query = embeddings.embed_documents(["red", "a fox"]), embeddings.embed_query("red")
-    assert encoder.heard == [None, INSTRUCTIONS[TEXT, TEXT]]
+    assert encoder.seen_instructions == [None, INSTRUCTIONS[TEXT, TEXT]]
     assert np.allclose(np.linalg.norm([*documents, query], axis=1), 1, atol=1e-6)
     assert documents[0] == query  # this encoder ignores the instruction
     assert embeddings.embed_documents([]) == []
@@ -61,7 +61,7 @@ def test_which_instruction(encoder, own, given, heard):
     if own:
         encoder.instructions = {(TEXT, TEXT): "Taught."}
     PumaEmbeddings(encoder, instruction=given).embed_query("red")
-    assert encoder.heard == [heard]
+    assert encoder.seen_instructions == [heard]
 
 
 def test_texts_come_back_as_they_went_in(store):
@@ -98,10 +98,10 @@ def test_filter_and_modality(encoder, with_image):
         "red fox",
         "red brick",
     }
-    assert encoder.heard[-1] == INSTRUCTIONS[TEXT, TEXT]
+    assert encoder.seen_instructions[-1] == INSTRUCTIONS[TEXT, TEXT]
     store = PumaVectorStore(with_image, modality=IMAGE)
     assert [found.id for found in store.similarity_search("red", k=9)] == ["red", "blue"]
-    assert encoder.heard[-1] == INSTRUCTIONS[TEXT, IMAGE]
+    assert encoder.seen_instructions[-1] == INSTRUCTIONS[TEXT, IMAGE]
     with pytest.raises(InputError, match="near"):
         store.similarity_search("red", filter={"type": "near", "key": "price", "value": 10})
 

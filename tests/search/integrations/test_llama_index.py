@@ -9,7 +9,7 @@ from PIL import Image
 
 from puma.errors import ImageError
 from puma.items import TEXT, Item
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
 
 pytestmark = pytest.mark.slow  # the framework takes seconds to import
@@ -33,11 +33,11 @@ def test_texts_queries_and_images(adapter, image):
     encoder = ToyEncoder()
     model = adapter(encoder, embed_batch_size=2)
     texts = model.get_text_embedding_batch(["red", "blue", "a fox"])
-    assert encoder.heard == [None, None]
+    assert encoder.seen_instructions == [None, None]
     query = model.get_query_embedding("red")
-    assert encoder.heard[2:] == [INSTRUCTIONS[TEXT, TEXT]]
+    assert encoder.seen_instructions[2:] == [INSTRUCTIONS[TEXT, TEXT]]
     images = model.get_image_embedding_batch([str(image), io.BytesIO(image.read_bytes())])
-    assert encoder.heard[3:] == [None]
+    assert encoder.seen_instructions[3:] == [None]
     expected = ToyEncoder().encode([Item(text="red"), Item(text="blue"), Item(text="a fox"), Item(image=image)])
     assert np.allclose([*texts, images[0]], expected)
     assert np.allclose(query, expected[0])
@@ -68,7 +68,7 @@ def test_instruction_and_name(adapter):
     encoder.instructions = {(TEXT, TEXT): "Taught."}
     for given in (None, "Mine.", ""):
         adapter(encoder, instruction=given).get_query_embedding("red")
-    assert encoder.heard == ["Taught.", "Mine.", None]
+    assert encoder.seen_instructions == ["Taught.", "Mine.", None]
     described = adapter(encoder).to_dict()
     assert (described["model_name"], described["class_name"]) == ("toy-7", "PumaEmbedding")
 

@@ -65,16 +65,16 @@ def test_maxsim_closed_forms():
 
 
 @pytest.mark.parametrize("instruction", [None, "Find a picture."])
-@pytest.mark.parametrize("asked", [False, True])
-def test_the_contents_own_tokens_are_told_from_the_prompts(retriever, instruction, asked):
+@pytest.mark.parametrize("with_instruction", [False, True])
+def test_the_contents_own_tokens_are_separated_from_the_prompts(retriever, instruction, with_instruction):
     inputs, tokenizer = retriever.inputs, retriever.processor.tokenizer
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     for item in (Item(text="a red fox"), Item(image=image(0)), Item(text="a red fox", image=image(0))):
         ids = inputs.features([item], instruction)["input_ids"][0]
-        mask = content_mask(inputs, item, instruction, ids, asked=asked)
+        mask = content_mask(inputs, item, instruction, ids, with_instruction=with_instruction)
         own = ids[torch.from_numpy(mask)]
         kept = tokenizer.decode([int(token) for token in own if token != image_id]).replace('"', "")
-        words = (instruction if asked and instruction else "") + (item.text or "")
+        words = (instruction if with_instruction and instruction else "") + (item.text or "")
         assert kept.replace(" ", "") == words.replace(" ", "")
         assert int((own == image_id).sum()) == (4 if item.image is not None else 0)
         assert not mask[-1]  # [RET] is the first stage's
@@ -105,7 +105,7 @@ def test_an_item_is_nearest_to_itself_and_equal_items_tie(plain):
     assert reranker.rerank(items[0], None, []).shape == (0,)
 
 
-def test_the_instructions_tokens_count_if_asked_for(plain):
+def test_the_instructions_tokens_count_if_switched_on(plain):
     query, candidates = Item(text="fox"), [Item(text="a red fox"), Item(text="Find a picture.")]
     out, within = LateInteraction(plain), LateInteraction(plain, instruction_tokens=True)
     assert len(within.token_states([query], "Find a picture.")[0]) > len(

@@ -15,13 +15,13 @@ QUERIES = {"q": Item(text="q")}
 
 
 class Named:
-    """Scores by name; remembers what it was asked."""
+    """Scores by name; remembers its calls."""
 
     def __init__(self, scores):
-        self.scores, self.asked = scores, []
+        self.scores, self.calls = scores, []
 
     def rerank(self, query, instruction, candidates):
-        self.asked.append((query.text, instruction, [item.text for item in candidates]))
+        self.calls.append((query.text, instruction, [item.text for item in candidates]))
         return np.array([self.scores.get(item.text, 0.0) for item in candidates], dtype=np.float32)
 
 
@@ -53,7 +53,7 @@ def test_the_first_by_the_second_stage_come_before_all_others():
     run = {"q": {"d0": 0.9, "d1": 0.8, "d2": 0.7, "d3": 0.6, "d4": 0.5}}
     reranker = Named({"d0": -9.0, "d1": -8.0, "d3": 100.0})
     second = second_stage(reranker, run, QUERIES, ITEMS, "Find.", depth=2)
-    assert reranker.asked == [("q", "Find.", ["d0", "d1"])]
+    assert reranker.calls == [("q", "Find.", ["d0", "d1"])]
     after = combined(run, second, 1.0)["q"]
     assert sorted(after, key=lambda did: -after[did]) == ["d1", "d0", "d2", "d3", "d4"]
     assert after["d2"] - after["d3"] == pytest.approx(0.1)

@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from puma.errors import IndexMismatchError, InputError, ModelError
 from puma.items.encoder import Skip
 from puma.items.item import Item
+
+if TYPE_CHECKING:
+    from puma.index import Index
 
 DEFAULT_MODEL = "puma-mini"
 QUICKSTART_MODEL = Path("runs/quickstart/model")
@@ -166,7 +169,7 @@ def default_folder() -> Path:
         raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
 
 
-def searcher_of(index: Path, model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
     """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
 
     Raises:
@@ -188,8 +191,8 @@ def searcher_of(index: Path, model: Path | None, *, dtype: str = "auto", attn: s
 
 
 def query_item(text: str | None, image: Path | None) -> Item:
-    """A query from a command's arguments; its image is opened here, so that a wrong path is told before the model is
-    loaded.
+    """A query from a command's arguments; its image is opened here, so that a wrong path is reported before the model
+    is loaded.
 
     Raises:
         InputError: neither was given. ImageError: the image cannot be opened.
@@ -212,7 +215,7 @@ def print_skips(skips: Sequence[Skip]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Set threads once, keep the libraries' own talk off the terminal; before torch is imported."""
+    """Set threads once, keep the libraries' own messages off the terminal; before torch is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

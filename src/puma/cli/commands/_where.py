@@ -1,7 +1,4 @@
-"""``--where`` on the command line: a short form of the index's filters.
-
-Here: parsing. What a filter may say and what it means: :mod:`puma.index.filters`.
-"""
+"""``--where`` on the command line: a short form of the index's filters (:mod:`puma.index.filters`)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _FORM = re.compile(r"\s*(?P<key>[^=<>!]+?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<valu
 _KINDS = {"=": "eq", "!=": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
-def parsed_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
+def parse_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
     """Conditions, all of which must hold, as a filter; None for none.
 
     Args:
@@ -28,9 +25,9 @@ def parsed_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
         InputError: one of them is neither.
 
     Examples:
-        >>> parsed_where(["brand=b3"])
+        >>> parse_where(["brand=b3"])
         {'type': 'eq', 'key': 'brand', 'value': 'b3'}
-        >>> parsed_where(["price<20", "brand!=b3"])["type"]
+        >>> parse_where(["price<20", "brand!=b3"])["type"]
         'and'
     """
     found = [_one(condition) for condition in conditions or ()]
@@ -42,10 +39,10 @@ def parsed_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
 def _one(condition: str) -> dict[str, Any]:
     if condition.lstrip().startswith("{"):
         try:
-            whole = json.loads(condition)
+            filter_ = json.loads(condition)
         except ValueError as error:
             raise InputError(f"--where {condition!r:.200}: not JSON ({error})") from None
-        return dict(whole)
+        return dict(filter_)
     match = _FORM.fullmatch(condition)
     if match is None:
         raise InputError(f"--where {condition!r:.200}: give KEY=VALUE, with =, !=, <, <=, > or >=, or a filter as JSON")

@@ -60,27 +60,16 @@ def add(
     """
     from puma.errors import InputError
     from puma.index import Index
-    from puma.search.ingest import read_items
-    from puma.search.ingest.syncing import Watch
+    from puma.search.ingest.prepared import PreparedPaths
 
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
-    paths = [path.expanduser() for path in paths]
-    # Wrong paths and a folder that is no index are told before a model is loaded.
-    lost: list[Path] = []
-    if sync:
-        watch = Watch(Index(index), paths)
-        if not allow_empty:
-            watch.refuse_empty()
-        lost = watch.lost()
-    read_items([path for path in paths if path not in lost])
-    Index(index)
-    searcher = searcher_of(index, model, dtype=dtype, attn=attn)
+    # Wrong paths and a folder that is no index are reported before a model is loaded.
+    prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty)
+    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn)
     kept: list[Added] = []
     try:
-        added = searcher.add_paths(
-            paths, batch_size=batch_size, sync=sync, allow_empty=allow_empty, on_batch=lambda done: kept.append(done)
-        )
+        added = searcher.add_prepared(prepared, batch_size=batch_size, on_batch=lambda done: kept.append(done))
     except KeyboardInterrupt:
         done = kept[-1].embedded if kept else 0
         typer.echo(f"{index}: {done} items of this run are stored, {len(searcher.index)} in all", err=True)
@@ -113,10 +102,10 @@ def ls(
 
     Example: puma index ls my.index -n 5 --modality image
     """
-    from puma.cli.commands._where import parsed_where
+    from puma.cli.commands._where import parse_where
     from puma.index import Index
 
-    rows = Index(index, create=False).page(limit, after, modality or None, parsed_where(where), vectors=False)
+    rows = Index(index, create=False).page(limit, after, modality or None, parse_where(where), vectors=False)
     if as_json:
         print_json([{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows])
         return
@@ -125,7 +114,7 @@ def ls(
 
 
 def stats(index: IndexFolder, as_json: Json = False) -> None:
-    """Count items; name the model; tell the size.
+    """Count items; name the model; show the size.
 
     Example: puma index stats my.index --json
     """
@@ -142,7 +131,7 @@ def stats(index: IndexFolder, as_json: Json = False) -> None:
 
 
 def verify(index: IndexFolder, as_json: Json = False) -> None:
-    """Read everything in an index and tell what is wrong with it. Exit code 1 if anything is.
+    """Read everything in an index and say what is wrong with it. Exit code 1 if anything is.
 
     Example: puma index verify my.index
     """
@@ -209,11 +198,11 @@ def rm(
     from puma.index import Index
 
     opened = Index(index, create=False)
-    there = opened.get(ids, vectors=False)
-    missing = [name for name in dict.fromkeys(ids) if name not in there]
-    if not there:
+    stored = opened.get(ids, vectors=False)
+    missing = [name for name in dict.fromkeys(ids) if name not in stored]
+    if not stored:
         raise InputError(f"{index}: no item has the id {', '.join(map(repr, missing[:5]))}; nothing was removed")
-    removed = opened.delete(list(there))
+    removed = opened.delete(list(stored))
     if as_json:
         print_json({"removed": removed, "missing": missing, "rows": len(opened)})
         return

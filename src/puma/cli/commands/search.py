@@ -48,7 +48,7 @@ def search(
 
     Example: puma search my.index "shoes" --where brand=b3 --where 'price<20' --minus boots
     """
-    from puma.cli.commands._where import parsed_where
+    from puma.cli.commands._where import parse_where
     from puma.index import Index
     from puma.index.filters import checked_filter
     from puma.index.interface import checked_modality
@@ -56,10 +56,10 @@ def search(
     query = query_item(text, image)
     for given in modality or ():
         checked_modality(given)
-    condition = parsed_where(where)
+    condition = parse_where(where)
     checked_filter(condition)
-    Index(index, create=False)
-    hits = searcher_of(index, model, dtype=dtype, attn=attn).search(
+    opened = Index(index, create=False)
+    hits = searcher_of(opened, model, dtype=dtype, attn=attn).search(
         query, k, modality or None, instruction, where=condition, minus=minus or (), offset=offset
     )
     if as_json:
@@ -68,8 +68,8 @@ def search(
     for rank, hit in enumerate(hits, start=offset + 1):
         typer.echo(f"{rank:3}  {hit.score:7.4f}  {hit.modality:10}  {describe(hit.payload) or hit.id}")
     if not hits:
-        asked = [f"modality {' or '.join(modality)}"] if modality else []
-        asked += ["these fields"] if where else []
-        of = f" of {' and '.join(asked)}" if asked else ""
+        conditions = [f"modality {' or '.join(modality)}"] if modality else []
+        conditions += ["these fields"] if where else []
+        of = f" of {' and '.join(conditions)}" if conditions else ""
         what = f"no more than {offset} items" if offset else "no items"
         typer.echo(f"nothing found: the index has {what}{of}", err=True)

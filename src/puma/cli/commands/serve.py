@@ -16,6 +16,7 @@ from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, lo
 from puma.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from puma.index import Index
     from puma.serve.settings import ServeSettings
 
 _ORIGIN = re.compile(r"https?://[^/\s?#@]+|\*")
@@ -70,7 +71,7 @@ def serve(
     """
     from puma.serve.settings import ServeSettings
 
-    folders = named_folders(indexes or [], writable=not read_only)
+    opened = named_indexes(indexes or [], writable=not read_only)
     loopback = _LOOPBACK.fullmatch(host.lower()) is not None
     token = _token(token_file)
     if not loopback and token is None and not insecure:
@@ -97,30 +98,29 @@ def serve(
         timeout_s=timeout,
         access_log=access_log,
     )
-    raise typer.Exit(_run(folders, host, port, model, {"dtype": dtype, "attn": attn}, settings))
+    raise typer.Exit(_run(opened, host, port, model, {"dtype": dtype, "attn": attn}, settings))
 
 
-def named_folders(folders: list[Path], *, writable: bool) -> dict[str, Path]:
-    """Indexes by the names they are served under: ``my.index`` as ``my``. They are opened, which costs no model.
+def named_indexes(folders: list[Path], *, writable: bool) -> dict[str, Index]:
+    """Indexes by the names they are served under: ``my.index`` as ``my``. They are opened, which needs no model.
 
     Raises:
         InputError: two have one name, or one does not exist (a single one that may be written to is made).
     """
     from puma.index import Index
 
-    named: dict[str, Path] = {}
+    named: dict[str, Index] = {}
     for folder in folders:
         folder = folder.expanduser()
         name = folder.absolute().stem
         if name in named:
-            raise InputError(f"{folder} and {named[name]} would both be served as {name!r}; rename one of them")
-        named[name] = folder
-        Index(folder, create=writable and len(folders) == 1)
+            raise InputError(f"{folder} and {named[name].path} would both be served as {name!r}; rename one of them")
+        named[name] = Index(folder, create=writable and len(folders) == 1)
     return named
 
 
 def _run(
-    folders: dict[str, Path],
+    indexes: dict[str, Index],
     host: str,
     port: int,
     model: Path | None,
@@ -130,7 +130,7 @@ def _run(
     from puma.serve.binding import address_of, bound_socket
 
     imports = threading.Thread(
-        target=_import_service, args=[bool(folders)], daemon=True
+        target=_import_service, args=[bool(indexes)], daemon=True
     )  # while torch loads, which is longest
 
     # torch's threads wait busily after each batch; the index's search, which comes then, needs the cores (2 of 35 ms).
@@ -144,9 +144,9 @@ def _run(
         from puma.serve import create_app
         from puma.serve.server import run
 
-        searchers = {name: Searcher(retriever, folder) for name, folder in folders.items()}
+        searchers = {name: Searcher(retriever, index) for name, index in indexes.items()}
         app = create_app(searchers, encoder=retriever, settings=settings)
-        asyncio.run(app.state.service.warm())  # here, where a model that does not work is told in one line
+        asyncio.run(app.state.service.warm())  # here, where a model that does not work is reported in one line
         if settings.access_log:
             _log_requests()
         what = ", ".join(f"{name} ({len(each.index):,} items)" for name, each in searchers.items()) or "embeddings"
@@ -157,7 +157,7 @@ def _run(
 
 
 def _import_service(with_index: bool) -> None:
-    with contextlib.suppress(Exception):  # what is wrong is told where they are imported for good
+    with contextlib.suppress(Exception):  # what is wrong is reported where they are imported for good
         if with_index:
             import lancedb  # noqa: F401
         import puma.serve.app
@@ -166,20 +166,22 @@ def _import_service(with_index: bool) -> None:
 
 def _token(file: Path | None) -> str | None:
     if file is None:
-        told, given = "PUMA_TOKEN", os.environ.get("PUMA_TOKEN")
+        origin, given = "PUMA_TOKEN", os.environ.get("PUMA_TOKEN")
     else:
-        told = f"--token-file {file}"
+        origin = f"--token-file {file}"
         try:
             given = file.expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{told}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+            raise InputError(f"{origin}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
     if given is None:
         return None
     token = given.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"{told}: must hold one token of letters, digits and signs; `openssl rand -hex 24` makes one")
+        raise InputError(
+            f"{origin}: must hold one token of letters, digits and signs; `openssl rand -hex 24` makes one"
+        )
     if len(token) < _SHORT_TOKEN:
-        typer.echo(f"warning: {told}: a token of {len(token)} characters can be guessed; take 32", err=True)
+        typer.echo(f"warning: {origin}: a token of {len(token)} characters can be guessed; take 32", err=True)
     return token
 
 

@@ -1,7 +1,7 @@
-"""Candidate matrices that need not fit in memory: files, arrays, or blocks that come once, read by rows.
+"""Candidate matrices that need not fit in memory: files, arrays, or blocks that come once, read by rows. Loads no
+torch.
 
-Here: :func:`open_source` and the reading of rows as float32. Not here: scoring (:mod:`puma.index.exact.streamed`). Files are
-read, not mapped: pages of a mapped file count as the process's memory. Nothing in this module loads torch.
+Files are read, not mapped: pages of a mapped file count as the process's memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from puma.errors import DataError, InputError
+from puma.index.exact.half import keeps_small_numbers, widen
 from puma.storage.folders import storage_errors
 
 Source = str | os.PathLike[str] | np.ndarray | Sequence[Any] | Iterable[np.ndarray]
@@ -33,36 +34,6 @@ GATHERED = 256
 """Wanted rows of one reading, at most."""
 PIECE = 256
 """Rows of one reading where all are wanted."""
-_WIDEN_FLOATS = 2**16
-_LIFT = np.float32(2.0**112)
-_KEPT_BITS = np.int32(-0x70002000)  # the sign, and exponent and mantissa where float32 has them
-
-
-def widen(half: np.ndarray, out: np.ndarray) -> None:
-    """float16 to float32, exactly, some five times as fast as numpy's own cast.
-
-    The bits are moved to where float32 has them and the exponent's offset is made good by a multiplication. Infinity
-    and NaN come out as finite numbers of 65536 and more.
-
-    Args:
-        half: float16 [n, dim], C-contiguous.
-        out: float32 of the same shape, C-contiguous, overwritten.
-    """
-    bits, whole = half.view(np.int16), out.view(np.int32)
-    rows = max(1, _WIDEN_FLOATS // max(1, half.shape[1]))  # a piece stays in the cache for all four steps
-    for start in range(0, len(half), rows):
-        piece, numbers = whole[start : start + rows], out[start : start + rows]
-        piece[...] = bits[start : start + rows]
-        np.left_shift(piece, 13, out=piece)
-        np.bitwise_and(piece, _KEPT_BITS, out=piece)
-        np.multiply(numbers, _LIFT, out=numbers)
-
-
-def _keeps_small_numbers() -> bool:
-    """False where a library has switched subnormal numbers off in this thread: then only numpy's cast is exact."""
-    out = np.empty((1, 1), dtype=np.float32)
-    widen(np.full((1, 1), 2.0**-24, dtype=np.float16), out)
-    return float(out[0, 0]) == 2.0**-24
 
 
 class Rows:
@@ -81,7 +52,7 @@ class Rows:
                 f"source: its parts have rows of different lengths, {sorted(dims)}; use one model's vectors"
             )
         self.parts = list(parts)
-        self._exact = _keeps_small_numbers()  # threads inherit this from the one that starts them
+        self._exact = keeps_small_numbers()  # threads inherit this from the one that starts them
         self.dim = dims.pop() if dims else 0
         self.starts = np.cumsum([0, *(part.count for part in parts)])
         self.count = int(self.starts[-1])
@@ -229,7 +200,7 @@ def open_source(source: Source, scratch: str | os.PathLike[str] | None = None) -
     """Candidates as one matrix; close it when done.
 
     Args:
-        source: see :data:`Source`. A whole ``numpy.memmap`` is read from its file.
+        source: see :data:`Source`. A full ``numpy.memmap`` is read from its file.
         scratch: folder for the copy of blocks that come once (the system's temporary one if None). The copy has no name
             in it and goes with the process.
 
@@ -259,7 +230,10 @@ def _part(part: Any) -> _File | _Array:
     if not isinstance(part, np.ndarray):
         raise InputError(f"source: its parts must be paths or arrays, one is of type {type(part).__name__}")
     if isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap) and part.ndim == 2 and part.flags.c_contiguous:
-        name, mode = part.filename, part.mode  # a part of a memmap has its whole's offset: only a whole one is a file
+        name, mode = (
+            part.filename,
+            part.mode,
+        )  # a part of a memmap has the offset of the full one: only a full one is a file
         if isinstance(name, (str, os.PathLike)) and mode != "c":
             _check(part.shape, part.dtype, os.fspath(name))
             return _File(open(name, "rb", buffering=0), os.fspath(name), part.offset, part.shape, part.dtype)

@@ -1,7 +1,4 @@
-"""Memory as a budget: reading ``"4GB"``, and how much this process already holds.
-
-Not here: what is done with it (:mod:`puma.index.exact.streamed`). Nothing in this module loads torch.
-"""
+"""Memory as a budget: reading ``"4GB"``, and how much this process already holds. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a search of many candidates fits in its memory: queries a pass, candidates a block, threads.
-
-Here: :func:`plan_for`. Not here: the search (:mod:`puma.index.exact.streamed`). Nothing in this module loads torch.
-"""
+"""How a search of many candidates fits in its memory: queries a pass, candidates a block, threads. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""How many candidates reach a positive's score: counted block by block, near ties by their exact scores.
-
-Here: :class:`Counting`. Not here: the pass over the blocks (:mod:`puma.index.exact.scanning`), what the counts become
-(:mod:`puma.index.exact.streamed`). Nothing in this module loads torch.
-"""
+"""How many candidates reach a positive's score, counted block by block, near ties by exact scores. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The score of a query and a candidate that decides, and how far a fast one may be from it.
+"""The exact score of a query and a candidate, and a bound on how far a fast product may be from it. Loads no torch.
 
 A score is the dot product of the two stored rows in double precision, the sum taken by ``numpy.vecdot`` row by row,
-clipped to [-1, 1] and rounded to six decimals (:func:`puma.index.exact.small.rounded`). It depends on these two rows alone:
-not on the block a candidate was in, nor on which thread had it. Matrix products, in single or double precision, sum in
-an order of their own; they are only used to find what cannot matter, within the bounds given here. Nothing in this
-module loads torch.
+clipped to [-1, 1] and rounded to six decimals (:func:`puma.index.exact.small.rounded`). It depends on these two rows
+alone: not on the block a candidate was in, nor on which thread had it. Matrix products, in single or double precision,
+sum in an order of their own; they are only used to find what cannot matter, within the bounds given here.
 """
 
 from __future__ import annotations
@@ -94,15 +93,15 @@ def stored_scores(
         candidates = source.gather(ordered[first[start:stop]]).astype(np.float64)
         pairs = slice(ends[start], ends[stop])
         local = np.repeat(np.arange(stop - start), np.diff(ends[start : stop + 1]))
-        asked = rows[order[pairs]]
+        owners = rows[order[pairs]]
         ours = np.empty((PAIRS, queries.shape[1]), dtype=np.float32)
         wide, theirs = np.empty(ours.shape), np.empty(ours.shape)
-        found = np.empty(len(asked))
-        for low in range(0, len(asked), PAIRS):
-            count = min(PAIRS, len(asked) - low)
+        found = np.empty(len(owners))
+        for low in range(0, len(owners), PAIRS):
+            count = min(PAIRS, len(owners) - low)
             part = slice(low, low + count)
             # mode="clip": without it numpy copies twice, in case a place were out of range
-            np.take(queries, asked[part], axis=0, out=ours[:count], mode="clip")
+            np.take(queries, owners[part], axis=0, out=ours[:count], mode="clip")
             np.take(candidates, local[part], axis=0, out=theirs[:count], mode="clip")
             wide[:count] = ours[:count]
             np.vecdot(wide[:count], theirs[:count], out=found[part])

@@ -1,6 +1,5 @@
-"""State of a long search on the disk: written whole, found again after a kill, never taken for another search's.
-
-Here: :class:`Checkpoints`. Not here: what the state is (:mod:`puma.index.exact.streamed`). Nothing in this module loads torch.
+"""State of a long search on the disk: written in full or not at all, found again after a kill, and bound to its search.
+Loads no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""One pass over all candidates in blocks, shared among threads, its results handed over in the blocks' order.
-
-Here: :func:`scan`, the threads, and the check of the stored rows. Not here: what is made of a block's scores
-(:mod:`puma.index.exact.selection`, :mod:`puma.index.exact.streamed`). Nothing in this module loads torch.
+"""One pass over all candidates in blocks, shared among threads, its results handed over in the blocks' order. Loads no
+torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
-"""The running best of every query: fast products come in block by block, what cannot be among the k best goes.
-
-Here: :class:`Selection`, what is kept between blocks, and :meth:`Selection.visit`, what a thread takes from one. Not
-here: the pass over the blocks (:mod:`puma.index.exact.scanning`), the scores that decide (:mod:`puma.index.exact.rescoring`).
-Nothing in this module loads torch.
+"""The running best of every query: fast products come in block by block, what cannot be among the k best goes. Loads no
+torch.
 
 A product is at most ``bound`` from its score. If k products of a query are t or more, no candidate whose product is
 below ``t - 2 * bound`` is among its k best, whatever the exact scores are: that is the running threshold. What is kept

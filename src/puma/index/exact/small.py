@@ -1,6 +1,5 @@
-"""Exact nearest neighbours by blocked matrix products: the truth that every index is compared with.
-
-Here: a top-k accumulator over blocks of rows, ties broken by id. Not here: storage. Nothing in this module loads torch.
+"""Exact nearest neighbours by blocked matrix products, ties broken by id: the truth that every index is compared with.
+Loads no torch.
 """
 
 from __future__ import annotations

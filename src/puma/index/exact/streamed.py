@@ -1,13 +1,9 @@
-"""Exact search over more candidates than fit in memory: within a budget, on several threads, resumable.
-
-Here: :func:`top_k` and :func:`ranks_of_positives_streamed`, their arguments' checks and the steps of a search. Not
-here: the division of the memory (:mod:`puma.index.exact.planning`), reading (:mod:`puma.index.exact.matrices`), the pass over the
-blocks (:mod:`puma.index.exact.scanning`), the running best (:mod:`puma.index.exact.selection`), states on the disk
-(:mod:`puma.index.exact.resume`). Nothing in this module loads torch.
+"""Exact search over more candidates than fit in memory: within a budget, on several threads, resumable. Loads no torch.
 
 The rule that makes results independent of budget, blocks, threads and interruptions: single-precision matrix products
 only rule out what cannot matter, by a bound that holds for every order of summation; all others get *the* score of
-:mod:`puma.index.exact.rescoring`, which depends on the two rows alone, rounded to six decimals as everywhere in this package.
+:mod:`puma.index.exact.rescoring`, which depends on the two rows alone, rounded to six decimals as everywhere in this
+package.
 """
 
 from __future__ import annotations
@@ -51,8 +47,8 @@ def top_k(
 
     Args:
         queries: [n, dim] floats, rows of unit length; a row of zeros or with NaN finds nothing.
-        source: the candidates, see :data:`puma.index.exact.matrices.Source`: float16 or float32, rows of unit length (to
-            0.01), numbered from 0 in their order. Rows of zeros or with NaN are never found.
+        source: the candidates, see :data:`puma.index.exact.matrices.Source`: float16 or float32, rows of unit length
+            (to 0.01), numbered from 0 in their order. Rows of zeros or with NaN are never found.
         k: at least 1.
         memory: what this process may hold in all, everything that it holds already included. Fewer queries are taken
             at a time, and the candidates read more often, when they do not fit together.
@@ -78,27 +74,27 @@ def top_k(
     """
     k, budget, threads = checked_k(k), parse_memory(memory), _checked_threads(threads)
     with open_source(source, work) as rows:
-        asked, heard = _checked_queries(queries, rows)
+        checked, query_ok = _checked_queries(queries, rows)
         wanted = min(k, rows.count)
-        ids = np.full((len(asked), k), -1, dtype=np.int64)
-        scores = np.full((len(asked), k), np.nan, dtype=np.float32)
-        if not wanted or not len(asked):
+        ids = np.full((len(checked), k), -1, dtype=np.int64)
+        scores = np.full((len(checked), k), np.nan, dtype=np.float32)
+        if not wanted or not len(checked):
             return ids, scores
-        plan = plan_for(budget, threads, len(asked), rows, wanted, ids.nbytes + scores.nbytes)
-        key = "" if work is None else key_of("top_k", VERSION, wanted, asked, rows.identity())
-        with Checkpoints(work, key) as states, _bar(progress, rows.count * len(asked)) as bar:
+        plan = plan_for(budget, threads, len(checked), rows, wanted, ids.nbytes + scores.nbytes)
+        key = "" if work is None else key_of("top_k", VERSION, wanted, checked, rows.identity())
+        with Checkpoints(work, key) as states, _bar(progress, rows.count * len(checked)) as bar:
             first = _finished(states, ids, scores)
             bar.update(first * rows.count)
-            while first < len(asked):
-                last = first + -(-(len(asked) - first) // -(-(len(asked) - first) // plan.queries))
-                pair = _one_pass(asked[first:last], rows, wanted, plan, states, f"{first}-", bar)
+            while first < len(checked):
+                last = first + -(-(len(checked) - first) // -(-(len(checked) - first) // plan.queries))
+                pair = _one_pass(checked[first:last], rows, wanted, plan, states, f"{first}-", bar)
                 ids[first:last, :wanted], scores[first:last, :wanted] = pair
                 states.save(f"done.{first:09d}-{last:09d}", {"ids": pair[0], "scores": pair[1]})
                 states.drop(f"running.{first}-")
                 first = last
             for name in list(states.names("running.")):  # of a kill between the two lines above
                 states.drop(name)
-    ids[~heard], scores[~heard] = -1, np.nan
+    ids[~query_ok], scores[~query_ok] = -1, np.nan
     return ids, scores
 
 
@@ -130,21 +126,21 @@ def ranks_of_positives_streamed(
     """
     budget, threads = parse_memory(memory), _checked_threads(threads)
     with open_source(source, work) as rows:
-        asked, heard = _checked_queries(queries, rows)
-        owner, place = _checked_positives(positives, len(asked), rows.count)
-        plan = plan_for(budget, threads, len(asked), rows, None, (64 + 8 * AHEAD * threads) * len(owner))
+        checked, query_ok = _checked_queries(queries, rows)
+        owner, place = _checked_positives(positives, len(checked), rows.count)
+        plan = plan_for(budget, threads, len(checked), rows, None, (64 + 8 * AHEAD * threads) * len(owner))
         if len(owner):
-            found = _found(rows, place) & heard[owner]
+            found = _found(rows, place) & query_ok[owner]
             owner, place = owner[found], place[found]
         own, above = np.empty(0), np.zeros(0, dtype=np.int64)
         if len(owner):
-            key = "" if work is None else key_of("ranks", VERSION, owner, place, asked, rows.identity())
-            bars = _bar(progress, rows.count * len(asked))
+            key = "" if work is None else key_of("ranks", VERSION, owner, place, checked, rows.identity())
+            bars = _bar(progress, rows.count * len(checked))
             with Checkpoints(work, key) as states, bars as bar, workers(plan.threads) as pool:
-                own = stored_scores(asked, rows, owner, place, pool)
-                above = _counted(Counting(asked, owner, own, score_bound(rows.dim)), rows, plan, states, pool, bar)
+                own = stored_scores(checked, rows, owner, place, pool)
+                above = _counted(Counting(checked, owner, own, score_bound(rows.dim)), rows, plan, states, pool, bar)
     ranks = []
-    ends = np.searchsorted(owner, np.arange(len(asked) + 1))
+    ends = np.searchsorted(owner, np.arange(len(checked) + 1))
     for low, high in pairwise(ends.tolist()):
         order = np.argsort(-own[low:high], kind="stable")
         scores, ahead = own[low:high][order], above[low:high][order]

@@ -1,7 +1,6 @@
-"""Pages of PDF files as records: an image of the page and the words on it.
+"""Pages of PDF files as records: an image of the page, rendered within limits, and the words on it. Loads no torch.
 
-Here: rendering within limits. Not here: what a record is (:mod:`puma.search.ingest.records`). Nothing in this module loads
-torch; pypdfium2 (the extra ``pdf``) is loaded when a document is opened.
+pypdfium2 (the extra ``pdf``) is loaded when a document is opened.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def pages(path: Path) -> Iterator[Record | Skip]:
 
 
 def count_pages(path: Path) -> int:
-    """How many pages; 1 where that cannot be told."""
+    """How many pages; 1 where that cannot be seen."""
     try:
         document = _opened(_bytes(path))
     except (DependencyError, _UnreadableError):

@@ -1,8 +1,5 @@
-"""Paths in, records out: folders of images, single images, text files, JSONL (M-BEIR's pools too) and CSV.
-
-Here: what may be given, the order things come in, how many they will be. Not here: Parquet (:mod:`puma.search.ingest.tables`),
-PDF (:mod:`puma.search.ingest.documents`), what a record is (:mod:`puma.search.ingest.records`), embedding and storing
-(:mod:`puma.search.ingest.filling`). Nothing in this module loads torch.
+"""Paths in, records out: folders of images, single images, text files, JSONL (M-BEIR's pools too) and CSV. Loads no
+torch.
 
 Everything is read one entry at a time; no list is held. Nothing is ever guessed to be text because it is no file.
 """
@@ -13,7 +10,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +50,15 @@ def read_items(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
         InputError: before anything is read, if a path does not exist or is of no known kind.
         DataError: before anything is read, if a table has neither a ``text`` nor an ``image`` column.
     """
-    return (entry for _, entry in read_by_path(paths))
-
-
-def read_by_path(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, Found]]:
-    """As :func:`read_items`, each entry with the number of the path that it comes from."""
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    checked = [_checked(Path(path)) for path in paths]
-    return ((number, entry) for number, path in enumerate(checked) for entry in _entries(path))
+    readers = [PathReader(path) for path in _listed(paths)]
+    for reader in readers:
+        reader.check()
+    # What was read of an image is dropped: whoever lists all records would hold all files.
+    return (
+        replace(entry, file=None) if isinstance(entry, Record) else entry
+        for reader in readers
+        for entry in reader.entries()
+    )
 
 
 def count_items(paths: Iterable[str | os.PathLike[str]]) -> int:
@@ -69,17 +67,58 @@ def count_items(paths: Iterable[str | os.PathLike[str]]) -> int:
     Raises:
         InputError, DataError: as :func:`read_items`.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    return sum(_count(_checked(Path(path))) for path in paths)
+    readers = [PathReader(path) for path in _listed(paths)]
+    for reader in readers:
+        reader.check()
+    return sum(reader.count() for reader in readers)
 
 
-def _checked(path: Path) -> Path:
+class PathReader:
+    """One path that is checked, counted and read. A folder is walked once: what was counted is what is read."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._walked: list[tuple[str, list[str]] | Skip] | None = None
+
+    def check(self) -> None:
+        """Raise InputError if there is no such path or it is of no known kind, DataError if it is a table without a
+        column that is needed."""
+        _check(self.path)
+
+    def count(self) -> int:
+        """About how many records there will be."""
+        if not self.path.is_dir():
+            return _count_in_file(self.path)
+        if self._walked is None:
+            self._walked = list(_walk(self.path))
+        steps = (step for step in self._walked if not isinstance(step, Skip))
+        return sum(_is_image(name) for _, names in steps for name in names)
+
+    def entries(self) -> Iterator[Found]:
+        """Everything in it, in a fixed order."""
+        suffix = self.path.suffix.lower()
+        if self.path.is_dir():
+            steps, self._walked = self._walked, None
+            yield from _folder(_walk(self.path) if steps is None else steps)
+        elif suffix in IMAGES:
+            yield _image(self.path)
+        else:
+            try:
+                yield from _READERS[suffix](self.path)
+            except OSError as error:
+                yield Skip(str(self.path), f"cannot be read ({error.strerror or error})", source_of(self.path))
+
+
+def _listed(paths: Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+
+
+def _check(path: Path) -> None:
     known = IMAGES + LISTS + TABLES + DOCUMENTS
     if not os.path.exists(path):  # unlike Path.exists, never an OSError for an over-long name
         raise InputError(f"{path}: no such file or folder (a path is never taken for text; put texts into a .txt file)")
     if path.is_dir():
-        return path
+        return
     if not path.is_file() or path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown kind of file; known are folders, {', '.join(known)}")
     try:
@@ -88,29 +127,15 @@ def _checked(path: Path) -> Path:
         elif path.suffix.lower() in TABLES:
             check_table(path)
     except OSError:
-        pass  # told where its entries would come
-    return path
+        pass  # reported where its entries would come
 
 
-def _entries(path: Path) -> Iterator[Found]:
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGES
+
+
+def _count_in_file(path: Path) -> int:
     suffix = path.suffix.lower()
-    readers = {".txt": _text_lines, ".jsonl": _json_lines, ".csv": _csv_rows} | dict.fromkeys(TABLES, rows)
-    readers |= dict.fromkeys(DOCUMENTS, pages)
-    if path.is_dir():
-        yield from _folder(path)
-    elif suffix in IMAGES:
-        yield _image(path)
-    else:
-        try:
-            yield from readers[suffix](path)
-        except OSError as error:
-            yield Skip(str(path), f"cannot be read ({error.strerror or error})", source_of(path))
-
-
-def _count(path: Path) -> int:
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        return sum(Path(name).suffix.lower() in IMAGES for _, _, files in os.walk(path) for name in files)
     if suffix in IMAGES:
         return 1
     try:
@@ -132,7 +157,8 @@ def _line_count(path: Path) -> int:
     return count + (last != b"\n")
 
 
-def _folder(folder: Path) -> Iterator[Found]:
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]] | Skip]:
+    """Each folder with its files' names, in order, and at the end those folders that could not be looked into."""
     closed: list[Skip] = []
 
     def note(error: OSError) -> None:
@@ -141,10 +167,19 @@ def _folder(folder: Path) -> Iterator[Found]:
 
     for parent, folders, files in os.walk(folder, onerror=note):
         folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
-            yield _image(path) if path.suffix.lower() in IMAGES else Ignored(str(path))
+        yield parent, sorted(files)
     yield from closed
+
+
+def _folder(steps: Iterable[tuple[str, list[str]] | Skip]) -> Iterator[Found]:
+    for step in steps:
+        if isinstance(step, Skip):
+            yield step
+            continue
+        parent, names = step
+        for name in names:
+            path = Path(parent, name)
+            yield _image(path) if _is_image(name) else Ignored(str(path))
 
 
 def _image(path: Path) -> Record | Skip:
@@ -240,3 +275,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str | Skip]]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Record | Skip]]]
+_READERS = {".txt": _text_lines, ".jsonl": _json_lines, ".csv": _csv_rows}
+_READERS |= dict.fromkeys(TABLES, rows) | dict.fromkeys(DOCUMENTS, pages)

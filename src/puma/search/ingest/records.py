@@ -1,7 +1,5 @@
 """What is read: records with an id, an item and a payload, and everything that had to be left out, with the reason.
-
-Here: the record, its id, and how one is made of a line's or a row's fields. Not here: opening files
-(:mod:`puma.search.ingest.reading`). Nothing in this module loads torch.
+Loads no torch.
 
 An id is the digest of what is embedded (modality, text, the image's bytes) unless the file gives one: reading the
 same things twice gives the same ids.
@@ -12,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from puma.errors import ImageError, InputError
+from puma.index.interface import PayloadJson
 from puma.items.encoder import Skip
-from puma.items.item import MAX_BYTES, Item
+from puma.items.item import MAX_BYTES, FileBytes, Item
 
 ID_LENGTH = 32
 """Hexadecimal digits of a content id: 128 bits."""
@@ -38,6 +37,9 @@ class Record:
             and the image's name, row or page.
         where: the file, and the line if it has lines.
         source: the absolute path of the file that this comes from; None for items given directly.
+        position: of an item given directly, among those given with it.
+        file: the image's file as it was read for the digest, so that what is embedded is what was digested.
+        payload_json: the payload as it is stored, once it was encoded.
     """
 
     id: str
@@ -46,11 +48,25 @@ class Record:
     content: str
     where: str
     source: str | None = None
+    position: int | None = None
+    file: FileBytes | None = field(default=None, compare=False, repr=False)
+    payload_json: PayloadJson | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def loaded_item(self) -> Item:
+        """The item with its image's file read."""
+        return self.item if self.file is None else Item(self.item.text, self.file)
+
+    def held_bytes(self) -> int:
+        """Bytes of the image that this record keeps in memory."""
+        image = self.file if self.file is not None else self.item.image
+        return len(image) if isinstance(image, bytes) else 0
 
     def skipped(self, reason: str) -> Skip:
-        """This record left out, so that what its source gave before can be told."""
+        """This record left out, naming what its source gave before."""
         named = self.id if self.id != self.content else None
-        return Skip(self.where, reason, self.source, named, None if named else self.payload.get("image"))
+        image = None if named else self.payload.get("image")
+        return Skip(self.where, reason, self.source, named, image, self.position)
 
 
 @dataclass(frozen=True)
@@ -70,22 +86,64 @@ def content_digest(item: Item) -> str:
         ImageError: the image's file cannot be read or is over the size limit.
         InputError: the text is not valid Unicode.
     """
+    return read_content(item)[0]
+
+
+def read_content(item: Item) -> tuple[str, FileBytes | None]:
+    """:func:`content_digest` of an item, and its image's file where it has one, read once.
+
+    Raises:
+        ImageError, InputError: as :func:`content_digest`.
+    """
     digest = hashlib.sha256(item.modality.encode())
-    try:
-        text = (item.text or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("the text is not valid Unicode") from None
+    file: FileBytes | None = None
+    text = encoded_text(item)
     # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
     digest.update(b"\0%d\0" % len(text) + text)
     if isinstance(item.image, (str, os.PathLike)):
-        digest.update(_file_bytes(Path(item.image)))
+        file = FileBytes(_file_bytes(Path(item.image)), os.fspath(item.image))
+        digest.update(file)
     elif isinstance(item.image, bytes):
         digest.update(item.image)
     elif item.image is not None:
         image = item.open_image()
         assert image is not None
         digest.update(f"{image.size}".encode() + image.tobytes())
-    return digest.hexdigest()[:ID_LENGTH]
+    return digest.hexdigest()[:ID_LENGTH], file
+
+
+def encoded_text(item: Item) -> bytes:
+    """An item's text as UTF-8; InputError where it is not valid Unicode."""
+    try:
+        return (item.text or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the text is not valid Unicode") from None
+
+
+def record_of_item(item: Item, name: str | None, payload_json: str, where: str, position: int) -> Record | Skip:
+    """A record of an item that was given directly, or why its image cannot be read.
+
+    Args:
+        name: its id; the digest of its content if None.
+        payload_json: its payload, encoded.
+        where, position: as in :class:`Record`.
+    """
+    try:
+        content, file = read_content(item)
+    except ImageError as error:
+        return Skip(where, str(error), position=position)
+    # As JSON gives it back (lists for tuples), to be comparable with what is stored.
+    payload = json.loads(payload_json)
+    encoded = PayloadJson(payload_json)
+    return Record(name or content, item, payload, content, where, None, position, file, encoded)
+
+
+def payload_of(item: Item) -> dict[str, Any]:
+    """The payload of an item that was given without one: its text and the path of its image."""
+    payload = {} if item.text is None else {"text": item.text}
+    if isinstance(item.image, (str, os.PathLike)):
+        payload["image"] = str(Path(item.image).absolute())
+    return payload
 
 
 def source_of(path: Path) -> str:
@@ -131,13 +189,13 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
             image = Path(base, image).absolute()
             shown = str(image)
         item = Item(text=text, image=image or None)
-        content = content_digest(item)
+        content, file = read_content(item)
     except ImageError as error:  # the entry is there, its image is not: what was read of it before may stay
         return Skip(where, str(error), source, name, None if name else shown)
     except InputError as error:
         return Skip(where, str(error), source if name else None, name)
     payload = ({"text": item.text} if item.text else {}) | ({"image": shown} if shown else {}) | fields
-    return Record(name or content, item, payload, content, where, source)
+    return Record(name or content, item, payload, content, where, source, file=file)
 
 
 @dataclass(frozen=True)
@@ -159,23 +217,23 @@ def pool_fields(fields: dict[str, Any]) -> dict[str, Any] | None:
         return None
     more = fields.get("src_content")
     try:
-        told = json.loads(more) if isinstance(more, str) else more
+        nested = json.loads(more) if isinstance(more, str) else more
     except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict):  # OpenPics keeps names and styles there
-        told = {key: value for key, value in told.items() if key not in ("id", "text", "image")}
+        nested = None
+    if isinstance(nested, dict):  # OpenPics keeps names and styles there
+        nested = {key: value for key, value in nested.items() if key not in ("id", "text", "image")}
     else:
-        told = {} if more is None else {"src_content": more}
-    known = {"did", "txt", "img_path", "modality", "src_content"}  # the modality is the index's own to tell
+        nested = {} if more is None else {"src_content": more}
+    known = {"did", "txt", "img_path", "modality", "src_content"}  # the modality is known to the index
     found = {"id": fields["did"], "text": fields.get("txt"), "image": fields.get("img_path")}
-    return found | told | {key: value for key, value in fields.items() if key not in known}
+    return found | nested | {key: value for key, value in fields.items() if key not in known}
 
 
 def pool_root(folder: Path) -> Path:
     """The folder that the images' paths of a pool in ``folder`` are relative to: the nearest above that holds
     ``mbeir_images``; the pool's own if there is none."""
-    whole = folder.absolute()
-    return next((above for above in (whole, *whole.parents) if (above / MBEIR_IMAGES).is_dir()), folder)
+    start = folder.absolute()
+    return next((above for above in (start, *start.parents) if (above / MBEIR_IMAGES).is_dir()), folder)
 
 
 def _file_bytes(path: Path) -> bytes:

@@ -1,8 +1,8 @@
-"""What a removed file takes with it: items whose sources lie in some paths and were not found there any more.
+"""What a removed file takes with it: items whose sources lie in some paths and were not found there any more. Loads no
+torch.
 
-Here: telling what vanished from what could only not be read, and the refusal to empty an index because a disk is not
-mounted. Not here: reading (:mod:`puma.search.ingest.reading`), the rows themselves (:mod:`puma.index`). Nothing in this module
-loads torch.
+What vanished is kept apart from what could not be read this time, and an index is not emptied because a disk is not
+mounted.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from pathlib import Path
 from puma.errors import InputError
 from puma.index import Index
 from puma.items.encoder import Skip
-from puma.search.ingest.filling import Pair
-from puma.search.ingest.reading import IMAGES, count_items
+from puma.search.ingest.portions import Pair
+from puma.search.ingest.reading import IMAGES, PathReader
 from puma.search.ingest.records import Found, Record, is_text, source_of
 
-ASKED_AT_ONCE = 1024
+IDS_AT_ONCE = 1024
 
 
 class Watch:
     """Compares what the index holds of some paths with what a run finds there.
 
     Args:
-        index: asked for what it holds when the watch is made; what others add meanwhile is left alone.
-        paths: those that the run reads.
+        index: what it holds is looked up when the watch is made; what others add meanwhile is left alone.
+        readers: of the paths that the run reads.
     """
 
-    def __init__(self, index: Index, paths: Sequence[Path]) -> None:
-        self.index, self.paths = index, list(paths)
+    def __init__(self, index: Index, readers: Sequence[PathReader]) -> None:
+        self.index, self.readers = index, list(readers)
+        self.paths = [reader.path for reader in readers]
         self.under = [source_of(path) for path in self.paths]
         # A name that is no valid text is never stored: nothing of it can be known.
-        told = [source for source in self.under if is_text(source)]
-        self.known: set[Pair] = index.sources(told) if told else set()
+        storable = [source for source in self.under if is_text(source)]
+        self.known: set[Pair] = index.sources(storable) if storable else set()
         self._unseen = set(self.known)
         self._found = [0] * len(self.paths)
 
@@ -54,9 +55,10 @@ class Watch:
     def refuse_empty(self) -> None:
         """Before any work: raise InputError if a path is gone or has nothing in it, though the index holds items of
         it."""
-        for path, under in zip(self.paths, self.under, strict=True):
+        for reader, under in zip(self.readers, self.under, strict=True):
+            path = reader.path
             readable = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
-            if self._holds(under) and (not os.path.exists(path) or (readable and not count_items([path]))):
+            if self._holds(under) and (not os.path.exists(path) or (readable and not reader.count())):
                 raise _empty(path)
 
     def _holds(self, under: str) -> bool:
@@ -91,13 +93,13 @@ class Watch:
         return source in self.under or Path(source).suffix.lower() in IMAGES or not os.path.lexists(source)
 
     def _unreadable(self, pairs: set[Pair], skips: Sequence[Skip]) -> set[Pair]:
-        whole = {skip.source for skip in skips if skip.id is None and skip.image in (None, skip.source)} - {None}
+        unread = {skip.source for skip in skips if skip.id is None and skip.image in (None, skip.source)} - {None}
         named = {(skip.source, skip.id) for skip in skips if skip.id is not None}
         images = {(skip.source, skip.image) for skip in skips if skip.image is not None}
-        kept = {pair for pair in pairs if pair in named or _any_above(pair[0], whole)}
+        kept = {pair for pair in pairs if pair in named or _any_above(pair[0], unread)}
         by_image = sorted(pair for pair in pairs - kept if any(pair[0] == source for source, _ in images))
-        for start in range(0, len(by_image), ASKED_AT_ONCE):
-            part = by_image[start : start + ASKED_AT_ONCE]
+        for start in range(0, len(by_image), IDS_AT_ONCE):
+            part = by_image[start : start + IDS_AT_ONCE]
             rows = self.index.get([name for _, name in part])
             kept |= {
                 (source, name)

@@ -1,9 +1,7 @@
-"""Rows of Parquet files as records, a few at a time whatever the file's size.
+"""Rows of Parquet files as records, a few at a time whatever the file's size. Loads no torch.
 
-Memory follows the file's own pages, the least that can be decoded: some writers put a thousand rows into one.
-
-Here: which columns are what, and turning a row's values into JSON's. Not here: what a record is
-(:mod:`puma.search.ingest.records`). Nothing in this module loads torch; pyarrow is loaded when a file is opened.
+Memory follows the file's own pages, the least that can be decoded: some writers put a thousand rows into one. pyarrow
+is loaded when a file is opened.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ def _row(fields: dict[str, Any], path: Path, where: str, source: str, number: in
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; None where it cannot be told."""
+    """A value as JSON can hold it; None where it cannot."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):

@@ -1,7 +1,6 @@
-"""PUMA inside other people's frameworks: :mod:`puma.search.integrations.langchain`, :mod:`puma.search.integrations.llama_index`.
+"""Adapters for other frameworks: LangChain and LlamaIndex. Loads neither them nor torch.
 
-Here: the error for a framework that is not installed. Not here: the HTTP shapes that most frameworks can speak without
-any adapter (docs/serving.md). Nothing is imported until one of the modules is; neither loads torch.
+Most frameworks can speak one of the HTTP shapes of docs/serving.md and need no adapter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """LangChain's ``Embeddings`` and ``VectorStore`` over an encoder and an index.
 
-Here: translation only, documents to rows and hits to documents. Not here: embedding, storing, searching. Importing this
-module needs ``langchain-core`` (``pip install 'puma-retrieval[langchain]'``).
+Importing this module needs ``langchain-core`` (``pip install 'puma-retrieval[langchain]'``).
 
 Usage::
 
@@ -28,7 +27,8 @@ from puma.items.encoder import BATCH, Encoder
 from puma.items.item import TEXT, Item
 from puma.search.ingest import content_digest
 from puma.search.integrations import not_installed
-from puma.search.searcher import INSTRUCTIONS, Searcher
+from puma.search.queries import INSTRUCTIONS
+from puma.search.searcher import Searcher
 
 try:
     from langchain_core.documents import Document
@@ -154,8 +154,8 @@ class PumaVectorStore(VectorStore):
                 )
             payload = {"text": text, **metadata}
             content = content_digest(Item(text=text))
-            whole = encoded_payload(payload, name or repr(text)[:60])
-            names.append(name or hashlib.blake2b(whole.encode(), digest_size=16).hexdigest())
+            text_of_all = encoded_payload(payload, name or repr(text)[:60])
+            names.append(name or hashlib.blake2b(text_of_all.encode(), digest_size=16).hexdigest())
             rows[names[-1]] = text, payload, content
         waiting = list(rows.items())
         for start in range(0, len(waiting), BATCH):

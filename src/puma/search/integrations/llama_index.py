@@ -1,7 +1,6 @@
 """LlamaIndex's embedding interface over an encoder: texts, queries and images.
 
-Here: translation only. Importing this module needs ``llama-index-core``:
-``pip install 'puma-retrieval[llama-index]'``.
+Importing this module needs ``llama-index-core`` (``pip install 'puma-retrieval[llama-index]'``).
 
 Usage::
 
@@ -21,7 +20,7 @@ from typing import Any
 from puma.items.encoder import Encoder
 from puma.items.item import TEXT, Item
 from puma.search.integrations import not_installed
-from puma.search.searcher import INSTRUCTIONS
+from puma.search.queries import INSTRUCTIONS
 
 try:
     from llama_index.core.bridge.pydantic import PrivateAttr

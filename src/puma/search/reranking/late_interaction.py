@@ -1,11 +1,7 @@
 """Late interaction: every token of the query meets its most similar token of the candidate.
 
-Here: :class:`LateInteraction`, a :class:`~puma.search.reranking.stages.Reranker` over the retriever's own token states, and
-the telling of an item's own tokens from the prompt's (:func:`content_mask`). Not here: what becomes of the scores
-(stages).
-
 Source: late interaction by the sum of maximal similarities is ColBERT's (Khattab and Zaharia, SIGIR 2020, equation 3).
-Here it is the mean over the query's tokens, which ranks the same and stays in [-1, 1] like the cosine beside it.
+This is the mean over the query's tokens, which ranks the same and stays in [-1, 1] like the cosine beside it.
 """
 
 from __future__ import annotations
@@ -67,12 +63,13 @@ class LateInteraction:
         self._size = 0
 
     def rerank(self, query: Item, instruction: str | None, candidates: Sequence[Item]) -> np.ndarray:
-        """As :class:`puma.search.reranking.stages.Reranker` says, in [-1, 1]. Raises ImageError where an image cannot be opened."""
+        """As :class:`puma.search.reranking.stages.Reranker` says, in [-1, 1]; ImageError where an image cannot be
+        opened."""
         if not candidates:
             return np.zeros(0, dtype=np.float32)
-        asked = self._centred(self.token_states([query], instruction)[0])
+        query_states = self._centred(self.token_states([query], instruction)[0])
         states = [self._centred(rows) for rows in self.token_states(candidates)]
-        return maxsim(asked, states).astype(np.float32)
+        return maxsim(query_states, states).astype(np.float32)
 
     def fit_mean(self, items: Sequence[Item]) -> np.ndarray:
         """Take the mean over the items' tokens for :attr:`mean`, and return it."""
@@ -123,7 +120,7 @@ class LateInteraction:
             hidden = states.float().cpu()
             for number, place in enumerate(rows):
                 ids = features["input_ids"][number][features["attention_mask"][number].bool()]
-                mask = content_mask(inputs, items[place], instruction, ids, asked=self.instruction_tokens)
+                mask = content_mask(inputs, items[place], instruction, ids, with_instruction=self.instruction_tokens)
                 out[place] = hidden[number, : len(ids)][torch.from_numpy(mask)].numpy()
         return [out[place] for place in range(len(items))]
 
@@ -148,7 +145,7 @@ def maxsim(query: np.ndarray, candidates: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def content_mask(
-    inputs: Inputs, item: Item, instruction: str | None, ids: torch.Tensor, *, asked: bool = False
+    inputs: Inputs, item: Item, instruction: str | None, ids: torch.Tensor, *, with_instruction: bool = False
 ) -> np.ndarray:
     """Which of a sequence's tokens are the item's own: its text's and its image's, not the prompt's.
 
@@ -157,7 +154,7 @@ def content_mask(
 
     Args:
         ids: int64 [length], without padding, as :meth:`Inputs.features` made them of this item and instruction.
-        asked: whether the instruction's tokens count, too.
+        with_instruction: whether the instruction's tokens count, too.
 
     Returns:
         bool [length]; at least one is True.
@@ -171,11 +168,11 @@ def content_mask(
     words = inputs.clean(instruction).strip() if instruction else ""
     head, tail = prompt.parts(modality, words)
     spans = [(len(head), len(written) - len(tail))]
-    if asked and words:
+    if with_instruction and words:
         start = head.index(words, len(prompt.before))
         spans.append((start, start + len(words)))
-    told = inputs.tokenizer(written, return_offsets_mapping=True)
-    places, tokens = told["offset_mapping"], np.array(told["input_ids"])
+    tokenized = inputs.tokenizer(written, return_offsets_mapping=True)
+    places, tokens = tokenized["offset_mapping"], np.array(tokenized["input_ids"])
     own = np.array([any(a < end and b > start for start, end in spans) for a, b in places], dtype=bool)
     row = ids.cpu().numpy()
     if item.image is None:
@@ -187,7 +184,9 @@ def content_mask(
     end = len(row) - right
     fits = len(row) >= left + right and (item.image is not None or len(row) == left)
     if not fits or (row[:left] != tokens[:left]).any() or (row[end:] != tokens[len(tokens) - right :]).any():
-        raise ModelError("the processor's tokens are not those of the prompt, so an item's own tokens cannot be told")
+        raise ModelError(
+            "the processor's tokens are not those of the prompt, so an item's own tokens cannot be located"
+        )
     mask = np.zeros(len(row), dtype=bool)
     mask[:left] = own[:left]
     mask[end:] = own[len(tokens) - right :]
@@ -200,7 +199,12 @@ def content_mask(
     return mask
 
 
-def _key(item: Item, instruction: str | None, asked: bool) -> Key | None:
+def _key(item: Item, instruction: str | None, with_instruction: bool) -> Key | None:
     if item.image is not None and not isinstance(item.image, (str, os.PathLike)):
         return None
-    return item.text, "" if item.image is None else os.fspath(item.image), instruction, asked and bool(instruction)
+    return (
+        item.text,
+        "" if item.image is None else os.fspath(item.image),
+        instruction,
+        with_instruction and bool(instruction),
+    )

@@ -1,7 +1,4 @@
-"""Two stages on run files: the first one's best candidates get a second score, and both are joined by a weight.
-
-Here: the :class:`Reranker` interface, :func:`rerank_run` and its parts. Not here: a reranker.
-"""
+"""Two stages on run files: the first one's best candidates get a second score, and both are joined by a weight."""
 
 from __future__ import annotations
 

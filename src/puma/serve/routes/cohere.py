@@ -1,4 +1,4 @@
-"""``/v2/embed``: Cohere's shape. Here: the route. Not here: the forms of vectors (:mod:`puma.serve.formats`)."""
+"""``/v2/embed``: Cohere's shape."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ _EXAMPLES: dict[str, Any] = {
 
 
 @router.post("/v2/embed", response_model=CohereAnswer, summary="Embed texts and pictures, in Cohere's shape")
-async def embed(request: Request, asked: Annotated[CohereRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     own = service(request)
-    model_name(own, asked.model)
-    given = [name for name in ("texts", "images", "inputs") if getattr(asked, name) is not None]
+    model_name(own, body.model)
+    given = [name for name in ("texts", "images", "inputs") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InputError(f"one of texts, images and inputs is needed, got {', '.join(given) or 'none'}")
-    if asked.output_dimension is not None and asked.output_dimension > own.encoder.dim:
+    if body.output_dimension is not None and body.output_dimension > own.encoder.dim:
         raise InputError(f"output_dimension: this model's vectors have {own.encoder.dim}")
-    if asked.texts is not None:
-        items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(asked.texts)]
+    if body.texts is not None:
+        items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(body.texts)]
         images: list[CheckedImage] = []
     else:
-        items, images = await own.blocking(_with_images, asked, own.settings)
-    as_query = asked.input_type == "search_query"
+        items, images = await own.blocking(_with_images, body, own.settings)
+    as_query = body.input_type == "search_query"
     instructions = [query_instruction(own, item) if as_query else None for item in items]
-    vectors = shortened(await own.embed(items, instructions), asked.output_dimension)
-    billed = {"images": len(images)} if asked.texts is None else {"input_tokens": 0}
+    vectors = shortened(await own.embed(items, instructions), body.output_dimension)
+    billed = {"images": len(images)} if body.texts is None else {"input_tokens": 0}
     answer: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "response_type": "embeddings_by_type",
-        "embeddings": as_types(vectors, asked.embedding_types),
+        "embeddings": as_types(vectors, body.embedding_types),
         "meta": {"api_version": {"version": "2"}, "billed_units": billed},
     }
-    if asked.texts is not None:
-        answer["texts"] = asked.texts
+    if body.texts is not None:
+        answer["texts"] = body.texts
     if images:
         answer["images"] = [
             {"width": seen.width, "height": seen.height, "format": seen.format, "bit_depth": seen.bit_depth}
@@ -62,13 +62,13 @@ async def embed(request: Request, asked: Annotated[CohereRequest, Body(openapi_e
     return json_answer(answer)
 
 
-def _with_images(asked: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedImage]]:
+def _with_images(body: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedImage]]:
     items, images = [], []
-    for place, text in enumerate(asked.images or ()):
+    for place, text in enumerate(body.images or ()):
         image = image_from_text(text, limits, f"images[{place}]")
         items.append(Item(image=image.data))
         images.append(image)
-    for place, entry in enumerate(asked.inputs or ()):
+    for place, entry in enumerate(body.inputs or ()):
         item, seen = item_of_parts(entry.content, limits, f"inputs[{place}]")
         items.append(item)
         images += [seen] if seen else []

@@ -1,8 +1,7 @@
 """``/docs``: the API's description as a page that can be tried out, from files on this machine only.
 
-Here: the page and the files it needs, a fixed list of them. The program that draws it is Swagger UI, as the package
-``fastapi-offline`` ships it; the page itself has no script of its own inside, so that a strict policy can hold. Not
-here: the description (FastAPI makes ``/openapi.json`` of the schemas).
+The program that draws it is Swagger UI, as the package ``fastapi-offline`` ships it. The page has no script inside, so
+that a strict policy can hold.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's images. Here: the route, which is short
-because it is the busiest one. Not here: batching, images, the forms of vectors (:mod:`puma.serve.formats`)."""
+"""``/v1/embeddings``: OpenAI's shape, with vLLM's ``messages`` and Jina's images."""
 
 from __future__ import annotations
 
@@ -49,29 +48,29 @@ _EXAMPLES: dict[str, Any] = {
 
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, summary="Embed texts and pictures")
 async def embeddings(
-    request: Request, asked: Annotated[EmbeddingsRequest, Body(openapi_examples=_EXAMPLES)]
+    request: Request, body: Annotated[EmbeddingsRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     own = service(request)
-    name = model_name(own, asked.model)
-    instruction = asked.instruction
-    if asked.messages is not None:
-        if asked.input is not None:
+    name = model_name(own, body.model)
+    instruction = body.instruction
+    if body.messages is not None:
+        if body.input is not None:
             raise InputError("input and messages: give one of them")
-        item, said = await own.blocking(_conversation, asked.messages, own.settings)
+        item, system_text = await own.blocking(_conversation, body.messages, own.settings)
         items = [item]
-        instruction = said if instruction is None else instruction
+        instruction = system_text if instruction is None else instruction
     else:
-        items = await _items(asked, own)
+        items = await _items(body, own)
     if instruction is not None:
         instructions: list[str | None] = [instruction or None] * len(items)
-    elif asked.task == "retrieval.query":
+    elif body.task == "retrieval.query":
         instructions = [query_instruction(own, item) for item in items]
     else:
         instructions = [None] * len(items)
-    if asked.dimensions is not None and asked.dimensions > own.encoder.dim:
-        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {asked.dimensions}")
-    vectors = shortened(await own.embed(items, instructions), asked.dimensions)
-    rows: list[Any] = as_base64(vectors) if asked.encoding_format == "base64" else as_floats(vectors)
+    if body.dimensions is not None and body.dimensions > own.encoder.dim:
+        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {body.dimensions}")
+    vectors = shortened(await own.embed(items, instructions), body.dimensions)
+    rows: list[Any] = as_base64(vectors) if body.encoding_format == "base64" else as_floats(vectors)
     return json_answer(
         {
             "object": "list",
@@ -82,8 +81,8 @@ async def embeddings(
     )
 
 
-async def _items(asked: EmbeddingsRequest, own: Service) -> list[Item]:
-    given = asked.input
+async def _items(body: EmbeddingsRequest, own: Service) -> list[Item]:
+    given = body.input
     if given is None:
         raise InputError("input: give a text or a list of texts (or messages, in vLLM's shape)")
     inputs = given if isinstance(given, list) else [given]

@@ -27,8 +27,8 @@ router = APIRouter(tags=["service"])
 async def healthz(request: Request) -> Response:
     """Answers at once, also while the encoder is busy. Needs no token."""
     own = service(request)
-    told = {"status": "ok", "model": own.model_name, "indexes": list(own.searchers)}
-    return Response(json.dumps(told), media_type="application/json")
+    body = {"status": "ok", "model": own.model_name, "indexes": list(own.searchers)}
+    return Response(json.dumps(body), media_type="application/json")
 
 
 @router.get("/metrics", summary="Counters in Prometheus' format", response_class=Response, responses={

@@ -1,4 +1,4 @@
-"""``/items``, ``/item``, ``/thumbnail``: what an index holds, one by one. Here: routes. Not here: storing."""
+"""``/items``, ``/item``, ``/thumbnail``: what an index holds, one by one."""
 
 from __future__ import annotations
 

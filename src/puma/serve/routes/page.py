@@ -1,8 +1,5 @@
 """The search page: ``/`` and its static files below ``/page/``, read once from the package.
 
-Here: routes. Not here: what the page does (``puma/serve/page``, plain files that need no build), its content security
-policy (:mod:`puma.serve.middleware`).
-
 A file is served by its name in a dict made beforehand, never by a path: there is nothing to traverse.
 """
 
@@ -33,8 +30,8 @@ _INDEX = "index.html"
 @router.get("/")
 @router.head("/")
 async def page(request: Request) -> Response:
-    """The page, told the limits of this service."""
-    return _answer(request, _told(service(request).settings), "html")
+    """The page, with the limits of this service filled in."""
+    return _answer(request, _with_limits(service(request).settings), "html")
 
 
 @router.get("/page/{name}")
@@ -56,7 +53,7 @@ def _files() -> dict[str, bytes]:
 
 
 @functools.cache
-def _told(settings: ServeSettings) -> bytes:
+def _with_limits(settings: ServeSettings) -> bytes:
     # base64 makes an image a third larger, and the query has other parts.
     in_body = (settings.max_body_bytes - 64 * 1024) * 3 // 4
     limits = {

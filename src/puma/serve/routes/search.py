@@ -1,4 +1,4 @@
-"""``/search``, ``/search/upload``, ``/indexes``: PUMA's own search. Not here: how a query becomes hits."""
+"""``/search``, ``/search/upload``, ``/indexes``: PUMA's own search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from puma.errors import InputError
 from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
-from puma.serve.queries import Question, instruction_of, named, page_of_hits, question
+from puma.serve.queries import SearchQuery, named, page_of_hits, parse_query, query_batch
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
@@ -38,22 +38,22 @@ Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
 
 
 @router.post("/search", response_model=SearchAnswer, summary="Search by text, picture, both, or a stored item")
-async def search(request: Request, asked: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
+async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     started = time.perf_counter()
     own = service(request)
-    searcher, name = named(own, asked.index)
-    put = await question(
+    searcher, name = named(own, body.index)
+    query = await parse_query(
         own,
         searcher,
-        text=asked.text,
-        image=asked.image,
-        item=asked.item,
-        modality=asked.modality,
-        instruction=asked.instruction,
-        minus=asked.minus,
+        text=body.text,
+        image=body.image,
+        item=body.item,
+        modality=body.modality,
+        instruction=body.instruction,
+        minus=body.minus,
     )
-    where = None if asked.where is None else asked.where.model_dump()
-    return await _answer(own, searcher, name, put, asked.k, asked.offset, where, started)
+    where = None if body.where is None else body.where.model_dump()
+    return await _answer(own, searcher, name, query, body.k, body.offset, where, started)
 
 
 @router.get("/search", response_model=SearchAnswer, summary="The same for links and curl")
@@ -71,8 +71,10 @@ async def search_link(
     started = time.perf_counter()
     own = service(request)
     searcher, name = named(own, index)
-    put = await question(own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus)
-    return await _answer(own, searcher, name, put, k, offset, None, started)
+    query = await parse_query(
+        own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus
+    )
+    return await _answer(own, searcher, name, query, k, offset, None, started)
 
 
 @router.post("/search/upload", response_model=SearchAnswer, summary="Search with a picture file")
@@ -93,10 +95,10 @@ async def search_upload(
     # One byte over the limit is enough to see that it is over.
     data = await image.read(own.settings.max_image_bytes + 1)
     opened = await own.blocking(image_from_bytes, data, own.settings)
-    put = await question(
+    query = await parse_query(
         own, searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, put, k, offset, None, started)
+    return await _answer(own, searcher, name, query, k, offset, None, started)
 
 
 @router.get("/indexes", response_model=IndexesAnswer, summary="The indexes that are served")
@@ -113,7 +115,7 @@ async def _answer(
     own: Service,
     searcher: Searcher,
     name: str,
-    asked: Question,
+    query: SearchQuery,
     k: int,
     offset: int,
     where: Mapping[str, Any] | None,
@@ -121,11 +123,11 @@ async def _answer(
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
-    hits, more = await page_of_hits(own, searcher, asked, k=k, offset=offset, where=where)
+    hits, more = await page_of_hits(own, searcher, query, k=k, offset=offset, where=where)
     return json_answer(
         {
             "index": name,
-            "query": {"modality": asked.item.modality, "instruction": instruction_of(searcher, asked)},
+            "query": {"modality": query.item.modality, "instruction": query_batch(searcher, query).instructions[0]},
             "hits": [stored_item(hit, name) for hit in hits],
             "offset": offset,
             "more": more,

@@ -1,5 +1,7 @@
-"""``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search. An image to search with rides in the
-clients' ``extra_body``. Not here: how a query becomes hits (:mod:`puma.serve.queries`)."""
+"""``/v1/vector_stores``: the indexes in OpenAI's shape: list, look at, search.
+
+An image to search with comes in the clients' ``extra_body``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from starlette.responses import Response
 
 from puma.index import Hit
 from puma.search.searcher import Searcher
-from puma.serve.queries import named, page_of_hits, question, wanted
+from puma.serve.queries import named, page_of_hits, parse_query, wanted
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
 from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
@@ -63,33 +65,33 @@ async def store(request: Request, store: StoreId) -> Response:
 
 @router.post("/v1/vector_stores/{store}/search", response_model=StoreSearchAnswer, summary="Search an index")
 async def search(
-    request: Request, store: StoreId, asked: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
+    request: Request, store: StoreId, body: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     own = service(request)
     searcher, name = named(own, store)
-    where = None if asked.filters is None else asked.filters.model_dump()
-    texts = asked.query if isinstance(asked.query, list) else [asked.query]
+    where = None if body.filters is None else body.filters.model_dump()
+    texts = body.query if isinstance(body.query, list) else [body.query]
     # The conditions are applied as they are; which modality they ask for matters besides, for the instruction.
     modality = wanted(_modalities(where))
-    common: dict[str, Any] = {"image": asked.image, "modality": modality, "instruction": asked.instruction}
-    asks = [await question(own, searcher, text=text, **common) for text in texts]
+    common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
+    queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, put, k=asked.max_num_results, where=where) for put in asks)
+        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where) for query in queries)
     )
     best: dict[str, Hit] = {}
     for hit in (hit for hits, _ in pages for hit in hits):
         if hit.id not in best or hit.score > best[hit.id].score:
             best[hit.id] = hit
     least = -2.0
-    if asked.ranking_options is not None and asked.ranking_options.score_threshold is not None:
-        least = asked.ranking_options.score_threshold
+    if body.ranking_options is not None and body.ranking_options.score_threshold is not None:
+        least = body.ranking_options.score_threshold
     ranked = sorted((hit for hit in best.values() if hit.score >= least), key=lambda hit: (-hit.score, hit.id))
     return json_answer(
         {
             "object": "vector_store.search_results.page",
             "search_query": [text for text in texts if text is not None],
-            "data": [_hit(hit, name) for hit in ranked[: asked.max_num_results]],
-            "has_more": len(ranked) > asked.max_num_results or any(more for _, more in pages),
+            "data": [_hit(hit, name) for hit in ranked[: body.max_num_results]],
+            "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
         }
     )

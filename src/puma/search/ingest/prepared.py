@@ -1,0 +1,67 @@
+"""The paths of one ingest: checked, compared with the index and then read, in one walk. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from puma.index import Index
+from puma.items.encoder import Skip
+from puma.search.ingest.portions import Pair
+from puma.search.ingest.reading import PathReader
+from puma.search.ingest.records import Found
+from puma.search.ingest.syncing import Watch
+
+
+class PreparedPaths:
+    """Paths that can be read. Everything that can be wrong with them shows here, before a model is loaded.
+
+    Args:
+        index: that the items are for.
+        paths, sync, allow_empty: as :meth:`puma.Searcher.add_paths` takes them.
+
+    Raises:
+        InputError, DataError: as :meth:`puma.Searcher.add_paths`, before anything is read.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        sync: bool = False,
+        allow_empty: bool = False,
+    ) -> None:
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        self.index, self.sync, self.allow_empty = index, sync, allow_empty
+        readers = [PathReader(Path(path).expanduser()) for path in given]
+        self._watch = Watch(index, readers)
+        if sync and not allow_empty:
+            self._watch.refuse_empty()
+        # With allow_empty, a path that is gone is one with nothing in it.
+        lost = self._watch.lost() if sync else []
+        self._readers = [(number, reader) for number, reader in enumerate(readers) if reader.path not in lost]
+        for _, reader in self._readers:
+            reader.check()
+
+    @property
+    def known(self) -> set[Pair]:
+        """The pairs of source and id that the index held of these paths."""
+        return self._watch.known
+
+    def count(self) -> int:
+        """About how many entries there will be."""
+        return sum(reader.count() for _, reader in self._readers)
+
+    def entries(self) -> Iterator[Found]:
+        """Everything in the paths, one at a time."""
+        return self._watch.seeing((number, entry) for number, reader in self._readers for entry in reader.entries())
+
+    def settle(self, skips: Sequence[Skip]) -> tuple[int, int]:
+        """With ``sync``, delete what was not seen: how many items went, and how many were kept for the skips' sake.
+
+        Raises:
+            InputError: as :meth:`puma.search.ingest.syncing.Watch.settle`.
+        """
+        return self._watch.settle(skips, self.allow_empty) if self.sync else (0, 0)
