@@ -1,7 +1,6 @@
-"""``puma``: the command line. Thin: it gathers the modules of :mod:`puma.cli.commands` and turns errors into one line.
+"""``puma``: the command line, made of the modules of :mod:`puma.cli.commands`; errors become one line.
 
-Here: the application, its error handler and its exit codes (0 done, 1 the machine's fault, 2 the user's, 130
-interrupted). Not here: what the commands do.
+Exit codes: 0 done, 1 the machine's fault, 2 the user's, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a check of a benchmark's folder finds: faults with file and line, counted and listed; images looked at.
 
-Here: the records of the outcome and the compact sets of ids that comparing large files takes.
-Not here: what is checked (:mod:`puma.data.validation`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

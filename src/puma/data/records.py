@@ -1,7 +1,6 @@
 """M-BEIR's records and the reading of their files: queries, candidates, qrels, instructions, with every fault named.
 
-Here: one file at a time. Not here: writing them (:mod:`puma.data.writing`), and which files make up a benchmark
-(:mod:`puma.data.mbeir`, which also offers all names of both). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

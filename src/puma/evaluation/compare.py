@@ -1,7 +1,4 @@
-"""Two evaluations compared, query by query: differences per task with a paired bootstrap interval.
-
-Here: :func:`compare` of two results documents and the bootstrap under it. Not here: the documents
-(:mod:`puma.evaluation.results`), printing (``puma compare``). Nothing in this module loads torch.
+"""Two evaluations compared, query by query: differences per task with a paired bootstrap interval. Loads no torch.
 
 The interval: queries of a task are drawn with replacement, as many as it has, each with both systems' figures, and the
 mean difference is taken; the interval is the middle 95 % of many such means (percentile bootstrap). Tasks are drawn

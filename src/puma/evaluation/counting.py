@@ -1,9 +1,4 @@
-"""From vectors to tables: every task of a benchmark, local and global pools, in one shape of table.
-
-Here: the shape, and the loop that fills it from any source of vectors. Not here: the public calls
-(:mod:`puma.evaluation.mbeir`, :mod:`puma.evaluation.stored.reading`, :mod:`puma.evaluation.scored_runs`), scores
-(:mod:`puma.evaluation.scoring`), metrics (:mod:`puma.evaluation.metrics`).
-"""
+"""Figures of every task of a benchmark, on local and global pools, in one shape of table; from any vectors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Evaluation on MMEB (VLM2Vec's image tasks): hit@1 by subset, meta-task, and in or out of distribution.
 
-Here: :func:`evaluate`. Not here: the files' format and the lists of subsets (:mod:`puma.data.mmeb`).
-
 The rules are MMEB's: every query is ranked against its own candidates, of which the first is right; a group's figure is
 the plain mean over its subsets. Three differ from VLM2Vec's script, on purpose. Ties count against us, where it takes
 the first of the best, which is the right one. Candidates of one row that are alike in text and image are one

@@ -1,7 +1,4 @@
-"""Run files that anyone made, scored against a benchmark: ours, UniIR's, or any other in TREC's format.
-
-Here: :func:`evaluate_runs`, and what a file's name says. Not here: a file's lines (:mod:`puma.evaluation.runs`), the
-counting rules (:mod:`puma.evaluation.metrics`). Nothing in this module loads torch.
+"""Run files that anyone made, scored against a benchmark: ours, UniIR's, or any other in TREC's format. Loads no torch.
 
 The scores decide, not the ranks written beside them, and ties count against the run. A query that a run lacks is a
 miss. A document that is not in the pool keeps its place: what stands behind it is ranked behind it.

@@ -1,12 +1,8 @@
-"""A task's queries against a pool, down to what is counted: ranks, gains, top modalities, runs.
+"""Scoring of a task's queries against a pool: ranks of positives, gains, top modalities, runs. Loads no torch.
 
-Here: :func:`score`, the one place where an evaluation's vectors meet. Not here: where vectors come from
-(:mod:`puma.evaluation.counting`), the figures (:mod:`puma.evaluation.metrics`), the pass over the pool, which is
-:mod:`puma.index.exact.streamed`'s. Nothing in this module loads torch.
-
-A score is what :mod:`puma.index.exact.rescoring` defines: the dot product in double precision, rounded to six decimals (what
-differs less is rounding noise). One vector stored twice ties with itself exactly, wherever it stands, and no figure
-depends on the memory.
+A score is what :mod:`puma.index.exact.rescoring` defines: the dot product in double precision, rounded to six decimals
+(what differs less is rounding noise). One vector stored twice ties with itself exactly, wherever it stands, and no
+figure depends on the memory.
 """
 
 from __future__ import annotations

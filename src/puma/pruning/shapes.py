@@ -5,7 +5,7 @@ Here: a table of the figures that the bases' published config.json give, configu
 models on the meta device. Not here: what a shape costs (costs).
 
 Each row is checked by its parameters: the model built of it has exactly as many as the published checkpoint
-(tests/test_costs.py).
+(tests/training/recipes/test_costs.py).
 """
 
 from __future__ import annotations

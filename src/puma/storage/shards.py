@@ -1,7 +1,5 @@
 """Rows of features on disk under keys: append-only shards, whole after any kill, read by memory map.
 
-Here: the files, their description and its comparison. Not here: what the rows are and who computes them (teacher).
-
 A shard is one safetensors file (``keys`` uint8 [n, 16], ``rows`` float16 [n, dim]) that is renamed into place when it
 is on disk, and never touched again; beside the shards ``store.json`` tells what the rows were computed with.
 """

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from puma.errors import DataError, ImageError, InputError
+from puma.items.digest import plain_text
 from puma.items.item import MODALITIES, Item
 from puma.losses import negatives
 from puma.retriever.encoding import Inputs, VisionFeatures, why_unusable
@@ -257,7 +258,7 @@ def content_key(item: Item) -> int:
 
     An image in a file is told by its path, others by their pixels or bytes: two files of one image differ.
     """
-    return _key(b"text", " ".join((item.text or "").split()).encode(), *_image(item.image))
+    return _key(b"text", plain_text(item.text).encode(), *_image(item.image))
 
 
 def _image(image: Any) -> tuple[bytes, ...]:

@@ -28,12 +28,12 @@ def doctor(
     ] = None,
     images: Annotated[
         str,
-        typer.Option(help="Pictures to open: all, none (not even looked up), or how many. All files are looked up."),
+        typer.Option(help="Images to open: all, none (not even looked up), or how many. All files are looked up."),
     ] = "1000",
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the pictures opened."
+            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the images opened."
         ),
     ] = None,
     as_json: Json = False,
@@ -84,7 +84,7 @@ def _tell(findings: Findings) -> None:
                 typer.echo(f"  {kind}: ... and {more:,} more")
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    looked = f"{findings.files:,} files, {findings.records:,} records, {findings.images:,} pictures looked up"
+    looked = f"{findings.files:,} files, {findings.records:,} records, {findings.images:,} images looked up"
     typer.echo(f"{findings.root}: {looked}, {findings.opened:,} opened")
     counted = ", ".join(f"{kind} {count:,}" for kind, count in sorted(findings.counts.items()))
     typer.echo(f"faults: {findings.total:,} ({counted})" if findings.total else "no faults")

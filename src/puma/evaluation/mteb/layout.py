@@ -1,9 +1,6 @@
 """A benchmark in M-BEIR's layout (OpenPics first of all) as mteb Any2Any retrieval tasks.
 
-Here: :func:`tasks`, the tasks of a folder, and what they give mteb: its local pools, or the global one. Not here:
-running them (:mod:`puma.evaluation.mteb.tasks`, which also says where mteb counts otherwise), the encoder's wrapper
-(:mod:`puma.evaluation.mteb.encoder`). mteb is the optional extra ``mteb``. The data come from the folder; nothing is
-fetched.
+mteb is the optional extra ``mteb``. The data come from the folder; nothing is fetched.
 """
 
 from __future__ import annotations

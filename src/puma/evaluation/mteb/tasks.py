@@ -1,8 +1,6 @@
 """Runs through mteb: OpenPics, or any benchmark in M-BEIR's layout, and mteb's own tasks.
 
-Here: :func:`run` scores an encoder with mteb's search and mteb's counting. Not here: our own counting
-(:mod:`puma.evaluation.mbeir`), a folder as mteb's tasks (:mod:`puma.evaluation.mteb.layout`), the encoder's wrapper
-(:mod:`puma.evaluation.mteb.encoder`). mteb is the optional extra ``mteb``.
+mteb is the optional extra ``mteb``.
 
 The data come from the folder; nothing is fetched, and mteb's result cache is not used. Tasks that mteb brings itself
 load their data as mteb does, from the hub unless they are in its cache.
@@ -168,7 +166,7 @@ def _foreign(mteb: Any, name: str, known: list[TaskName]) -> Any:
         raise InputError(f"tasks: {name!r} is {shown} of mteb's: {error}") from None
     beyond = sorted(set(task.metadata.modalities) - {TEXT, IMAGE})
     if beyond:
-        raise InputError(f"tasks: {name} asks for {' and '.join(beyond)}; only texts and pictures can be embedded")
+        raise InputError(f"tasks: {name} asks for {' and '.join(beyond)}; only texts and images can be embedded")
     return task
 
 

@@ -1,11 +1,7 @@
-"""Items through the model into the store, past images that cannot be read; what is stored is not embedded again.
-
-Here: the loop and the items' keys. Not here: what a batch's states are (depths), the files (store).
-"""
+"""Embedding a probe's items into its store: unreadable images are skipped, what is stored is not embedded again."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +13,7 @@ from puma.errors import ImageError
 from puma.evaluation.probing.depths import depth_states
 from puma.evaluation.probing.material import Asked
 from puma.evaluation.probing.store import StateStore, key_of
+from puma.items.digest import image_digest
 from puma.retriever.encoding import length_sorted_groups, prefetched, why_unusable
 from puma.retriever.model import Retriever
 
@@ -83,6 +80,6 @@ def item_key(retriever: Retriever, asked: Asked) -> bytes:
         return key_of(written, None)
     path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
     try:
-        return key_of(written, hashlib.sha256(path.read_bytes()).digest())
-    except OSError:  # told as unreadable when it is embedded
+        return key_of(written, image_digest(path))
+    except ImageError:  # listed as unreadable when it is embedded
         return key_of(written, os.fsencode(path))

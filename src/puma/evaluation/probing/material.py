@@ -1,8 +1,5 @@
-"""What a probe asks of a model: evaluation queries and their pools, and train pairs to fit on, from M-BEIR's layout.
-
-Here: drawing them, so that nothing evaluated is fitted on. Not here: their states (depths, store), their scores
-(scoring).
-"""
+"""A probe's data: evaluation queries and their pools, and train pairs to fit on, drawn from M-BEIR's layout so that
+nothing evaluated is fitted on."""
 
 from __future__ import annotations
 
@@ -176,7 +173,7 @@ def _pairs(
             break
     if len(rows) < MIN_PAIRS:
         raise InputError(
-            f"task {task} has {len(rows)} train pairs without a text or picture in common, and the ridge needs "
+            f"task {task} has {len(rows)} train pairs without a text or image in common, and the ridge needs "
             f"{MIN_PAIRS}: leave the task out by tasks, or the ridge by pairs=0"
         )
     return np.array(rows, dtype=np.int64)

@@ -1,6 +1,6 @@
 """The probe's plot: quality and speed against the number of decoder layers kept, as PNG and SVG.
 
-Here: the drawing. Not here: what is drawn (run). matplotlib is imported inside the functions.
+matplotlib is imported inside the functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A probe from beginning to end: draw, embed at every depth, score, suggest, write.
-
-Here: the order of the steps and the result's shape. Not here: the steps.
-"""
+"""A whole probe: draw data, embed at every depth, score, suggest a depth, write the report."""
 
 from __future__ import annotations
 
@@ -160,7 +157,7 @@ def _cost(retriever: Retriever, material: Material) -> dict[str, Any]:
     sample = [material.asked[place] for place in dict.fromkeys(places.tolist())]
     sample = [asked for asked in sample if why_unusable(retriever.inputs, asked.item) is None]
     if not sample:
-        raise InputError("no picture of the sample can be read: is the data set's picture folder complete?")
+        raise InputError("no image of the sample can be read: is the data set's image folder complete?")
     device = next(retriever.model.parameters()).device
     batches = [{key: value.to(device) for key, value in features(retriever, [asked]).items()} for asked in sample]
     flops = depth_flops(retriever.model, batches)

@@ -1,7 +1,4 @@
-"""Drawings of the report: curves over steps, and bars by task, as SVG inside the page.
-
-Here: :class:`Curve`, :func:`plot_html`, :func:`bars_html`. Not here: tables (:mod:`puma.evaluation.report.tables`), the page.
-"""
+"""Drawings of the report: curves over steps, and bars by task, as SVG inside the page."""
 
 from __future__ import annotations
 

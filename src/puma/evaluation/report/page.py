@@ -1,9 +1,4 @@
-"""The report: one HTML file that shows what an evaluation or a whole run reached, and looks the same without a network.
-
-Here: :func:`write_report` (systems, curves, sheets), :func:`write_evaluation_report` (of a results document) and their
-page. Not here: drawings (:mod:`puma.evaluation.report.charts`), tables (:mod:`puma.evaluation.report.tables`), images
-(:mod:`puma.evaluation.report.sheets`), which queries are shown (:mod:`puma.evaluation.report.samples`), the figures.
-"""
+"""The report: one HTML file that shows what an evaluation or a whole run reached, and looks the same without a network."""
 
 from __future__ import annotations
 

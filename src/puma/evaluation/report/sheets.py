@@ -1,8 +1,4 @@
-"""Image sheets of the report: queries beside their best results, with thumbnails inside the page.
-
-Here: the records of a sheet, thumbnails as data URIs, the sheet's HTML. Not here: the rest of the report
-(:mod:`puma.evaluation.report.page`).
-"""
+"""Image sheets of the report: queries beside their best results, with thumbnails inside the page."""
 
 from __future__ import annotations
 
@@ -133,8 +129,8 @@ def _item(item: Item, thumbnails: Thumbnails) -> str:
     parts = []
     if item.image is not None:
         uri = thumbnails.uri(item)
-        alt = html.escape((item.text or "picture")[:TEXT_SHOWN], quote=True)
-        parts.append(f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else "<em>unreadable picture</em> ")
+        alt = html.escape((item.text or "image")[:TEXT_SHOWN], quote=True)
+        parts.append(f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else "<em>unreadable image</em> ")
     if item.text:
         text = item.text if len(item.text) <= TEXT_SHOWN else item.text[: TEXT_SHOWN - 1] + "…"
         parts.append(f"<div>{html.escape(text)}</div>")

@@ -1,7 +1,4 @@
-"""Tables of the report: figures by task and system, modality confusion, the spread over instructions; as HTML.
-
-Not here: the figures themselves (:mod:`puma.evaluation.counting`), drawings (:mod:`puma.evaluation.report.charts`).
-"""
+"""Tables of the report: figures by task and system, modality confusion, the spread over instructions; as HTML."""
 
 from __future__ import annotations
 

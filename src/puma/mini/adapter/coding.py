@@ -1,7 +1,4 @@
-"""How one tensor of a trained model is written as its difference from the base's, and read back.
-
-Here: the choice among the kinds, the arrays of each, their inverse. Not here: the numbers' bits
-(:mod:`puma.mini.adapter.quantised`), the file and the model (:mod:`puma.mini.adapter.file`).
+"""Encoding of one tensor of a trained model as its difference from the base's, and decoding.
 
 Kinds:
 

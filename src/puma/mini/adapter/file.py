@@ -1,9 +1,5 @@
 """A trained retriever as a small file: its difference from an untrained one of the same base.
 
-Here: the file (one safetensors file: arrays, and a header with everything else), making it of a retriever, making a
-retriever of it. Not here: how a tensor is written (:mod:`puma.mini.adapter.coding`), the model that ships
-(:mod:`puma.mini.default`).
-
 The header names the base by its settings, and by a digest of every tensor that the adapter builds on. What the adapter
 carries itself may differ between bases: the plain mini base's random projector, say, which torch versions draw
 differently. So an adapter for others is written against a *plain* base, whose making needs no images.
@@ -44,7 +40,7 @@ SEPARATOR = "::"
 
 @dataclass(frozen=True)
 class Written:
-    """A finished adapter: its bytes in all, their SHA-256, and what takes the room, largest first."""
+    """A finished adapter: its bytes in all, their SHA-256, and its size by module, largest first."""
 
     path: Path
     size: int
@@ -139,7 +135,7 @@ def write_adapter(
     if len(data) > limit:
         raise InputError(
             f"adapter {path}: {len(data):,} bytes, more than limit={limit:,}. Give fewer bits or a rank, keep fewer "
-            f"layers, or leave the tower as it was. What takes the room:\n{table(rooms)}"
+            f"layers, or leave the tower as it was. Size by module:\n{table(rooms)}"
         )
     write_whole(path, data)
     return Written(Path(path), len(data), hashlib.sha256(data).hexdigest(), rooms)

@@ -1,7 +1,4 @@
-"""What takes the room in an adapter, and what was lost there: sums over tensors, as a table.
-
-Not here: writing the adapter (:mod:`puma.mini.adapter.file`).
-"""
+"""Size of an adapter by module, and the error of its quantisation: sums over tensors, as a table."""
 
 from __future__ import annotations
 

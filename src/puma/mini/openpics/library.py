@@ -1,8 +1,4 @@
-"""The images that are kept, by concept, family and split, and the candidates made of them.
-
-Here: the facts that all tasks share (a concept's name, keywords, sides, candidates with their ids). Not here: what the
-tasks ask (:mod:`puma.mini.openpics.tasks`).
-"""
+"""The images that are kept, by concept, family and split, and the candidates made of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The eight tasks: which queries are asked of a split's images, and which candidates answer them.
-
-Here: tasks 0, 1, 2, 3, 4, 6 and 8 and the putting together of all. Not here: task 7
-(:mod:`puma.mini.openpics.composed`), and the facts asked about (:mod:`puma.mini.openpics.library`).
-"""
+"""The eight tasks: which queries are asked of a split's images, and which candidates answer them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ same things twice gives the same ids.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import ImageError, InputError
+from puma.items.digest import content_digest
 from puma.items.encoder import Skip
-from puma.items.item import MAX_BYTES, Item
+from puma.items.item import Item
 
-ID_LENGTH = 32
-"""Hexadecimal digits of a content id: 128 bits."""
 MBEIR_IMAGES = "mbeir_images"
 """The folder in M-BEIR's layout that images' paths start with."""
 
@@ -61,31 +59,6 @@ class Ignored:
 
 
 Found = Record | Skip | Ignored
-
-
-def content_digest(item: Item) -> str:
-    """The digest of what would be embedded: 32 hexadecimal digits.
-
-    Raises:
-        ImageError: the image's file cannot be read or is over the size limit.
-        InputError: the text is not valid Unicode.
-    """
-    digest = hashlib.sha256(item.modality.encode())
-    try:
-        text = (item.text or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("the text is not valid Unicode") from None
-    # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
-    digest.update(b"\0%d\0" % len(text) + text)
-    if isinstance(item.image, (str, os.PathLike)):
-        digest.update(_file_bytes(Path(item.image)))
-    elif isinstance(item.image, bytes):
-        digest.update(item.image)
-    elif item.image is not None:
-        image = item.open_image()
-        assert image is not None
-        digest.update(f"{image.size}".encode() + image.tobytes())
-    return digest.hexdigest()[:ID_LENGTH]
 
 
 def source_of(path: Path) -> str:
@@ -176,18 +149,3 @@ def pool_root(folder: Path) -> Path:
     ``mbeir_images``; the pool's own if there is none."""
     whole = folder.absolute()
     return next((above for above in (whole, *whole.parents) if (above / MBEIR_IMAGES).is_dir()), folder)
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path}: is a folder, not a picture")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a regular file")  # a pipe would be waited for without end
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
