@@ -228,11 +228,11 @@ class Ids:
 
     def find(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Where each id is among the sorted ones; -1 where it is not. int64 [n]."""
-        asked = np.asarray(codes, np.int64)
-        places = np.searchsorted(self.codes, asked)
+        wanted = np.asarray(codes, np.int64)
+        places = np.searchsorted(self.codes, wanted)
         inside = places < len(self.codes)
-        good = np.zeros(len(asked), bool)
-        good[inside] = self.codes[places[inside]] == asked[inside]
+        good = np.zeros(len(wanted), bool)
+        good[inside] = self.codes[places[inside]] == wanted[inside]
         return np.where(good, places, -1)
 
 

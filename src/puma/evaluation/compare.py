@@ -161,8 +161,8 @@ def _ranks(document: Results, pool: str, name: str) -> Mapping[str, Mapping[str,
     found = document.get("per_query", {}).get(pool)
     if not found:
         known = sorted(document.get("per_query", {}))
-        told = f"it has {', '.join(known)}" if known else "write it with `puma evaluate --json-out`"
-        raise InputError(f"the results of {name} hold no ranks per query on {pool} pools; {told}")
+        remedy = f"it has {', '.join(known)}" if known else "write it with `puma evaluate --json-out`"
+        raise InputError(f"the results of {name} hold no ranks per query on {pool} pools; {remedy}")
     return found
 
 
@@ -207,10 +207,10 @@ def _size(document: Results, task: str, pool: str) -> Any:
 
 def _notes(a: Results, b: Results) -> list[str]:
     notes = []
-    for key, told in (("root", "folders are named"), ("instruction", "instructions are")):
+    for key, wording in (("root", "folders are named"), ("instruction", "instructions are")):
         ours, theirs = (document.get("benchmark", {}).get(key) for document in (a, b))
         if ours != theirs:
-            notes.append(f"the {told} {ours!r} in A and {theirs!r} in B")
+            notes.append(f"the {wording} {ours!r} in A and {theirs!r} in B")
     if a.get("fingerprint") and a.get("fingerprint") == b.get("fingerprint"):
         notes.append("both are of one model (the fingerprints are equal)")
     return notes

@@ -1,4 +1,4 @@
-"""Where the candidates' vectors lie while they are scored: in memory, or in a file where the memory is limited.
+"""The matrix of candidates' vectors during scoring: in memory, or in a file where the memory is limited.
 
 Loads no torch.
 """

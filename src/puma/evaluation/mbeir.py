@@ -99,8 +99,8 @@ def evaluate(
         if isinstance(work, VectorStore):
             vectors = work
         else:
-            asked = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
-            vectors = stack.enter_context(opened_store(work, "evaluate", asked))
+            settings = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
+            vectors = stack.enter_context(opened_store(work, "evaluate", settings))
         kept = Kept(Resumable(encoder, vectors, batch_size=batch_size, progress=progress), instruction)
         kept.share(data)
         if not is_first():

@@ -1,4 +1,4 @@
-"""Safe opening of images: limits on bytes, pixels and formats; the first frame, upright, RGB, on white. Loads no torch."""
+"""Safe opening of images: limits on bytes, pixels and formats; first frame, upright, RGB on white. Loads no torch."""
 
 from __future__ import annotations
 

@@ -141,8 +141,8 @@ class Shards:
         there = {**facts, "format": str(form[0]), "length of a row": str(form[1])}
         names = [name for name in dict.fromkeys([*wanted, *there]) if wanted.get(name) != there.get(name)]
         if names:
-            told = "; ".join(f"{name} (there {there.get(name)}, here {wanted.get(name)})" for name in names)
-            raise InputError(f"{self.folder}: made with other {told}; give another folder, or remove this one")
+            differences = "; ".join(f"{name} (there {there.get(name)}, here {wanted.get(name)})" for name in names)
+            raise InputError(f"{self.folder}: made with other {differences}; give another folder, or remove this one")
 
 
 def _write(path: Path, keys: np.ndarray, rows: np.ndarray) -> None:

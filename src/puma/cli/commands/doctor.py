@@ -1,4 +1,4 @@
-"""``puma doctor``: is what PUMA was given in order? A benchmark's folder in M-BEIR's layout, alone or for a model."""
+"""``puma doctor``: checks a benchmark's folder in M-BEIR's layout, alone or against a model's image processor."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _tell(findings: Findings) -> None:
     for fault in sorted(findings.faults):
         place = f"line {fault.line}: " if fault.line else ""
         by_file.setdefault(fault.file, []).append(f"  {fault.kind}: {place}{fault.message}")
-    for file, told in by_file.items():
+    for file, faults in by_file.items():
         typer.echo(file)
-        for line in told:
+        for line in faults:
             typer.echo(line)
         for (name, kind), count in shown.items():
             more = findings.count_in(name, kind) - count

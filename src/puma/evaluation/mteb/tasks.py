@@ -171,12 +171,12 @@ def _foreign(mteb: Any, name: str, known: list[TaskName]) -> Any:
 
 
 def _table(task: Any, scores: Mapping[str, Any]) -> dict[str, Any]:
-    heard = len(task.puma_qids)
-    share = heard / (heard + task.puma_unheard)  # an unreadable query is a miss, which mteb never saw
+    readable = len(task.puma_qids)
+    share = readable / (readable + task.puma_unreadable)  # an unreadable query is a miss, which mteb never saw
     table: dict[str, Any] = {
         "name": task.metadata.name,
         "pool": task.puma_size,
-        "queries": heard + task.puma_unheard,
+        "queries": readable + task.puma_unreadable,
     }
     for metric in ("hit_rate", "recall"):
         table |= {f"{metric}@{k}": float(scores[f"{metric}_at_{k}"]) * share for k in task.k_values}

@@ -11,7 +11,7 @@ import torch
 
 from puma.errors import ImageError
 from puma.evaluation.probing.depths import depth_states
-from puma.evaluation.probing.material import Asked
+from puma.evaluation.probing.material import ProbeItem
 from puma.evaluation.probing.store import StateStore, key_of
 from puma.items.digest import image_digest
 from puma.retriever.encoding import length_sorted_groups, prefetched, why_unusable
@@ -20,7 +20,7 @@ from puma.retriever.model import Retriever
 
 def embed(
     retriever: Retriever,
-    asked: Sequence[Asked],
+    items: Sequence[ProbeItem],
     keys: Sequence[bytes],
     store: StateStore,
     variants: Sequence[str],
@@ -39,17 +39,17 @@ def embed(
     def prepare(rows: list[int]) -> dict[str, Any]:
         places = [todo[row] for row in rows]
         try:
-            return {"places": places, "features": features(retriever, [asked[place] for place in places])}
+            return {"places": places, "features": features(retriever, [items[place] for place in places])}
         except ImageError:
-            bad = {place: reason for place in places if (reason := why_unusable(retriever.inputs, asked[place].item))}
+            bad = {place: reason for place in places if (reason := why_unusable(retriever.inputs, items[place].item))}
             if not bad:
                 raise
             good = [place for place in places if place not in bad]
-            rest = features(retriever, [asked[place] for place in good]) if good else None
+            rest = features(retriever, [items[place] for place in good]) if good else None
             return {"places": good, "features": rest, "bad": bad}
 
     model.eval()
-    groups = length_sorted_groups([asked[place].item for place in todo], batch_size)
+    groups = length_sorted_groups([items[place].item for place in todo], batch_size)
     with (
         tqdm(
             total=len(unique), initial=len(unique) - len(todo), unit="item", desc="every depth", disable=not progress
@@ -58,7 +58,7 @@ def embed(
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
     ):
         for rows, batch in prefetched(groups, prepare):
-            faults += [f"{asked[place].where}: {reason}" for place, reason in batch.get("bad", {}).items()]
+            faults += [f"{items[place].where}: {reason}" for place, reason in batch.get("bad", {}).items()]
             if batch["places"]:
                 moved = {key: value.to(device) for key, value in batch["features"].items()}
                 states = depth_states(model, moved, variants=variants)
@@ -68,17 +68,17 @@ def embed(
     return faults
 
 
-def features(retriever: Retriever, asked: Sequence[Asked]) -> Mapping[str, torch.Tensor]:
+def features(retriever: Retriever, items: Sequence[ProbeItem]) -> Mapping[str, torch.Tensor]:
     """One batch of the model's inputs. Raises ImageError."""
-    return retriever.inputs.features([one.item for one in asked], [one.instruction for one in asked])
+    return retriever.inputs.features([one.item for one in items], [one.instruction for one in items])
 
 
-def item_key(retriever: Retriever, asked: Asked) -> bytes:
+def item_key(retriever: Retriever, row: ProbeItem) -> bytes:
     """The key of an item's states: what it says, and what its image holds, wherever that lies."""
-    written = retriever.inputs.written([asked.item], asked.instruction)[0]
-    if asked.item.image is None:
+    written = retriever.inputs.written([row.item], row.instruction)[0]
+    if row.item.image is None:
         return key_of(written, None)
-    path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
+    path = Path(os.fspath(row.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
     try:
         return key_of(written, image_digest(path))
     except ImageError:  # listed as unreadable when it is embedded

@@ -1,4 +1,4 @@
-"""States on disk by key, whole after any kill: what makes a probe go on where it was."""
+"""States on disk by key, whole after any kill, so that a probe goes on where it was."""
 
 from __future__ import annotations
 

@@ -125,8 +125,8 @@ def decoded(coded: Coded, base: np.ndarray) -> np.ndarray:
 def digest(base: np.ndarray, without: Sequence[int] | np.ndarray = ()) -> str:
     """16 hexadecimal digits of a base's tensor, left out the rows that the adapter carries itself."""
     kept = np.delete(base, without, axis=0) if len(without) else base
-    told = f"{kept.dtype.str}{kept.shape}".encode()
-    return hashlib.sha256(told + np.ascontiguousarray(kept).tobytes()).hexdigest()[:16]
+    kind = f"{kept.dtype.str}{kept.shape}".encode()
+    return hashlib.sha256(kind + np.ascontiguousarray(kept).tobytes()).hexdigest()[:16]
 
 
 def relative_error(found: np.ndarray, value: np.ndarray, base: np.ndarray) -> float:

@@ -65,13 +65,13 @@ class Library:
             self.by_concept[one.concept].append(one)
         self.concepts = sorted(self.by_concept)
         self.found: dict[str, list[Shown]] = {}
-        self.asked: dict[str, list[Shown]] = {}
+        self.query_images: dict[str, list[Shown]] = {}
         for concept, members in self.by_concept.items():
             ranked = sorted(members, key=lambda one: order(one.image.key))
             half = (len(ranked) + 1) // 2
             parted = sides and len(ranked) > 1
             self.found[concept] = ranked[:half] if parted else ranked
-            self.asked[concept] = ranked[half:] if parted else ranked
+            self.query_images[concept] = ranked[half:] if parted else ranked
         self.candidates: dict[str, Candidate] = {}
         self._facts = {concept: self._fact(concept) for concept in self.concepts}
 

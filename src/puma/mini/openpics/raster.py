@@ -1,4 +1,4 @@
-"""From one drawing or image to square RGB pixels: mending, limits, rendering. One image at a time, in one process."""
+"""Rendering of one drawing or image to square RGB pixels, with repairs and limits on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which packages OpenPics is made of, at which versions, and reading all their images."""
+"""The packages that OpenPics is made of, with pinned versions, and the reading of all their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of queries and candidates, and what is known to be right, as mining needs them. Loads no torch."""
+"""Scores of queries against candidates, and the known right answers, for mining. Loads no torch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Vectors:
     def share(self, tasks: Sequence[TaskName]) -> None:
         """Embed this process's share of all that these tasks need."""
         if tasks:
-            self.embedding.share([self._pool(), *(self._asked(task) for task in tasks)])
+            self.embedding.share([self._pool(), *(self._query_list(task) for task in tasks)])
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Vectors [n, dim] and which could be embedded [n]."""
@@ -87,7 +87,7 @@ class Vectors:
 
     def queries(self, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
         """The same of a task's queries, under its instruction."""
-        vectors, readable, faults = self.embedding.embedded(self._asked(task))
+        vectors, readable, faults = self.embedding.embedded(self._query_list(task))
         queries = self.benchmark.queries(task, self.split) if faults else []
         self.faults |= {queries[place].qid: reason for place, reason in faults}
         return vectors, readable
@@ -95,7 +95,7 @@ class Vectors:
     def _pool(self) -> Wanted:
         return Wanted("candidates", self.pools.items, len(self.pools.dids), label="candidates")
 
-    def _asked(self, task: TaskName) -> Wanted:
+    def _query_list(self, task: TaskName) -> Wanted:
         queries, root = self.benchmark.queries(task, self.split), self.benchmark.root
         return Wanted(
             safe_name(f"queries-{self.benchmark.label(task)}"),
@@ -122,13 +122,13 @@ def right_answers(
 def from_encoder(vectors: Vectors, columns: np.ndarray, task: TaskName) -> Iterator[np.ndarray]:
     """A row of scores a query, over these columns; NaN where one of the two could not be embedded."""
     candidates, readable = vectors.candidates()
-    asked, heard = vectors.queries(task)
+    query_vectors, query_ok = vectors.queries(task)
     pool, lost = candidates[columns].astype(np.float64), ~readable[columns]
     step = max(1, BLOCK_FLOATS // max(1, len(columns)))
-    for start in range(0, len(asked), step):
-        scores = rounded(asked[start : start + step].astype(np.float64) @ pool.T)
+    for start in range(0, len(query_vectors), step):
+        scores = rounded(query_vectors[start : start + step].astype(np.float64) @ pool.T)
         scores[:, lost] = np.nan
-        scores[~heard[start : start + step]] = np.nan
+        scores[~query_ok[start : start + step]] = np.nan
         yield from scores
 
 
