@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -68,6 +67,8 @@ def cache_home() -> Path:
     """The folder of everything fetched or computed once: ``$PUMA_HOME``, else ``puma`` in the user's cache folder."""
     if chosen := os.environ.get("PUMA_HOME"):
         return Path(chosen).expanduser().absolute()
+    import platformdirs  # only here: the GPU kit runs with PUMA_HOME on machines that may lack it
+
     return Path(platformdirs.user_cache_dir("puma", appauthor=False))
 
 
