@@ -8,7 +8,7 @@ from PIL import Image
 
 from puma.errors import ImageError, InputError
 from puma.items import Item, open_image
-from puma.items.digest import content_digest, image_digest, lenient_digest, plain_text
+from puma.items.digest import content_digest, image_digest, lenient_digest, plain_text, read_content
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_the_same_content_wherever_it_lies(red, tmp_path):
     assert image_digest(red) == image_digest(str(copy)) == image_digest(red.read_bytes())
     assert content_digest(Item(image=red)) == content_digest(Item(image=copy))
     assert image_digest(open_image(red)) == image_digest(np.asarray(open_image(red)))
+
+
+def test_a_file_is_read_once_for_its_digest_and_its_pixels(red):
+    digest, file = read_content(Item(text="fox", image=red))
+    assert digest == content_digest(Item(text="fox", image=red)) == content_digest(Item(text="fox", image=file))
+    assert file == red.read_bytes()
+    assert Item(image=file).image_name == str(red)
+    assert read_content(Item(image=file))[1] is read_content(Item(text="fox"))[1] is None
 
 
 def test_other_content_has_another_digest(red):

@@ -1,6 +1,7 @@
-"""``puma``: the command line, made of the modules of :mod:`puma.cli.commands`; errors become one line.
+"""``puma``: the command line. Thin: it gathers the modules of :mod:`puma.cli.commands` and turns errors into one line.
 
-Exit codes: 0 done, 1 the machine's fault, 2 the user's, 130 interrupted.
+Here: the application, its error handler and its exit codes (0 done, 1 the machine's fault, 2 the user's, 130
+interrupted). Not here: what the commands do.
 """
 
 from __future__ import annotations

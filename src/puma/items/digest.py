@@ -11,7 +11,7 @@ from pathlib import Path
 
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
-from puma.items.opening import MAX_BYTES, ImageSource, open_image
+from puma.items.opening import MAX_BYTES, FileBytes, ImageSource, open_image
 
 ID_LENGTH = 32
 """Hexadecimal digits of a content digest: 128 bits."""
@@ -26,6 +26,15 @@ def content_digest(item: Item) -> str:
         ImageError: the image's file cannot be read or is over the size limit.
         InputError: the text is not valid Unicode.
     """
+    return read_content(item)[0]
+
+
+def read_content(item: Item) -> tuple[str, FileBytes | None]:
+    """:func:`content_digest` of an item, and its image's file where it has one, read once.
+
+    Raises:
+        ImageError, InputError: as :func:`content_digest`.
+    """
     digest = hashlib.sha256(item.modality.encode())
     try:
         text = (item.text or "").encode("utf-8")
@@ -33,9 +42,10 @@ def content_digest(item: Item) -> str:
         raise InputError("the text is not valid Unicode") from None
     # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
     digest.update(b"\0%d\0" % len(text) + text)
-    if item.image is not None:
-        digest.update(_image_bytes(item.image))
-    return digest.hexdigest()[:ID_LENGTH]
+    content: bytes = b"" if item.image is None else _image_bytes(item.image)
+    digest.update(content)
+    file = content if isinstance(content, FileBytes) and content is not item.image else None
+    return digest.hexdigest()[:ID_LENGTH], file
 
 
 def lenient_digest(item: Item) -> str | None:
@@ -68,7 +78,7 @@ def plain_text(text: str | None) -> str:
 def _image_bytes(image: ImageSource, after_size: bytes = b"") -> bytes:
     """What is hashed of an image. ``after_size`` keeps both digests of pixels as they were first written to disks."""
     if isinstance(image, (str, os.PathLike)):
-        return _file_bytes(Path(image))
+        return FileBytes(_file_bytes(Path(image)), os.fspath(image))
     if isinstance(image, bytes):
         return image
     opened = open_image(image)

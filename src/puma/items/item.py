@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from puma.errors import InputError
-from puma.items.opening import FORMATS, MAX_BYTES, MAX_PIXELS, ImageSource, LeastSide, image_name, open_image
+from puma.items.opening import FORMATS, MAX_BYTES, MAX_PIXELS, FileBytes, ImageSource, LeastSide, image_name, open_image
 
 __all__ = [
     "FORMATS",
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_PIXELS",
     "MODALITIES",
     "TEXT",
+    "FileBytes",
     "ImageSource",
     "Item",
     "as_item",

@@ -122,8 +122,21 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
+class FileBytes(bytes):
+    """The bytes of an image's file, for whoever has read it already; messages call the image by ``path``."""
+
+    path: str
+
+    def __new__(cls, data: bytes, path: str) -> FileBytes:
+        made = super().__new__(cls, data)
+        made.path = path
+        return made
+
+
 def image_name(source: ImageSource) -> str:
     """What messages call an image: its path, or its type in angle brackets."""
+    if isinstance(source, FileBytes):
+        return source.path
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return f"<{type(source).__name__}>"

@@ -1,6 +1,6 @@
 """Self-distillation: what the dropped deep layers made of ``[RET]``, learnt by the shallow ones. Pure functions.
 
-Source: docs/method.md "Structure" (paper section 3.1): mean squared error on raw features. The cosine is ours; the
+Source: method.md "Structure" (paper section 3.1): mean squared error on raw features. The cosine is ours; the
 relational loss follows "Relational Knowledge Distillation" (Park et al., CVPR 2019) and "Similarity-Preserving
 Knowledge Distillation" (Tung and Mori, ICCV 2019).
 """

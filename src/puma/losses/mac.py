@@ -1,7 +1,7 @@
 """MAC-Loss: contrastive learning whose temperature is lower for negatives of the positive's own modality.
 
-Pure functions on tensors; the trainer's loss object is in :mod:`puma.training.objective`.
-Source: docs/method.md "Learning" (paper section 3.2).
+Pure functions on tensors; the trainer's loss object is in :mod:`puma.training.objective`. Source: method.md "Learning"
+(paper section 3.2).
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def quickstart(
         out: the folder of results: ``model``, ``index``, ``report.html``, ``results.json``, ``runs``.
         home: the cache folder.
         recipe: what is trained, and how long.
-        say: called with each progress message.
+        say: where the lines of the tale go.
         root, base: a benchmark and a base model to use instead of OpenPics and the mini base.
 
     Returns:

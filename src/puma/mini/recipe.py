@@ -31,8 +31,8 @@ class Recipe:
     Args:
         base: how the mini base is put together.
         layers: decoder layers kept of 30.
-        prompt: the student's prompt format by name, and ``teacher_prompt`` the teacher's, which may differ: only the
-            hidden state at ``[RET]`` is distilled.
+        prompt: the student's prompt format by name, and ``teacher_prompt`` the teacher's, which may differ: what passes
+            between them is a state, not a reading.
         rows_per_query: positives of one query that are read.
         distil: stage 1, on pairs of texts; 0 steps leave it out.
         retrieve: stage 2, on all tasks.

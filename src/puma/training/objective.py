@@ -3,7 +3,7 @@
 Here: states of queries and candidates, gathered from all processes, masked, and handed to the pure losses. Not here:
 the losses, the batch and its keys (data.collating).
 
-Source: docs/method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1), MAC-Loss (stage 2).
+Source: method.md: ``0.9 * contrastive + 0.1 * scale * distillation`` (stage 1), MAC-Loss (stage 2).
 """
 
 from __future__ import annotations

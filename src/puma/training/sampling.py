@@ -3,7 +3,7 @@ seed on every process.
 
 Here: :class:`MixedTaskBatches`, an epoch's batches, and :class:`Run`, a whole run's. Not here: tensors (collating).
 
-Source: docs/method.md "The two stages": the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
+Source: method.md "The two stages": the number of data sets in a batch ~ N(4, 1), clipped to [1, all].
 """
 
 from __future__ import annotations
