@@ -1,6 +1,6 @@
 """The page when things are not as they should be, and how every state of it looks: faults, doors, axe, widths, colours.
 
-What users do with it is tested in test_page.py, the request guards in test_middleware.py.
+Here: what the page shows. Not here: what users do with it (test_page.py); the doors themselves (test_doors.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The vision tower, the token embeddings and the final norm stay. It works on what
 (``get_decoder()``, ``get_text_config()``), so no family is named here but Qwen3-VL's DeepStack, whose features enter at
 given layers.
 
-Source: docs/method.md "Structure" (paper section 3.1); a trap of transformers 5: ``layer_types`` must be cut with the
+Source: method.md "Structure" (paper section 3.1); a trap of transformers 5: ``layer_types`` must be cut with the
 layers, or saving raises.
 """
 

@@ -3,7 +3,7 @@
 Here: the cut that keeps the deep layers at hand, and the forward that runs both depths on one set of input embeddings.
 Not here: the loss on the states (losses.distillation), states kept on disk (teacher).
 
-Source: docs/method.md "Structure" (paper section 3.1), whose authors hold a second full model for the teacher.
+Source: method.md "Structure" (paper section 3.1), whose authors hold a second full model for the teacher.
 """
 
 from __future__ import annotations
