@@ -1,9 +1,6 @@
 """The shapes of known bases, without their weights: what ``puma train --dry-run`` counts and ``benchmarks/shape.py``
 builds.
 
-Here: a table of the figures that the bases' published config.json give, configurations made of it or of a folder, empty
-models on the meta device. Not here: what a shape costs (costs).
-
 Each row is checked by its parameters: the model built of it has exactly as many as the published checkpoint
 (tests/training/recipes/test_costs.py).
 """

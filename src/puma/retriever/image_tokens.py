@@ -1,7 +1,4 @@
-"""How many tokens an image becomes: the processor's limits, set once when a retriever is made of a base.
-
-Not here: opening images (items), the limits' values (recipes).
-"""
+"""How many tokens an image becomes: the processor's limits, set once when a retriever is made of a base."""
 
 from __future__ import annotations
 

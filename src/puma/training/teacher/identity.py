@@ -1,7 +1,4 @@
-"""Cache keys of teacher states: digests of everything about teacher and image that the states depend on.
-
-Not here: the stores that compare them (teacher, feature_shards).
-"""
+"""Cache keys of teacher states: digests of everything about teacher and image that the states depend on."""
 
 from __future__ import annotations
 
