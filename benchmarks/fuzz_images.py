@@ -3,7 +3,7 @@
     python benchmarks/fuzz_images.py                  under a minute
 
 Twice: with a small pixel limit, where the ceiling on memory is tight, and with the service's own limit. Each round is a
-process with a hard ceiling (RLIMIT_AS). The images are those of the tests (tests/image_mutations.py).
+process with a hard ceiling (RLIMIT_AS). The images are those of the tests (tests/support/image_mutations.py).
 """
 
 from __future__ import annotations

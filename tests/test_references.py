@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ OPTIONAL = ("puma.search.integrations.",)
 """Modules that import frameworks which need not be installed."""
 DOTTED = re.compile(r"(?<![\w./-])puma(?:\.[A-Za-z_]\w*)+")
 ROLE = re.compile(r":(?:mod|func|class|meth|data|attr|exc):`~?([\w.]+)`")
+PATHS = re.compile(r"(?<![\w./-])(?:src/puma|tests|benchmarks|recipes|docs)/[\w./-]*\w")
+"""Paths from the project's root."""
+BARE = re.compile(r"(?<![\w./-])[\w./-]*\w\.py\b")
+"""Python files by a part of their path, as in ``data/mbeir.py``."""
+MADE = ("benchmarks/results/gpu",)
+"""Folders that a command makes."""
 FILES = re.compile(r"(?:\.(?:index|json|md|svg|png|yaml|toml|work|safetensors|css|html|jsonl|csv))$")
 """Names of files, as in ``images.index``, are no names of the package."""
 
@@ -88,9 +95,64 @@ def test_what_documents_name_exists(path):
         pytest.skip("a log of the past")
     text = _text(path)
     wrong = sorted({name for name in DOTTED.findall(text) if not FILES.search(name) and not resolves(name)})
-    files = set(re.findall(r"(?<![\w/])src/puma/[\w/]+\.(?:py|safetensors)", text))
-    wrong += sorted(name for name in files if not (PROJECT / name).is_file())
+    assert not wrong + _missing_paths(text)
+
+
+@pytest.mark.parametrize("folder", ["src/puma", "tests", "benchmarks"])
+def test_paths_in_docstrings_exist(folder):
+    wrong = {}
+    for path in sorted((PROJECT / folder).rglob("*.py")):
+        missing = _missing_paths("\n".join(docstrings(path)), bare=False)  # they cite others' files, too
+        if missing:
+            wrong[path.relative_to(PROJECT).as_posix()] = missing
     assert not wrong
+
+
+def test_every_entry_of_the_readmes_tree_exists():
+    tree = re.search(r"```\nsrc/puma/\n(.*?)```", _text(PROJECT / "README.md"), re.S)
+    assert tree
+    folder, entries = PROJECT / "src/puma", []
+    for line in tree[1].splitlines():
+        if not line.startswith("  "):
+            folder = PROJECT
+        if match := re.match(r"(?:  )?(\w\S*)", line):
+            entries.append(folder / match[1])
+    assert [entry for entry in entries if not entry.exists()] == []
+    listed = {entry.name for entry in entries if entry.parent == ROOT}
+    assert listed == {entry.name for entry in ROOT.iterdir() if not entry.name.startswith("_")}
+
+
+def test_docstrings_say_what_is_there_and_not_what_is_elsewhere():
+    """Lists of what is not in a module go stale; the tree says where things are."""
+    named = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.rglob("*.py")) if _lists_absences(path)]
+    assert not named
+
+
+def _lists_absences(path: Path) -> bool:
+    return any(re.search(r"\bNot\s+here:", text) for text in docstrings(path))
+
+
+def _missing_paths(text: str, bare: bool = True) -> list[str]:
+    """Paths and Python files that a text names and that are not in the project."""
+    wrong = {name for name in PATHS.findall(text) if not name.startswith(MADE) and not (PROJECT / name).exists()}
+    known = ["/" + path for path in _python_files()]
+    names = BARE.findall(text) if bare else ()
+    wrong |= {name for name in names if not any(path.endswith("/" + name) for path in known)}
+    return sorted(wrong)
+
+
+@cache
+def _python_files() -> list[str]:
+    return [
+        path.relative_to(PROJECT).as_posix()
+        for folder in ("src/puma", "tests", "benchmarks")
+        for path in (PROJECT / folder).rglob("*.py")
+    ]
+
+
+def test_a_path_that_does_not_exist_is_found():
+    text = "see tests/items/test_item.py and data/mbeir.py, tests/test_attic.py, attic.py and docs/attic.md"
+    assert _missing_paths(text) == ["attic.py", "docs/attic.md", "tests/test_attic.py"]
 
 
 def test_a_name_that_does_not_exist_is_found():

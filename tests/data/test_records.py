@@ -58,7 +58,7 @@ def test_a_published_candidate_line_is_read(tmp_path: Path) -> None:
         ({"qid": None}, "qid must be"),
         ({"query_modality": "video"}, "query_modality must be one of"),
         ({"query_modality": "image"}, "but the record holds a text"),
-        ({"query_txt": "  "}, "neither text nor picture"),
+        ({"query_txt": "  "}, "neither text nor image"),
         ({"query_txt": 3}, "query_txt must be a string"),
         ({"query_img_path": "/etc/passwd", "query_modality": "image,text"}, "relative to the root"),
         ({"query_img_path": "a/../../b", "query_modality": "image,text"}, "relative to the root"),

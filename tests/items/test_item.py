@@ -99,7 +99,7 @@ def test_svg_and_text_are_no_images(tmp_path):
     for name, content in (("a.svg", "<svg xmlns='http://www.w3.org/2000/svg'/>"), ("a.txt", "hello")):
         path = tmp_path / name
         path.write_text(content)
-        with pytest.raises(ImageError, match="not a picture of a known format"):
+        with pytest.raises(ImageError, match="not an image of a known format"):
             open_image(path)
     with pytest.raises(ImageError, match="is a folder"):
         open_image(tmp_path)

@@ -118,7 +118,7 @@ def test_bad_images_and_lines_are_counted_with_their_reason(folder, tmp_path):
     reasons = {skip.where.rsplit("/", 1)[1]: skip.reason for skip in added.skips}
     expected = {
         "cut.png": "cannot be decoded",
-        "wrong.png": "not a picture",
+        "wrong.png": "not an image",
         "empty.png": "empty",
         "vast.png": "pixels",
         "texts.jsonl:1": "not JSON",

@@ -1,8 +1,8 @@
 """Mutated images through the decoder in a process of their own, with a ceiling on its memory; prints what happened.
 
-    python tests/image_survey.py COUNT SEED MAX_PIXELS
+    python tests/support/image_survey.py COUNT SEED MAX_PIXELS
 
-Run by tests/test_fuzz_images.py and benchmarks/fuzz_images.py.
+Run by tests/items/test_fuzz_images.py and benchmarks/fuzz_images.py.
 """
 
 from __future__ import annotations

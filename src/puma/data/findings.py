@@ -1,7 +1,6 @@
 """What a check of a benchmark's folder finds: faults with file and line, counted and listed; images looked at.
 
-Here: the records of the outcome and the compact sets of ids that comparing large files takes.
-Not here: what is checked (:mod:`puma.data.validation`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations
@@ -229,11 +228,11 @@ class Ids:
 
     def find(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Where each id is among the sorted ones; -1 where it is not. int64 [n]."""
-        asked = np.asarray(codes, np.int64)
-        places = np.searchsorted(self.codes, asked)
+        wanted = np.asarray(codes, np.int64)
+        places = np.searchsorted(self.codes, wanted)
         inside = places < len(self.codes)
-        good = np.zeros(len(asked), bool)
-        good[inside] = self.codes[places[inside]] == asked[inside]
+        good = np.zeros(len(wanted), bool)
+        good[inside] = self.codes[places[inside]] == wanted[inside]
         return np.where(good, places, -1)
 
 

@@ -1,7 +1,6 @@
 """M-BEIR's names: its ten data sets, its sixteen tasks in the paper's order, and the path of every file.
 
-Here: names and paths only. Not here: reading (:mod:`puma.data.records`), choosing among the files of a folder
-(:mod:`puma.data.mbeir`), checking them (:mod:`puma.data.validation`). Nothing in this module loads torch.
+Loads no torch.
 
 The names are those of the published folder (the data set TIGER-Lab/M-BEIR on the Hugging Face hub; the same in UniIR's
 configurations). Three things do not follow from one rule: the train files hold a whole data set and name no task; local

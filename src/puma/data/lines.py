@@ -1,7 +1,6 @@
 """Lines of M-BEIR's files: read one at a time, JSON objects asked for their fields by name, every fault gathered.
 
-Here: what any file of the layout needs. Not here: which records there are (:mod:`puma.data.records`). Memory stays
-bounded by the longest line. Nothing in this module loads torch.
+Memory stays bounded by the longest line. Loads no torch.
 """
 
 from __future__ import annotations
@@ -179,9 +178,7 @@ class Fields:
             return TEXT
         has = {TEXT: (True, False), IMAGE: (False, True), IMAGE_TEXT: (True, True)}[known]
         if self.good and has != (text is not None, image is not None):
-            holds = (
-                " and ".join(w for w, v in (("a text", text), ("a picture", image)) if v) or "neither text nor picture"
-            )
+            holds = " and ".join(w for w, v in (("a text", text), ("an image", image)) if v) or "neither text nor image"
             self.fault(f"{name} is {known!r}, but the record holds {holds}")
         return known
 

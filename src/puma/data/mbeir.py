@@ -1,9 +1,4 @@
-"""A benchmark in M-BEIR's layout: which files of a folder make it up, and what is in them.
-
-Here: :class:`Benchmark`, and by name all of :mod:`puma.data.layout` (paths), :mod:`puma.data.records` and
-:mod:`puma.data.writing` (single files). Not here: saying everything that is wrong with a folder
-(:mod:`puma.data.validation`), training examples (:mod:`puma.training.pairs`), scoring (:mod:`puma.evaluation`). Loads no
-torch.
+"""A benchmark in M-BEIR's layout: which files of a folder make it up, and what is in them. Loads no torch.
 
 The layout, under one root (image paths are relative to it)::
 
@@ -36,7 +31,7 @@ from puma.data.layout import (
     shared_pool_path,
 )
 from puma.data.lines import MAX_FAULTS, Faults
-from puma.data.plan import MIXED_FILE, QUERY_FILE, query_files
+from puma.data.plan import dataset_number, query_files
 from puma.data.records import (
     TASK_MODALITIES,
     TASKS,
@@ -82,7 +77,6 @@ ALL = "all"
 TaskName = int | str
 """A task id (0 to 8) in a benchmark of one data set, a label ("visualnews_task0") in one of several."""
 
-_QID = re.compile(r'"qid"\s*:\s*"(\d+):')
 _LABEL = re.compile(r"(?P<dataset>\w+)_task(?P<task>\d+)")
 
 
@@ -242,33 +236,20 @@ class Benchmark:
 
     def instructions(self, task: TaskName) -> list[str]:
         """The prompts of a task, in the file's order. Raises DataError if the file has none for it."""
-        asked, wanted = self.modalities(task)
+        query_modality, wanted = self.modalities(task)
         if self._prompts is None:
             self._prompts = read_instructions(self._existing(instructions_path(self.root)), skips=self.skips)
         dataset = self.split_name(task)[0]
-        number = self._number(dataset)
-        found = self._prompts.get((number, asked, wanted))
+        number = dataset_number(self.root, dataset)
+        found = self._prompts.get((number, query_modality, wanted))
         if not found:
-            raise DataError(
-                f"{instructions_path(self.root)}: no prompts for data set {number} ({dataset}), {asked} to {wanted}"
-            )
+            file, kind = instructions_path(self.root), f"{query_modality} to {wanted}"
+            raise DataError(f"{file}: no prompts for data set {number} ({dataset}), {kind}")
         return list(found)
 
     def instruction(self, task: TaskName) -> str:
         """The first prompt of a task: evaluation always uses this one."""
         return self.instructions(task)[0]
-
-    def _number(self, dataset: str) -> int:
-        """The data set's number: what stands before the colon in its query ids."""
-        for path in sorted((self.root / "query").glob(f"*/mbeir_{dataset}_*.jsonl")):
-            match = QUERY_FILE.fullmatch(path.name) or MIXED_FILE.fullmatch(path.name)
-            if not match or match["dataset"] != dataset:
-                continue
-            with open(path, encoding="utf-8", errors="replace") as stream:
-                first = next(filter(None, map(_QID.search, stream)), None)  # the first line may be a broken one
-            if first:
-                return int(first[1])
-        raise DataError(f"{self.root}: {dataset} has no queries, so its number is unknown")
 
     def _names(self, task: TaskName) -> set[str]:
         dataset, number = self.split_name(task)

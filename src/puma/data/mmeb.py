@@ -1,7 +1,6 @@
 """MMEB's layout (VLM2Vec's image tasks): which subsets there are, and the reading of their rows, all faults named.
 
-Here: the published lists of subsets and their groups, and :func:`read_subset`. Not here: scoring
-(:mod:`puma.evaluation.mmeb`). Nothing in this module loads torch.
+Loads no torch.
 
 The layout, under one root, as ``TIGER-Lab/MMEB-eval`` is published and its images are unpacked::
 

@@ -1,6 +1,6 @@
-"""Which files a check of a benchmark's folder expects: M-BEIR's as published, or what a folder's own queries call for.
+"""Files that a benchmark's folder should hold: M-BEIR's as published, or those that its own query files call for.
 
-Not here: reading them (:mod:`puma.data.validation`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from puma.data.layout import (
     query_path,
     shared_pool_path,
 )
+from puma.errors import DataError
 
 QUERY_FILE = re.compile(r"mbeir_(?P<dataset>\w+)_task(?P<task>\d+)_(?P<split>[a-z]+)\.jsonl")
 MIXED_FILE = re.compile(r"mbeir_(?P<dataset>\w+)_(?P<split>[a-z]+)\.jsonl")
+_QID = re.compile(r'"qid"\s*:\s*"(\d+):')
 _KNOWN = {
     "query": re.compile(r"mbeir_\w+_(train|val|test)\.jsonl"),
     "cand_pool": re.compile(r"mbeir_\w+_cand_pool\.jsonl"),
@@ -67,6 +69,23 @@ def query_files(root: Path) -> dict[str, dict[str, set[int]]]:
         if known and split not in found.get(name, {}):
             found.setdefault(name, {})[split] = known
     return found
+
+
+def dataset_number(root: Path, dataset: str) -> int:
+    """A data set's number: what stands before the colon in its query ids.
+
+    Raises:
+        DataError: it has no queries.
+    """
+    for path in sorted((root / "query").glob(f"*/mbeir_{dataset}_*.jsonl")):
+        match = QUERY_FILE.fullmatch(path.name) or MIXED_FILE.fullmatch(path.name)
+        if not match or match["dataset"] != dataset:
+            continue
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            first = next(filter(None, map(_QID.search, stream)), None)  # the first line may be a broken one
+        if first:
+            return int(first[1])
+    raise DataError(f"{root}: {dataset} has no queries, so its number is unknown")
 
 
 def is_published(root: Path) -> bool:

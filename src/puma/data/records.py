@@ -1,7 +1,6 @@
 """M-BEIR's records and the reading of their files: queries, candidates, qrels, instructions, with every fault named.
 
-Here: one file at a time. Not here: writing them (:mod:`puma.data.writing`), and which files make up a benchmark
-(:mod:`puma.data.mbeir`, which also offers all names of both). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations
@@ -212,14 +211,14 @@ def read_instructions(
         if position == 0:
             continue
         parts = [part.strip() for part in line.split("\t")]
-        asked, wanted = (MODALITY_OF.get(part) for part in (*parts, "", "")[:2])
-        if len(parts) < 5 or not parts[3].isdigit() or asked is None or wanted is None:
+        query_modality, wanted = (MODALITY_OF.get(part) for part in (*parts, "", "")[:2])
+        if len(parts) < 5 or not parts[3].isdigit() or query_modality is None or wanted is None:
             faults.add(number, "must be: query modality, candidate modality, name, number, prompts, split by tabs")
             continue
         found = [part for part in parts[4:] if part]
         if not found:
             faults.add(number, "has no prompt")
-        key = (int(parts[3]), asked, wanted)
+        key = (int(parts[3]), query_modality, wanted)
         if key in prompts:
             faults.add(number, f"gives the prompts of data set {key[0]}, {key[1]} to {key[2]}, a second time")
             continue

@@ -1,7 +1,4 @@
-"""Writing M-BEIR's files: queries, candidate pools, qrels, instructions, each whole or not at all.
-
-Not here: the records and their reading (:mod:`puma.data.records`). Nothing in this module loads torch.
-"""
+"""Writing M-BEIR's files: queries, candidate pools, qrels, instructions, each whole or not at all. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Two evaluations compared, query by query: differences per task with a paired bootstrap interval.
-
-Here: :func:`compare` of two results documents and the bootstrap under it. Not here: the documents
-(:mod:`puma.evaluation.results`), printing (``puma compare``). Nothing in this module loads torch.
+"""Two evaluations compared, query by query: differences per task with a paired bootstrap interval. Loads no torch.
 
 The interval: queries of a task are drawn with replacement, as many as it has, each with both systems' figures, and the
 mean difference is taken; the interval is the middle 95 % of many such means (percentile bootstrap). Tasks are drawn
@@ -164,8 +161,8 @@ def _ranks(document: Results, pool: str, name: str) -> Mapping[str, Mapping[str,
     found = document.get("per_query", {}).get(pool)
     if not found:
         known = sorted(document.get("per_query", {}))
-        told = f"it has {', '.join(known)}" if known else "write it with `puma evaluate --json-out`"
-        raise InputError(f"the results of {name} hold no ranks per query on {pool} pools; {told}")
+        remedy = f"it has {', '.join(known)}" if known else "write it with `puma evaluate --json-out`"
+        raise InputError(f"the results of {name} hold no ranks per query on {pool} pools; {remedy}")
     return found
 
 
@@ -210,10 +207,10 @@ def _size(document: Results, task: str, pool: str) -> Any:
 
 def _notes(a: Results, b: Results) -> list[str]:
     notes = []
-    for key, told in (("root", "folders are named"), ("instruction", "instructions are")):
+    for key, wording in (("root", "folders are named"), ("instruction", "instructions are")):
         ours, theirs = (document.get("benchmark", {}).get(key) for document in (a, b))
         if ours != theirs:
-            notes.append(f"the {told} {ours!r} in A and {theirs!r} in B")
+            notes.append(f"the {wording} {ours!r} in A and {theirs!r} in B")
     if a.get("fingerprint") and a.get("fingerprint") == b.get("fingerprint"):
         notes.append("both are of one model (the fingerprints are equal)")
     return notes

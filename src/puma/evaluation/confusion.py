@@ -1,7 +1,4 @@
-"""Modality confusion: of which modality is what a query finds first, and how often is it the wrong one.
-
-Here: shares of top hits by modality, and their table over tasks. Not here: scores (:mod:`puma.evaluation.scoring`).
-Nothing in this module loads torch.
+"""Modality confusion: the modality of each query's first hit, and how often it is the wrong one. Loads no torch.
 
 A pool that mixes modalities lets a model answer with the wrong kind: a text query finds a text where an image was
 asked for. Ties count against us here, too: where the best of a wrong modality scores as high as the best of the right

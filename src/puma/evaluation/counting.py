@@ -1,9 +1,4 @@
-"""From vectors to tables: every task of a benchmark, local and global pools, in one shape of table.
-
-Here: the shape, and the loop that fills it from any source of vectors. Not here: the public calls
-(:mod:`puma.evaluation.mbeir`, :mod:`puma.evaluation.stored.reading`, :mod:`puma.evaluation.scored_runs`), scores
-(:mod:`puma.evaluation.scoring`), metrics (:mod:`puma.evaluation.metrics`).
-"""
+"""Figures of every task of a benchmark, on local and global pools, in one shape of table; from any vectors."""
 
 from __future__ import annotations
 
@@ -92,15 +87,15 @@ def count(
     left = None if memory is None else memory - (0 if isinstance(vectors, np.memmap) else vectors.nbytes)
     tables: Tables = {}
     for task in data.tasks:
-        asked = source.queries(data, task)
+        query_sets = source.queries(data, task)
         for pool in pools:
             view = data.view(pool, task)
             rows: list[Table] = []
-            for number, (queries, heard, unheard) in enumerate(asked):
+            for number, (queries, query_ok, query_faults) in enumerate(query_sets):
                 keep = run_dir is not None and number == 0
                 scored = score(
                     queries,
-                    heard,
+                    query_ok,
                     vectors,
                     readable,
                     view,
@@ -110,7 +105,11 @@ def count(
                     progress=f"scores, task {task}, {pool}" if progress else None,
                 )
                 if number == 0:
-                    skips = unheard | {did: faulty[did] for did in view.dids if did in faulty} if faulty else unheard
+                    skips = (
+                        query_faults | {did: faulty[did] for did in view.dids if did in faulty}
+                        if faulty
+                        else query_faults
+                    )
                 rows.append(_table(view, scored, ks, skips, pool))
                 if number == 0 and details:
                     rows[0]["per_query"] = best_ranks(view.qids, scored.ranks)

@@ -88,14 +88,14 @@ class InMemory:
     def queries(self, data: Judged, task: TaskName) -> list[By]:
         found = []
         for wanted in query_lists(data, task, self.instruction):
-            vectors, heard, faults = embed_readable(
+            vectors, query_ok, faults = embed_readable(
                 self.encoder,
                 wanted.items(),
                 instruction=wanted.instruction,
                 batch_size=self.batch_size,
                 progress=wanted.label if self.progress else None,
             )
-            found.append((vectors, heard, {data.queries[task][place].qid: reason for place, reason in faults}))
+            found.append((vectors, query_ok, {data.queries[task][place].qid: reason for place, reason in faults}))
         return found
 
 
@@ -108,8 +108,8 @@ class Kept:
 
     def share(self, data: Judged) -> None:
         """Embed this process's share of everything; every process calls this."""
-        asked = [wanted for task in data.tasks for wanted in query_lists(data, task, self.instruction)]
-        self.embedding.share([candidate_list(data), *asked])
+        queries = [wanted for task in data.tasks for wanted in query_lists(data, task, self.instruction)]
+        self.embedding.share([candidate_list(data), *queries])
 
     def candidates(self, data: Judged) -> By:
         vectors, readable, faults = self.embedding.embedded(candidate_list(data))
@@ -118,8 +118,8 @@ class Kept:
     def queries(self, data: Judged, task: TaskName) -> list[By]:
         found = []
         for wanted in query_lists(data, task, self.instruction):
-            vectors, heard, faults = self.embedding.embedded(wanted)
-            found.append((vectors, heard, {data.queries[task][place].qid: reason for place, reason in faults}))
+            vectors, query_ok, faults = self.embedding.embedded(wanted)
+            found.append((vectors, query_ok, {data.queries[task][place].qid: reason for place, reason in faults}))
         return found
 
 
@@ -153,8 +153,8 @@ def check_modalities(encoder: Any, data: Judged, pools: Sequence[str]) -> None:
 
 
 def _lacking(data: Judged, task: TaskName, able: Sequence[str]) -> list[str]:
-    asked = {query.item(data.benchmark.root).modality for query in data.queries[task]}
-    kinds = [f"queries of {kind}" for kind in MODALITIES if kind in asked and kind not in able]
+    present = {query.item(data.benchmark.root).modality for query in data.queries[task]}
+    kinds = [f"queries of {kind}" for kind in MODALITIES if kind in present and kind not in able]
     own = data.pools.get(("local", task))
     if own is not None:
         found = {data.candidates[place].modality for place in own.tolist()}

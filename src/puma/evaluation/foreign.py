@@ -1,4 +1,4 @@
-"""Somebody else's sentence-transformers model as an :class:`~puma.items.Encoder`, to be scored as ours are.
+"""A sentence-transformers model not made by PUMA as an :class:`~puma.items.Encoder`, scored as ours are.
 
 A query is embedded with the benchmark's instruction as ``prompt``, or with one of the model's own prompts by name; a
 candidate as ``encode_document`` does it. Images are opened by PUMA, with its limits, and no text is ever taken for the

@@ -1,8 +1,4 @@
-"""What is judged: the queries, qrels and candidate pools of a split, each candidate once.
-
-Here: :class:`Judged` and a task's view of a pool. Not here: the files' format (:mod:`puma.data.mbeir`), vectors and
-scores (:mod:`puma.evaluation.scoring`), figures (:mod:`puma.evaluation.counting`). Nothing in this module loads torch.
-"""
+"""Queries, qrels and candidate pools of a split as an evaluation holds them, each candidate once. Loads no torch."""
 
 from __future__ import annotations
 

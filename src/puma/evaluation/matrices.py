@@ -1,7 +1,6 @@
-"""Where the candidates' vectors lie while they are scored: in memory, or in a file where the memory is limited.
+"""The matrix of candidates' vectors during scoring: in memory, or in a file where the memory is limited.
 
-Here: :func:`matrix` and the folder for its file, parts of it, giving pages back, the limit's check. Not here:
-scores (:mod:`puma.evaluation.scoring`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,5 @@
 """Evaluation on a benchmark in M-BEIR's layout: every task, local and global pools, one pass over the candidates.
 
-Here: :func:`evaluate` for an encoder, :func:`chance` for a random ranking, in one shape of table
-(:data:`puma.evaluation.counting.Tables`); by name also :func:`evaluate_embeddings` and :func:`evaluate_runs` for what
-others have made. Not here: the metrics (:mod:`puma.evaluation.metrics`), the files' format
-(:mod:`puma.data.mbeir`), showing results (:mod:`puma.evaluation.report.page`).
-
 The rules: a query takes its task's first instruction unless asked otherwise, a candidate none; scores are cosines of
 the fp32 vectors in double precision, rounded to six decimals (what differs less is rounding noise), and ties count
 against us; a candidate whose image cannot be read is never found but stays in the pool's count; a query whose image
@@ -104,8 +99,8 @@ def evaluate(
         if isinstance(work, VectorStore):
             vectors = work
         else:
-            asked = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
-            vectors = stack.enter_context(opened_store(work, "evaluate", asked))
+            settings = work_settings(encoder, root, dataset, split, data.tasks, pools, instruction, batch_size)
+            vectors = stack.enter_context(opened_store(work, "evaluate", settings))
         kept = Kept(Resumable(encoder, vectors, batch_size=batch_size, progress=progress), instruction)
         kept.share(data)
         if not is_first():

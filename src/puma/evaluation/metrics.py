@@ -1,8 +1,4 @@
-"""Hit rate, recall, nDCG and MRR at k, and what chance would reach: the one definition of each.
-
-Here: the plain functions over qrels and runs, the same by ranks of positives for whole score matrices, and the closed
-forms for a random ranking. Not here: reading files (:mod:`puma.evaluation.runs`, :mod:`puma.data.mbeir`), encoding
-(:mod:`puma.evaluation.mbeir`). Nothing in this module loads torch.
+"""Hit rate, recall, nDCG and MRR at k, and what chance would reach: the one definition of each. Loads no torch.
 
 One rule everywhere: ties count against us. A positive is ranked behind every candidate that is no positive and whose
 score is equal or greater; a model that gives everything the same vector therefore scores nothing. Among tied positives

@@ -1,7 +1,5 @@
 """Evaluation on MMEB (VLM2Vec's image tasks): hit@1 by subset, meta-task, and in or out of distribution.
 
-Here: :func:`evaluate`. Not here: the files' format and the lists of subsets (:mod:`puma.data.mmeb`).
-
 The rules are MMEB's: every query is ranked against its own candidates, of which the first is right; a group's figure is
 the plain mean over its subsets. Three differ from VLM2Vec's script, on purpose. Ties count against us, where it takes
 the first of the best, which is the right one. Candidates of one row that are alike in text and image are one
@@ -122,21 +120,23 @@ def _score(
     embed: Callable[[str, Sequence[Side]], tuple[np.ndarray, np.ndarray, list[str]]],
 ) -> dict[str, Any]:
     queries, candidates = _sides(rows)
-    asked, heard, unheard = embed(_labels(name)[0], queries)
+    query_vectors, query_ok, query_faults = embed(_labels(name)[0], queries)
     found, readable, lost = embed(_labels(name)[1], candidates)
     query_place = {side: place for place, side in enumerate(queries)}
     candidate_place = {side: place for place, side in enumerate(candidates)}
     hits = 0
     for row in rows:
         query = query_place[row.query]
-        if not heard[query]:
+        if not query_ok[query]:
             continue
         places = np.array([candidate_place[side] for side in row.candidates])
-        scores = rounded(found[places].astype(np.float64) @ asked[query].astype(np.float64))  # [candidates of this row]
+        scores = rounded(
+            found[places].astype(np.float64) @ query_vectors[query].astype(np.float64)
+        )  # [candidates of this row]
         scores[~readable[places]] = np.nan
         (ranks,) = ranks_of_positives(scores[None, :], [[0]])
         hits += bool(len(ranks)) and int(ranks[0]) == 1
-    skips = dict.fromkeys(unheard + lost)
+    skips = dict.fromkeys(query_faults + lost)
     return {
         METRIC: hits / len(rows),
         "chance@1": float(np.mean([1 / len(row.candidates) for row in rows])),

@@ -2,7 +2,7 @@
 
 Hit rates (what the papers call recall) in percent, in the order of :data:`puma.data.layout.TASKS_IN_ORDER`: at 10 for
 Fashion200K and FashionIQ, at 5 for all others. Every row was read from the source named beside it, and its mean, worked
-out here, is the one printed there (a test holds them together). Not here: anything we measured.
+out here, is the one printed there (a test holds them together).
 
 Two slips in print. PUMA's table gives CLIP_SF 50.9 on EDIS, which is BLIP_FF's figure: UniIR's and LamRA's tables, and
 the mean of 50.6, have 59.4. The heads of U-MARVEL's tables 7 and 8 span the wrong columns (EDIS under text to text and

@@ -1,7 +1,4 @@
-"""Results documents: one evaluation as one JSON file that other programs, and ``puma compare``, read.
-
-Here: the format, writing, reading. Not here: how it is shown (:mod:`puma.evaluation.report.page`), how two are compared
-(:mod:`puma.evaluation.compare`). Nothing in this module loads torch.
+"""Results documents: one evaluation as one JSON file that other programs, and ``puma compare``, read. Loads no torch.
 
 ::
 

@@ -1,8 +1,4 @@
-"""TREC run files: ``qid Q0 did rank score tag``, one line per query and candidate.
-
-Here: writing (whole or not at all) and reading, with scores that survive the round trip to the last bit. Not here:
-qrels (:mod:`puma.data.mbeir`), metrics (:mod:`puma.evaluation.metrics`). Nothing in this module loads torch.
-"""
+"""TREC run files: ``qid Q0 did rank score tag``, one line per query and candidate. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Run files that anyone made, scored against a benchmark: ours, UniIR's, or any other in TREC's format.
-
-Here: :func:`evaluate_runs`, and what a file's name says. Not here: a file's lines (:mod:`puma.evaluation.runs`), the
-counting rules (:mod:`puma.evaluation.metrics`). Nothing in this module loads torch.
+"""Run files that anyone made, scored against a benchmark: ours, UniIR's, or any other in TREC's format. Loads no torch.
 
 The scores decide, not the ranks written beside them, and ties count against the run. A query that a run lacks is a
 miss. A document that is not in the pool keeps its place: what stands behind it is ranked behind it.
@@ -96,15 +93,15 @@ def evaluate_runs(
     check_ks(ks)
     if isinstance(pools, str) or not pools or set(pools) - set(POOLS):
         raise InputError(f"pools must be some of {POOLS}, got {pools!r}")
-    asked = None if tasks is None else list(tasks)
+    wanted_tasks = None if tasks is None else list(tasks)
     benchmark = open_benchmark(root, dataset)
-    chosen = benchmark.choose(split, asked)
+    chosen = benchmark.choose(split, wanted_tasks)
     named, other = _sorted(_files(path), benchmark, split, chosen)
     needed = {pool for _, pool in named} | (set(_there(root, split)) if other else set())
     wanted = [pool for pool in POOLS if pool in pools and pool in needed]
     if not wanted:
         raise InputError(f"{os.fspath(path)}: no run file for the tasks {chosen}, split {split}, pools {list(pools)}")
-    data = Judged.read(root, dataset, split, asked, wanted)
+    data = Judged.read(root, dataset, split, wanted_tasks, wanted)
     runs: dict[tuple[TaskName, str], tuple[Path, Run]] = {}
     for key, file in named.items():
         if key[1] in wanted:
@@ -123,7 +120,7 @@ def evaluate_runs(
                 table = _table(data, task, pool, run, codes, ks, details) | {"run": _said(data, task, pool, file, run)}
                 store(tables, task, pool, table | headline(data.benchmark.split_name(task)[0], ks))
     lacking = [task for task in chosen if str(task) not in tables]
-    if not tables or (asked is not None and lacking):
+    if not tables or (wanted_tasks is not None and lacking):
         raise InputError(f"{os.fspath(path)}: no run file for the tasks {lacking}, split {split}, pools {list(pools)}")
     return tables
 

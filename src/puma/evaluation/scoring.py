@@ -1,12 +1,8 @@
-"""A task's queries against a pool, down to what is counted: ranks, gains, top modalities, runs.
+"""Scoring of a task's queries against a pool: ranks of positives, gains, top modalities, runs. Loads no torch.
 
-Here: :func:`score`, the one place where an evaluation's vectors meet. Not here: where vectors come from
-(:mod:`puma.evaluation.counting`), the figures (:mod:`puma.evaluation.metrics`), the pass over the pool, which is
-:mod:`puma.index.exact.streamed`'s. Nothing in this module loads torch.
-
-A score is what :mod:`puma.index.exact.rescoring` defines: the dot product in double precision, rounded to six decimals (what
-differs less is rounding noise). One vector stored twice ties with itself exactly, wherever it stands, and no figure
-depends on the memory.
+A score is what :mod:`puma.index.exact.rescoring` defines: the dot product in double precision, rounded to six decimals
+(what differs less is rounding noise). One vector stored twice ties with itself exactly, wherever it stands, and no
+figure depends on the memory.
 """
 
 from __future__ import annotations
@@ -73,7 +69,7 @@ class _Run(Mapping[str, dict[str, float]]):
 
 def score(
     queries: np.ndarray,
-    heard: np.ndarray,
+    query_ok: np.ndarray,
     vectors: np.ndarray,
     readable: np.ndarray,
     view: View,
@@ -86,7 +82,7 @@ def score(
     """Score a task's queries against a pool.
 
     Args:
-        queries: float32 [queries, dim], unit rows, or zeros where ``heard`` is False.
+        queries: float32 [queries, dim], unit rows, or zeros where ``query_ok`` is False.
         heard: bool [queries]; the others are misses.
         vectors: float32 [candidates, dim], unit rows, or zeros where ``readable`` is False; an array or a memory map.
         readable: bool [candidates]; the others are never found.
@@ -100,9 +96,9 @@ def score(
     Raises:
         DataError: a row that is neither of unit length nor zeros.
     """
-    asked = np.where(heard[:, None], queries, np.float32(0))
+    usable = np.where(query_ok[:, None], queries, np.float32(0))
     budget = resident_bytes() + max(LEAST_BYTES, AMPLE_BYTES if memory is None else memory)
-    budget += 24 * RUN_DEPTH * len(asked) if keep_run else 0  # the run itself is no working memory
+    budget += 24 * RUN_DEPTH * len(usable) if keep_run else 0  # the run itself is no working memory
     options: dict[str, Any] = {"memory": budget, "progress": progress}
     # The modality asked for stands last: of equal scores the first place wins, so a wrong one does.
     order = np.argsort(view.codes == view.wanted, kind="stable")
@@ -111,15 +107,15 @@ def score(
     positives = [place[columns] for columns in view.positives]
     run: Mapping[str, dict[str, float]] = {}
     with parts_of(vectors, view.places[order], scratch) as source:
-        ranks = ranks_of_positives_streamed(asked, source, positives, **options)
+        ranks = ranks_of_positives_streamed(usable, source, positives, **options)
         if not keep_run and (view.codes == view.codes[0]).all() and readable[view.places].any():
-            tops = np.where(heard, view.codes[0], -1)
+            tops = np.where(query_ok, view.codes[0], -1)
         else:
-            ids, scores = top_k(asked, source, RUN_DEPTH if keep_run else 1, **options)
+            ids, scores = top_k(usable, source, RUN_DEPTH if keep_run else 1, **options)
             tops = np.where(ids[:, 0] < 0, -1, view.codes[order[ids[:, 0]]])
             run = _Run(view, order, ids, scores) if keep_run else {}
     gains = [
-        _gains(asked[number], vectors, view.places[view.positives[number]], view.grades[number], len(row))
+        _gains(usable[number], vectors, view.places[view.positives[number]], view.grades[number], len(row))
         for number, row in enumerate(ranks)
     ]
     return Scored(ranks, gains, tops, run)

@@ -1,4 +1,4 @@
-"""Items, the one currency from a file to a vector; opening their images safely; embedding many of them. Loads no torch."""
+"""Items (a text, an image, or both), the safe opening of their images, and embedding many of them. Loads no torch."""
 
 from puma.items.encoder import Encoder
 from puma.items.item import (

@@ -1,9 +1,8 @@
-"""What an image's bytes would cost a decoder, told before one sees them.
+"""What an image's bytes would cost a decoder, estimated before a decoder reads them.
 
-Here: counts of what can be repeated in a file at almost no cost to its writer (JPEG scans and segments, PNG chunks, GIF
+What can be repeated in a file at almost no cost to its writer is counted (JPEG scans and segments, PNG chunks, GIF
 blocks, TIFF strips, comments in a plain PPM), so that neither time nor memory grows out of proportion to the pixels.
-Not here: limits on bytes and pixels and the decoding itself (:mod:`puma.items`). Imports nothing but the standard
-library.
+Imports nothing but the standard library.
 """
 
 from __future__ import annotations

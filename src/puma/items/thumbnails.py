@@ -1,7 +1,4 @@
-"""Small copies of images, for showing: made when an item is indexed, kept in the index, served by id.
-
-Here: :func:`make_thumbnail`. Not here: opening images safely (:mod:`puma.items`), keeping thumbnails
-(:mod:`puma.index`). Nothing in this module loads torch.
+"""Small copies of images, for showing: made when an item is indexed, kept in the index, served by id. Loads no torch.
 
 An image's own file may be gone, large, or of a kind no browser shows; its thumbnail is none of these. It carries no
 metadata of the original: no place, no camera, no name.

@@ -1,4 +1,4 @@
-"""Pruning from a model or a folder: :func:`prune` and :func:`prune_folder`."""
+"""Pruning from a model or a folder: :func:`prune` and :func:`prune_folder`, the public functions of this package."""
 
 from __future__ import annotations
 

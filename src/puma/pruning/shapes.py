@@ -2,7 +2,7 @@
 builds.
 
 Each row is checked by its parameters: the model built of it has exactly as many as the published checkpoint
-(tests/test_costs.py).
+(tests/training/recipes/test_costs.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A :class:`PromptFormat` renders an item to a string, and the same rendering as a
 ``SentenceTransformer`` reads exactly what PUMA reads. Truncation is decided here too: the *text* is cut, never the
 closing line or ``[RET]``.
 
-Source: the paper, section 3: ``[image] + instruction + text + closing line + [RET]``.
+Source: docs/method.md "The embedding" (paper section 3): ``[image] + instruction + text + closing line + [RET]``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Rows under keys in two files that grow together, whole after any kill.
-
-Here: the pair of files and its recovery. Not here: what the rows are and whose they are (:mod:`puma.evaluation.probing.store`,
-:mod:`puma.mini.base.feature_store`). Loads no torch.
+"""Rows under keys in two files that grow together, whole after any kill. Loads no torch.
 
 ``rows`` holds numbers of one type and shape, ``keys`` 16 bytes a row. Rows are on disk before their keys are, and what
 a killed run left over in either is cut off at the next opening, so the n-th key always has its row.

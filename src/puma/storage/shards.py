@@ -1,7 +1,5 @@
 """Rows of features on disk under keys: append-only shards, whole after any kill, read by memory map.
 
-Here: the files, their description and its comparison. Not here: what the rows are and who computes them (teacher).
-
 A shard is one safetensors file (``keys`` uint8 [n, 16], ``rows`` float16 [n, dim]) that is renamed into place when it
 is on disk, and never touched again; beside the shards ``store.json`` tells what the rows were computed with.
 """
@@ -143,8 +141,8 @@ class Shards:
         there = {**facts, "format": str(form[0]), "length of a row": str(form[1])}
         names = [name for name in dict.fromkeys([*wanted, *there]) if wanted.get(name) != there.get(name)]
         if names:
-            told = "; ".join(f"{name} (there {there.get(name)}, here {wanted.get(name)})" for name in names)
-            raise InputError(f"{self.folder}: made with other {told}; give another folder, or remove this one")
+            differences = "; ".join(f"{name} (there {there.get(name)}, here {wanted.get(name)})" for name in names)
+            raise InputError(f"{self.folder}: made with other {differences}; give another folder, or remove this one")
 
 
 def _write(path: Path, keys: np.ndarray, rows: np.ndarray) -> None:

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from puma.errors import DataError, ImageError, InputError
+from puma.items.digest import plain_text
 from puma.items.item import MODALITIES, Item
 from puma.losses import batch_keys, negatives
 from puma.retriever.inputs import Inputs, why_unusable
@@ -245,7 +246,7 @@ def content_key(item: Item) -> int:
 
     An image in a file is known by its path, others by their pixels or bytes: two files of one image differ.
     """
-    return _key(b"text", " ".join((item.text or "").split()).encode(), *_image(item.image))
+    return _key(b"text", plain_text(item.text).encode(), *_image(item.image))
 
 
 def _image(image: Any) -> tuple[bytes, ...]:

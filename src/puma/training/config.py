@@ -21,7 +21,7 @@ FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training. The defaults are the recipe's second stage (method.md) where they do not depend on the
+    """One stage of training. The defaults are those of stage 2 (docs/method.md) where they do not depend on the
     machine.
 
     Args:

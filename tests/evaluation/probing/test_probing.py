@@ -373,25 +373,25 @@ def write(root, task, split, queries, pool):
 
 def test_nothing_evaluated_is_fitted_on_and_no_train_content_comes_twice(root):
     material = gather(root)
-    evaluated = {material.asked[place].item.text for task in material.tasks for place in task.queries}
+    evaluated = {material.items[place].item.text for task in material.tasks for place in task.queries}
     for task in material.tasks:
         assert len(task.pairs) == 28
-        asked = [material.asked[place] for place in task.pairs[:, 0].tolist()]
+        asked = [material.items[place] for place in task.pairs[:, 0].tolist()]
         assert not evaluated & {one.item.text for one in asked}
         assert len({one.item.text for one in asked}) == len(asked)
         assert len(set(task.pairs[:, 1].tolist())) == len(task.pairs)
         wanted = {0: "Find a picture.", 1: "Find it."}[task.task]
         assert {one.instruction for one in asked} == {wanted}
         for query, candidate in task.pairs.tolist():
-            one, other = material.asked[query], material.asked[candidate]
+            one, other = material.items[query], material.items[candidate]
             number = one.item.text.split()[-1]
             assert number in (other.item.text or Path(other.item.image).stem).split()
             assert other.instruction is None
         columns = [task.pool[columns[0]] for columns in task.positives]
-        assert [material.asked[place].where for place in columns] == [
+        assert [material.items[place].where for place in columns] == [
             f"{NUMBER}:{n + 100 * task.task}" for n in range(28, 40)
         ]
-    assert len({(a.item.text, a.item.image, a.instruction) for a in material.asked}) == len(material.asked)
+    assert len({(a.item.text, a.item.image, a.instruction) for a in material.items}) == len(material.items)
 
 
 def test_limits_keep_the_positives_and_the_same_seed_draws_the_same(root):
@@ -401,9 +401,9 @@ def test_limits_keep_the_positives_and_the_same_seed_draws_the_same(root):
     assert all(len(columns) == 1 for columns in task.positives)
     assert material.evaluated == 12
     again = gather(root, tasks=["0"], queries=5, pairs=12, pool=7, seed=3)
-    assert [a.where for a in again.asked] == [a.where for a in material.asked]
+    assert [a.where for a in again.items] == [a.where for a in material.items]
     other = gather(root, tasks=["0"], queries=5, pairs=12, pool=7, seed=4)
-    assert [a.where for a in other.asked] != [a.where for a in material.asked]
+    assert [a.where for a in other.items] != [a.where for a in material.items]
     assert len(gather(root, tasks=[0], queries=5, pool=2, pairs=0).tasks[0].pool) == 5  # the positives
 
 
@@ -514,7 +514,7 @@ def test_a_later_probe_embeds_only_what_is_new(retriever, root, tmp_path, monkey
     monkeypatch.setattr(embedding, "depth_states", counting)
     whole = probe(retriever, root, tmp_path / "whole", **OPTIONS)
     everything = sum(counted)
-    assert everything == len(gather(root).asked)
+    assert everything == len(gather(root).items)
     counted.clear()
     probe(retriever, root, tmp_path / "parts", tasks=[1], queries=3, pairs=0, **OPTIONS)
     assert 0 < sum(counted) < everything
@@ -611,7 +611,7 @@ def test_a_killed_probe_loses_a_batch_at_most(base, retriever, root, tmp_path, m
         embedding, "depth_states", lambda m, f, **o: counted.append(len(f["input_ids"])) or true(m, f, **o)
     )
     resumed = probe(retriever, root, tmp_path, **OPTIONS)
-    assert sum(counted) == len(gather(root).asked) - kept
+    assert sum(counted) == len(gather(root).items) - kept
     whole = probe(retriever, root, tmp_path / "whole", **OPTIONS)
     for one, other in zip(resumed["depths"], whole["depths"], strict=True):
         assert one["zero_shot"] == other["zero_shot"]

@@ -73,7 +73,7 @@ def test_one_file_with_everything_inside_and_every_text_escaped(tmp_path):
     assert page.links
     assert all(link.startswith("data:image/webp;base64,") for link in page.links)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text.split("base64,")[0])
-    assert "unreadable picture" in page.text
+    assert "unreadable image" in page.text
     assert "1 min 01 s" in page.text
     assert len(text) < 20 * 12_000  # noise is the worst a thumbnail can be
 

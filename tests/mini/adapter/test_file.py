@@ -92,15 +92,15 @@ def test_every_tensor_is_as_near_as_the_report_says(trained: Retriever, base: Pa
     for bits, most in ((8, 0.01), (4, 0.2)):
         report = write_adapter(trained, base, tmp_path / "a", bits=bits)
         found = read_adapter(tmp_path / "a", base, device="cpu").model.state_dict()
-        told = {room.name: room.error for room in report.rooms}
+        errors = {module.name: module.error for module in report.modules}
         lost = moved = 0.0
         for name in new:
             if ".mlp." in name:
                 lost += float((found[name] - new[name]).double().square().sum())
                 moved += float((new[name] - old[name]).double().square().sum())
-        assert told["language_model.layers.mlp"] == pytest.approx((lost / moved) ** 0.5, rel=1e-4)
-        assert 0 < told["language_model.layers.mlp"] < most
-        assert sum(room.size for room in report.rooms) == report.size == (tmp_path / "a").stat().st_size
+        assert errors["language_model.layers.mlp"] == pytest.approx((lost / moved) ** 0.5, rel=1e-4)
+        assert 0 < errors["language_model.layers.mlp"] < most
+        assert sum(module.size for module in report.modules) == report.size == (tmp_path / "a").stat().st_size
 
 
 def test_tower_bits_and_rank_make_it_smaller(trained: Retriever, base: Path, tmp_path: Path) -> None:
@@ -119,7 +119,9 @@ def test_a_frozen_tower_takes_nothing(base: Path, tmp_path: Path) -> None:
     retriever = Retriever.from_base(base, layers=LAYERS, prompt="short", dtype=torch.float32, device="cpu")
     train_a_little(retriever, tower=False)
     report = write_adapter(retriever, base, tmp_path / "a")
-    assert all(room.size == 0 and room.kinds == "same" for room in report.rooms if "vision_tower" in room.name)
+    assert all(
+        module.size == 0 and module.kinds == "same" for module in report.modules if "vision_tower" in module.name
+    )
 
 
 def test_the_same_bytes_every_time(trained: Retriever, base: Path, written: Path, tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ def test_a_projector_fitted_after_the_base_was_made_is_carried(tiny_base: Path, 
     made = {"layers": 1, "prompt": "short", "dtype": torch.float32, "device": "cpu"}
     retriever = Retriever.from_base(tmp_path / "fitted", **made)
     report = write_adapter(retriever, tiny_base, tmp_path / "a")
-    kinds = {room.name: room.kinds for room in report.rooms}
+    kinds = {module.name: module.kinds for module in report.modules}
     assert kinds["multi_modal_projector.linear_1"] == "value"
     assert kinds["language_model.layers.mlp"] == "same"
     back = read_adapter(tmp_path / "a", tiny_base, device="cpu")

@@ -102,7 +102,7 @@ def test_no_two_text_candidates_read_the_same(openpics: Path) -> None:
 def test_the_broken_are_counted_and_left_out(openpics: Path) -> None:
     stats = json.loads((openpics / "stats.json").read_text())
     counts = stats["counts"]
-    assert counts["tuxpaint"]["caption without a picture"] == 1
+    assert counts["tuxpaint"]["caption without an image"] == 1
     assert counts["tuxpaint"]["empty caption"] == 1
     assert counts["openclipart"]["junk title"] == 1
     everything = counts["all"]

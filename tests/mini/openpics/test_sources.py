@@ -18,7 +18,7 @@ def test_stamps(tiny_packages: Path) -> None:
     assert stamps["apple"].category == "bird"
     assert stamps["apple"].keywords == ("birds", "animals")
     assert stamps["apple"].style == "a photo"
-    assert counts == {"found": 16, "caption without a picture": 1, "empty caption": 1}
+    assert counts == {"found": 16, "caption without an image": 1, "empty caption": 1}
 
 
 def test_long_captions_are_cut_to_a_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``puma doctor``: is what PUMA was given in order? A benchmark's folder in M-BEIR's layout, alone or for a model."""
+"""``puma doctor``: checks a benchmark's folder in M-BEIR's layout, alone or against a model's image processor."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def doctor(
     ] = None,
     images: Annotated[
         str,
-        typer.Option(help="Pictures to open: all, none (not even looked up), or how many. All files are looked up."),
+        typer.Option(help="Images to open: all, none (not even looked up), or how many. All files are looked up."),
     ] = "1000",
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the pictures opened."
+            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the images opened."
         ),
     ] = None,
     as_json: Json = False,
@@ -74,9 +74,9 @@ def _tell(findings: Findings) -> None:
     for fault in sorted(findings.faults):
         place = f"line {fault.line}: " if fault.line else ""
         by_file.setdefault(fault.file, []).append(f"  {fault.kind}: {place}{fault.message}")
-    for file, told in by_file.items():
+    for file, faults in by_file.items():
         typer.echo(file)
-        for line in told:
+        for line in faults:
             typer.echo(line)
         for (name, kind), count in shown.items():
             more = findings.count_in(name, kind) - count
@@ -84,7 +84,7 @@ def _tell(findings: Findings) -> None:
                 typer.echo(f"  {kind}: ... and {more:,} more")
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    looked = f"{findings.files:,} files, {findings.records:,} records, {findings.images:,} pictures looked up"
+    looked = f"{findings.files:,} files, {findings.records:,} records, {findings.images:,} images looked up"
     typer.echo(f"{findings.root}: {looked}, {findings.opened:,} opened")
     counted = ", ".join(f"{kind} {count:,}" for kind, count in sorted(findings.counts.items()))
     typer.echo(f"faults: {findings.total:,} ({counted})" if findings.total else "no faults")

@@ -1,7 +1,4 @@
-"""``puma evaluate``: a model, its vectors or a run file, scored on M-BEIR (or any folder in its layout), mteb or MMEB.
-
-Here: the command line, what it prints and where it writes. Not here: the evaluations (:mod:`puma.evaluation`).
-"""
+"""``puma evaluate``: a model, its vectors or a run file, scored on M-BEIR (or a folder in its layout), mteb or MMEB."""
 
 from __future__ import annotations
 

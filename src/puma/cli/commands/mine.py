@@ -50,7 +50,7 @@ def mine(
             help="Leave out what scores above the best positive by more than this; 2 leaves out nothing a cosine gives."
         ),
     ] = 0.0,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy pools and pictures instead of linking them.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy pools and images instead of linking them.")] = False,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     as_json: Json = False,

@@ -65,9 +65,9 @@ def probe(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     root, folder, prompt = _resolved(base, data, prompt)
-    asked = None if tasks is None else [name.strip() for name in tasks.split(",")]
+    chosen = None if tasks is None else [name.strip() for name in tasks.split(",")]
     material = gather(
-        root, dataset=dataset, split=split, tasks=asked, queries=queries, pairs=pairs, pool=pool, seed=seed
+        root, dataset=dataset, split=split, tasks=chosen, queries=queries, pairs=pairs, pool=pool, seed=seed
     )
     from puma.evaluation.probing.run import probe as run
     from puma.retriever.model import Retriever

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 def search(
     index: IndexFolder,
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The query's words.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="The query's picture.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="The query's image.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results shown.")] = 10,
     modality: ModalityList = None,
     where: Annotated[

@@ -215,7 +215,7 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
     for row in report["stages"]:
         lines += [*_stage_lines(row), ""]
     load = report["workload"]
-    images = f"{load['image_tokens'] or 256} tokens of a picture where the base reads pictures at their own size"
+    images = f"{load['image_tokens'] or 256} tokens of an image where the base reads images at their own size"
     lines.append(
         f"Assumed of an item: {load['text_tokens']} tokens of text, {images} (workload in the recipe). "
         "One device, one step; estimates, not measurements."

@@ -1,7 +1,6 @@
 """Any of our encoders as an mteb model: images and texts reach it together, queries with the task's instruction.
 
-Here: :class:`MtebEncoder`, what mteb asks an encoder, and :func:`require_mteb`. Not here: tasks and running them
-(:mod:`puma.evaluation.mteb.tasks`). mteb is the optional extra ``mteb``; nothing here is imported before it is used.
+mteb is the optional extra ``mteb``; nothing here is imported before it is used.
 
 Why not hand mteb the bare ``SentenceTransformer``: mteb 2.26 takes that for a model of texts only. It refuses a task
 whose queries or candidates are images alone; of a task that has both it drops the images, with a line in the log
@@ -154,7 +153,7 @@ def _items(batch: Mapping[str, Any], task: str) -> list[Item]:
     foreign = [name for name in UNHEARD if name in batch]
     if foreign:
         raise InputError(
-            f"the mteb task {task} asks for {' and '.join(foreign)}; only texts and pictures can be embedded"
+            f"the mteb task {task} asks for {' and '.join(foreign)}; only texts and images can be embedded"
         )
     texts, images = batch.get("text"), batch.get("image")
     if texts is not None and "body" in batch and "title" not in batch:

@@ -1,9 +1,6 @@
 """A benchmark in M-BEIR's layout (OpenPics first of all) as mteb Any2Any retrieval tasks.
 
-Here: :func:`tasks`, the tasks of a folder, and what they give mteb: its local pools, or the global one. Not here:
-running them (:mod:`puma.evaluation.mteb.tasks`, which also says where mteb counts otherwise), the encoder's wrapper
-(:mod:`puma.evaluation.mteb.encoder`). mteb is the optional extra ``mteb``. The data come from the folder; nothing is
-fetched.
+mteb is the optional extra ``mteb``. The data come from the folder; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -36,8 +33,8 @@ def task_name(dataset: str, task: int, pool: str = "local") -> str:
         >>> task_name("openpics", 0, "global")
         'OpenPicsT2IGlobalRetrieval'
     """
-    asked, found = (LETTERS[modality].upper() for modality in TASK_MODALITIES[task])
-    return f"{OWN_NAMES.get(dataset, dataset)}{asked}2{found}{'Global' if pool == 'global' else ''}Retrieval"
+    query_kind, found = (LETTERS[modality].upper() for modality in TASK_MODALITIES[task])
+    return f"{OWN_NAMES.get(dataset, dataset)}{query_kind}2{found}{'Global' if pool == 'global' else ''}Retrieval"
 
 
 def tasks(
@@ -53,8 +50,8 @@ def tasks(
     ``mteb.evaluate``.
 
     Each carries ``puma_task``, ``puma_pool`` and, once loaded, ``puma_size`` (candidates), ``puma_qids`` (queries that
-    are asked), ``puma_skipped`` ({id: reason}) and ``puma_unheard`` (how many of those are queries). Pools and queries
-    are read when mteb loads the data.
+    can be read), ``puma_skipped`` ({id: reason}) and ``puma_unreadable`` (how many of those are queries). Pools and
+    queries are read when mteb loads the data.
 
     Args:
         root, dataset, split: which benchmark.
@@ -96,7 +93,7 @@ def _task_class() -> Any:
             self.puma_benchmark, self.puma_task, self.puma_split, self.puma_pool = benchmark, task, split, pool
             self.puma_skipped: dict[str, str] = {}
             self.puma_qids: list[str] = []
-            self.puma_unheard = self.puma_size = 0
+            self.puma_unreadable = self.puma_size = 0
             super().__init__()
 
         def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
@@ -118,13 +115,16 @@ def _task_class() -> Any:
             if not queries:
                 raise DataError(f"{benchmark.root}: no query of task {self.puma_task}, split {split}, has a positive")
             faults: dict[str, str | None] = {}
-            heard = [query for query in queries if not _fault(query, query.qid, benchmark, faults, self.puma_skipped)]
+            readable = [
+                query for query in queries if not _fault(query, query.qid, benchmark, faults, self.puma_skipped)
+            ]
             found = [one for one in pool if not _fault(one, one.did, benchmark, faults, self.puma_skipped)]
-            self.puma_size, self.puma_unheard = len(pool), len(queries) - len(heard)
-            self.puma_qids = [query.qid for query in heard]
-            if not heard or not found:
+            self.puma_size, self.puma_unreadable = len(pool), len(queries) - len(readable)
+            self.puma_qids = [query.qid for query in readable]
+            if not readable or not found:
+                lacking = "candidates" if readable else "queries"
                 raise DataError(
-                    f"{benchmark.root}: no readable {'candidates' if heard else 'queries'} in task {self.puma_task}: "
+                    f"{benchmark.root}: no readable {lacking} in task {self.puma_task}: "
                     f"{next(iter(self.puma_skipped.values()), 'the pool is empty')}"
                 )
             wanted = MODALITIES if whole else (self.puma_benchmark.modalities(self.puma_task)[1],)
@@ -137,12 +137,12 @@ def _task_class() -> Any:
             return {
                 "corpus": _rows([(one.did, one) for one in found], wanted, benchmark),
                 "queries": _rows(
-                    [(query.qid, query) for query in heard],
+                    [(query.qid, query) for query in readable],
                     (self.puma_benchmark.modalities(self.puma_task)[0],),
                     benchmark,
                 ),
                 "relevant_docs": {
-                    query.qid: {did: max(g, 0) for did, g in judged[query.qid].items()} for query in heard
+                    query.qid: {did: max(g, 0) for did, g in judged[query.qid].items()} for query in readable
                 },
                 "top_ranked": None,
             }
@@ -153,12 +153,12 @@ def _task_class() -> Any:
 def _metadata(benchmark: Benchmark, task: TaskName, split: str, pool: str) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    asked, found = benchmark.modalities(task)
+    query_kind, found = benchmark.modalities(task)
     dataset, number = benchmark.split_name(task)
-    category = f"{LETTERS[asked]}2{'it' if pool == 'global' else LETTERS[found]}"
+    category = f"{LETTERS[query_kind]}2{'it' if pool == 'global' else LETTERS[found]}"
     return TaskMetadata(
         name=task_name(dataset, number, pool),
-        description=f"Task {number} of {dataset} in M-BEIR's layout, {asked} to {found}, {pool} pool.",
+        description=f"Task {number} of {dataset} in M-BEIR's layout, {query_kind} to {found}, {pool} pool.",
         dataset={"path": dataset, "revision": "local"},
         type="Any2AnyRetrieval",
         category=category,

@@ -1,8 +1,6 @@
 """Runs through mteb: OpenPics, or any benchmark in M-BEIR's layout, and mteb's own tasks.
 
-Here: :func:`run` scores an encoder with mteb's search and mteb's counting. Not here: our own counting
-(:mod:`puma.evaluation.mbeir`), a folder as mteb's tasks (:mod:`puma.evaluation.mteb.layout`), the encoder's wrapper
-(:mod:`puma.evaluation.mteb.encoder`). mteb is the optional extra ``mteb``.
+mteb is the optional extra ``mteb``.
 
 The data come from the folder; nothing is fetched, and mteb's result cache is not used. Tasks that mteb brings itself
 load their data as mteb does, from the hub unless they are in its cache.
@@ -168,17 +166,17 @@ def _foreign(mteb: Any, name: str, known: list[TaskName]) -> Any:
         raise InputError(f"tasks: {name!r} is {shown} of mteb's: {error}") from None
     beyond = sorted(set(task.metadata.modalities) - {TEXT, IMAGE})
     if beyond:
-        raise InputError(f"tasks: {name} asks for {' and '.join(beyond)}; only texts and pictures can be embedded")
+        raise InputError(f"tasks: {name} asks for {' and '.join(beyond)}; only texts and images can be embedded")
     return task
 
 
 def _table(task: Any, scores: Mapping[str, Any]) -> dict[str, Any]:
-    heard = len(task.puma_qids)
-    share = heard / (heard + task.puma_unheard)  # an unreadable query is a miss, which mteb never saw
+    readable = len(task.puma_qids)
+    share = readable / (readable + task.puma_unreadable)  # an unreadable query is a miss, which mteb never saw
     table: dict[str, Any] = {
         "name": task.metadata.name,
         "pool": task.puma_size,
-        "queries": heard + task.puma_unheard,
+        "queries": readable + task.puma_unreadable,
     }
     for metric in ("hit_rate", "recall"):
         table |= {f"{metric}@{k}": float(scores[f"{metric}_at_{k}"]) * share for k in task.k_values}

@@ -1,6 +1,6 @@
 """Retrieval quality by depth, before any training: where to cut a base.
 
-====================================  ==================================================
+===============================================  =========================================================
 :mod:`puma.evaluation.probing.run`               the whole probe: draw, embed, score, suggest, write
 :mod:`puma.evaluation.probing.depths`            states of all depths from one forward pass; FLOPs of each
 :mod:`puma.evaluation.probing.material`          queries, pools and train pairs drawn from M-BEIR's layout
@@ -9,7 +9,7 @@
 :mod:`puma.evaluation.probing.scoring`           zero-shot and ridge-probed scores
 :mod:`puma.evaluation.probing.choice`            the suggestion
 :mod:`puma.evaluation.probing.report`, ``plot``  the table and the plot
-====================================  ==================================================
+===============================================  =========================================================
 
 A probe ranks depths by what they hold at ``[RET]`` before training; training moves the shallow ones up most, so read
 the suggestion as where to start, not as what a trained model will reach.

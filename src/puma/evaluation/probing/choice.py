@@ -1,7 +1,4 @@
-"""Where to cut, of what a probe measured: the fewest layers for a quality, or the best for a speed.
-
-Here: the choice and the sentence that explains it.
-"""
+"""The number of layers that a probe suggests: the fewest layers for a quality, or the best for a speed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a model pruned to any depth would say, for all depths from one forward pass of the full model.
-
-Here: the states of both variants of pruning by hooks, and what each depth costs. Not here: which items are asked about
-(material), keeping the states (store), scoring them.
+"""States that a model pruned to any depth would give, for all depths from one forward pass of the full model.
 
 Hooks, not ``output_hidden_states``: Qwen3-VL records a layer's output before DeepStack's features are added to it,
 and no family records what its last layer would make of a shallow state.

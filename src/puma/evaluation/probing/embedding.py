@@ -1,28 +1,26 @@
-"""Items through the model into the store, past images that cannot be read; what is stored is not embedded again.
-
-Here: the loop and the items' keys. Not here: what a batch's states are (depths), the files (store).
-"""
+"""Embedding a probe's items into its store: unreadable images are skipped, what is stored is not embedded again."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from puma.errors import ImageError
 from puma.evaluation.probing.depths import depth_states
-from puma.evaluation.probing.material import Asked
+from puma.evaluation.probing.material import ProbeItem
 from puma.evaluation.probing.store import StateStore, key_of
+from puma.items.digest import image_digest
 from puma.retriever.encoding import encode_batches
 from puma.retriever.model import Retriever
 
 
 def embed(
     retriever: Retriever,
-    asked: Sequence[Asked],
+    items: Sequence[ProbeItem],
     keys: Sequence[bytes],
     store: StateStore,
     variants: Sequence[str],
@@ -42,14 +40,14 @@ def embed(
     ) as bar:
 
         def leave_out(row: int, reason: str) -> None:
-            faults.append(f"{asked[todo[row]].where}: {reason}")
+            faults.append(f"{items[todo[row]].where}: {reason}")
             bar.update(1)
 
         batches = encode_batches(
             retriever.model,
             retriever.inputs,
-            [asked[place].item for place in todo],
-            [asked[place].instruction for place in todo],
+            [items[place].item for place in todo],
+            [items[place].instruction for place in todo],
             batch_size=batch_size,
             forward=functools.partial(depth_states, variants=variants),
             autocast=torch.bfloat16 if half else None,
@@ -62,18 +60,18 @@ def embed(
     return faults
 
 
-def features(retriever: Retriever, asked: Sequence[Asked]) -> Mapping[str, torch.Tensor]:
+def features(retriever: Retriever, items: Sequence[ProbeItem]) -> Mapping[str, torch.Tensor]:
     """One batch of the model's inputs. Raises ImageError."""
-    return retriever.inputs.features([one.item for one in asked], [one.instruction for one in asked])
+    return retriever.inputs.features([one.item for one in items], [one.instruction for one in items])
 
 
-def item_key(retriever: Retriever, asked: Asked) -> bytes:
+def item_key(retriever: Retriever, row: ProbeItem) -> bytes:
     """The key of an item's states: what it says, and what its image holds, wherever that lies."""
-    written = retriever.inputs.written([asked.item], asked.instruction)[0]
-    if asked.item.image is None:
+    written = retriever.inputs.written([row.item], row.instruction)[0]
+    if row.item.image is None:
         return key_of(written, None)
-    path = Path(os.fspath(asked.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
+    path = Path(os.fspath(row.item.image))  # type: ignore[arg-type]  # a benchmark's images are files
     try:
-        return key_of(written, hashlib.sha256(path.read_bytes()).digest())
-    except OSError:  # told as unreadable when it is embedded
+        return key_of(written, image_digest(path))
+    except ImageError:  # listed as unreadable when it is embedded
         return key_of(written, os.fsencode(path))

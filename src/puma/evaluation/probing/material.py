@@ -1,8 +1,5 @@
-"""What a probe asks of a model: evaluation queries and their pools, and train pairs to fit on, from M-BEIR's layout.
-
-Here: drawing them, so that nothing evaluated is fitted on. Not here: their states (depths, store), their scores
-(scoring).
-"""
+"""A probe's data: evaluation queries and their pools, and train pairs to fit on, drawn from M-BEIR's layout so that
+nothing evaluated is fitted on."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ Content = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProbeItem:
     """An item as it is put to the model; ``where`` is its id in the data, for messages."""
 
     item: Item
@@ -35,7 +32,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Task:
-    """One task; all numbers but ``positives`` are places in :attr:`Material.asked`.
+    """One task; all numbers but ``positives`` are places in :attr:`Material.items`.
 
     Args:
         task: M-BEIR's id.
@@ -53,22 +50,22 @@ class Task:
 
 @dataclass
 class Material:
-    """All that is asked, each once, and the tasks over it. ``evaluated`` of the items are not train pairs; they come
+    """All items, each once, and the tasks over them. ``evaluated`` of the items are not train pairs; they come
     first."""
 
     dataset: str
     split: str
-    asked: list[Asked] = field(default_factory=list)
+    items: list[ProbeItem] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     evaluated: int = 0
     _place: dict[tuple[str | None, str | None, str | None], int] = field(default_factory=dict)
 
     def place(self, row: Query | Candidate, root: Path, instruction: str | None = None) -> int:
-        """The row's place in ``asked``, made if it is new."""
+        """The row's place in ``items``, made if it is new."""
         key = (*_content(row), instruction)
         if key not in self._place:
-            self._place[key] = len(self.asked)
-            self.asked.append(Asked(row.item(root), instruction, row.qid if isinstance(row, Query) else row.did))
+            self._place[key] = len(self.items)
+            self.items.append(ProbeItem(row.item(root), instruction, row.qid if isinstance(row, Query) else row.did))
         return self._place[key]
 
 
@@ -117,12 +114,12 @@ def gather(
     evaluated: set[Content] = set()
     for task in chosen:
         random = np.random.default_rng([seed, task, 0])
-        asked, found, positives = _evaluation(benchmark, split, task, queries, pool, random)
-        evaluated |= {_content(query) for query in asked}
+        drawn_queries, found, positives = _evaluation(benchmark, split, task, queries, pool, random)
+        evaluated |= {_content(query) for query in drawn_queries}
         instruction = benchmark.instruction(task)
-        places = [material.place(query, benchmark.root, instruction) for query in asked]
+        places = [material.place(query, benchmark.root, instruction) for query in drawn_queries]
         drawn.append((task, places, [material.place(one, benchmark.root) for one in found], positives))
-    material.evaluated = len(material.asked)
+    material.evaluated = len(material.items)
     for task, places, pooled, positives in drawn:
         fitted = np.zeros((0, 2), np.int64)
         if pairs:
@@ -176,7 +173,7 @@ def _pairs(
             break
     if len(rows) < MIN_PAIRS:
         raise InputError(
-            f"task {task} has {len(rows)} train pairs without a text or picture in common, and the ridge needs "
+            f"task {task} has {len(rows)} train pairs without a text or image in common, and the ridge needs "
             f"{MIN_PAIRS}: leave the task out by tasks, or the ridge by pairs=0"
         )
     return np.array(rows, dtype=np.int64)

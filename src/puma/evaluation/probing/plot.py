@@ -1,6 +1,6 @@
 """The probe's plot: quality and speed against the number of decoder layers kept, as PNG and SVG.
 
-Here: the drawing. Not here: what is drawn (run). matplotlib is imported inside the functions.
+matplotlib is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _figure(result: Mapping[str, Any]) -> Any:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         colour, marker, name = STYLES[variant]
-        for probe, (line, filled, told) in PROBES.items():
+        for probe, (line, filled, wording) in PROBES.items():
             if probe not in own[0]:
                 continue
             depth = [row["layers"] for row in own]
@@ -80,7 +80,7 @@ def _figure(result: Mapping[str, Any]) -> Any:
                 quality.fill_between(depth, low, high, color=colour, alpha=0.13, linewidth=0)
             face = colour if filled else "white"
             quality.plot(depth, score, color=colour, linestyle=line, marker=marker, markersize=4.5,
-                         markerfacecolor=face, linewidth=1.5, label=f"{name}, {told}")  # fmt: skip
+                         markerfacecolor=face, linewidth=1.5, label=f"{name}, {wording}")  # fmt: skip
         if variant == FIRST:  # here, so that each variant fills a column of the legend
             quality.axhline(chance, color="0.35", linestyle=":", linewidth=1.3, label=f"chance ({chance:.1f} %)")
     quality.set_ylabel("hit@10, mean over tasks (%)\nband: one standard error")

@@ -37,31 +37,31 @@ def table(result: Mapping[str, Any]) -> str:
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What one must know to read the table, a sentence each."""
-    asked = ", ".join(
+    task_list = ", ".join(
         f"{task['task']} ({task['queries']} queries in {task['pool']}{_pairs(task)})" for task in result["tasks"]
     )
     errors = [row[probe]["mean"]["standard_error"] for row in result["depths"] for probe in PROBES if probe in row]
-    told = [
+    lines = [
         "hit@10 in percent, mean over tasks; ties never count as hits; "
         f"chance is {100 * result['chance'][METRIC]:.1f}; one standard error is at most {100 * max(errors):.1f}.",
-        f"Tasks: {asked}.",
+        f"Tasks: {task_list}.",
         result["cost"]["how"],
     ]
     if any("ridge" in row for row in result["depths"]):
-        told.append(
+        lines.append(
             "The ridge map from query to candidate states is fitted on train pairs, its strength chosen on a quarter "
             f"of them; nothing of {result['split']} is fitted on."
         )
     near = result["suggestion"]["within_one_standard_error"]
     if near["score"] > 0:
         variant = NAMES[KEEP_LAST if near["keep_last"] else FIRST]
-        told.append(
+        lines.append(
             f"The fewest layers within one standard error of the best: k = {near['layers']} ({variant}, "
             f"{100 * near['score']:.1f}); ask more queries to tell closer depths apart."
         )
     if result["unreadable"]:
-        told.append(f"{result['unreadable']} items could not be read, as {result['unreadable_items'][0]}.")
-    return told
+        lines.append(f"{result['unreadable']} items could not be read, as {result['unreadable_items'][0]}.")
+    return lines
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -1,7 +1,4 @@
-"""A probe from beginning to end: draw, embed at every depth, score, suggest, write.
-
-Here: the order of the steps and the result's shape. Not here: the steps.
-"""
+"""A whole probe: draw data, embed at every depth, score, suggest a depth, write the report."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ def probe(
         root: a benchmark in M-BEIR's layout.
         out: gets ``probe.json``, ``probe.md``, ``probe.png`` and ``probe.svg``.
         name: what the base is called in the report.
-        material: what is asked, if it was drawn before; else drawn here with ``draw`` (see
+        material: the items, if they were drawn before; else drawn here with ``draw`` (see
             :func:`puma.evaluation.probing.material.gather`).
         quality, speed: the target, see :func:`puma.evaluation.probing.choice.suggest`.
         keep_last: whether the first k - 1 layers with the last are probed too; nearly doubles the work.
@@ -109,8 +106,8 @@ def probe(
     }
     shape = (len(variants), layers, retriever.dim)
     with StateStore(folder / "states", shape, made_with) as store:
-        keys = [item_key(retriever, asked) for asked in material.asked]
-        faults = embed(retriever, material.asked, keys, store, variants, batch_size, half, progress)
+        keys = [item_key(retriever, item) for item in material.items]
+        faults = embed(retriever, material.items, keys, store, variants, batch_size, half, progress)
         depths = [(k, variant) for k in range(1, layers + 1) for variant in variants]
         rows = [
             _depth(store, keys, material.tasks, seed, cost["depths"][k - 1], variants, k, variant)
@@ -158,12 +155,12 @@ def _depth(
 def _cost(retriever: Retriever, material: Material) -> dict[str, Any]:
     """FLOPs of embedding an item at each depth: the mean over a sample of the evaluated items, each without padding."""
     places = np.linspace(0, material.evaluated - 1, min(COUNTED, material.evaluated)).astype(int)
-    sample = [material.asked[place] for place in dict.fromkeys(places.tolist())]
-    sample = [asked for asked in sample if why_unusable(retriever.inputs, asked.item) is None]
+    sample = [material.items[place] for place in dict.fromkeys(places.tolist())]
+    sample = [one for one in sample if why_unusable(retriever.inputs, one.item) is None]
     if not sample:
-        raise InputError("no picture of the sample can be read: is the data set's picture folder complete?")
+        raise InputError("no image of the sample can be read: is the data set's image folder complete?")
     device = next(retriever.model.parameters()).device
-    batches = [{key: value.to(device) for key, value in features(retriever, [asked]).items()} for asked in sample]
+    batches = [{key: value.to(device) for key, value in features(retriever, [one]).items()} for one in sample]
     flops = depth_flops(retriever.model, batches)
     return {
         "how": "Cost and speed are relative to full depth and estimated, not timed: FLOPs of the whole forward pass "

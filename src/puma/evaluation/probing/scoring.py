@@ -1,7 +1,4 @@
-"""Retrieval quality of states: as they are (zero-shot), and through a ridge map from query to candidate states.
-
-Here: functions of arrays. Not here: the metrics (:mod:`puma.evaluation.metrics`), where the states come from.
-"""
+"""Retrieval quality of states: as they are (zero-shot), and through a ridge map from query to candidate states."""
 
 from __future__ import annotations
 

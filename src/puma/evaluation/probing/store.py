@@ -1,7 +1,4 @@
-"""States on disk by key, whole after any kill: what makes a probe go on where it was.
-
-Here: whose states a folder holds. Not here: the files and their recovery (:mod:`puma.storage.row_files`), what is stored (run).
-"""
+"""States on disk by key, whole after any kill, so that a probe goes on where it was."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Drawings of the report: curves over steps, and bars by task, as SVG inside the page.
-
-Here: :class:`Curve`, :func:`plot_html`, :func:`bars_html`. Not here: tables (:mod:`puma.evaluation.report.tables`), the page.
-"""
+"""Drawings of the report: curves over steps, and bars by task, as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -98,9 +95,9 @@ def bars_html(title: str, groups: Sequence[Bars]) -> str:
                 continue
             share = 100 * min(max(value, 0.0), 1.0)
             mark = "" if group.chance is None else _mark(group.chance)
-            told = html.escape(f"{group.label}, {name}: {share:.1f}", quote=True)
+            says = html.escape(f"{group.label}, {name}: {share:.1f}", quote=True)
             lines.append(
-                f'<div class="bar"><svg role="img" aria-label="{told}"><rect class="track" width="100%" height="100%"/>'
+                f'<div class="bar"><svg role="img" aria-label="{says}"><rect class="track" width="100%" height="100%"/>'
                 f'<rect class="c{number % COLOURS}" width="{share:.2f}%" height="100%"/>{mark}</svg>'
                 f"<span>{share:.1f}</span></div>"
             )

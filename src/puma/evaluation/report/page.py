@@ -1,9 +1,4 @@
-"""The report: one HTML file that shows what an evaluation or a whole run reached, and looks the same without a network.
-
-Here: :func:`write_report` (systems, curves, sheets), :func:`write_evaluation_report` (of a results document) and their
-page. Not here: drawings (:mod:`puma.evaluation.report.charts`), tables (:mod:`puma.evaluation.report.tables`), images
-(:mod:`puma.evaluation.report.sheets`), which queries are shown (:mod:`puma.evaluation.report.samples`), the figures.
-"""
+"""The report: one HTML file with what an evaluation or a whole run reached, readable without a network."""
 
 from __future__ import annotations
 
@@ -149,19 +144,19 @@ def _systems(documents: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, A
 
 def _facts(documents: Sequence[Mapping[str, Any]]) -> str:
     about = documents[0]["benchmark"]
-    asked = {"first": "each task's first instruction", "none": "no instruction", "all": "all instructions in turn"}
+    wordings = {"first": "each task's first instruction", "none": "no instruction", "all": "all instructions in turn"}
     facts = [
         ("data set", about.get("dataset") or "all"),
         ("split", about["split"]),
         (
             "asked with",
-            ", ".join(dict.fromkeys(asked.get(str(d["benchmark"].get("instruction")), "–") for d in documents)),
+            ", ".join(dict.fromkeys(wordings.get(str(d["benchmark"].get("instruction")), "–") for d in documents)),
         ),
         ("fingerprint", ", ".join(str(document.get("fingerprint") or "–") for document in documents)),
     ]
     for key, value in (("machine", documents[0].get("machine")), ("versions", documents[0].get("versions"))):
-        told = ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, Mapping) else value
-        facts += [(key, told)] if told else []
+        shown = ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, Mapping) else value
+        facts += [(key, shown)] if shown else []
     rows = "".join(f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd></div>" for key, value in facts)
     return f'<dl class="facts">{rows}</dl>'
 

@@ -1,6 +1,6 @@
 """Which queries a report shows: of each task some that were answered at once and some that failed, from run files.
 
-Not here: how they are drawn (:mod:`puma.evaluation.report.sheets`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

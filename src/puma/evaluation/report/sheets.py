@@ -1,8 +1,4 @@
-"""Image sheets of the report: queries beside their best results, with thumbnails inside the page.
-
-Here: the records of a sheet, thumbnails as data URIs, the sheet's HTML. Not here: the rest of the report
-(:mod:`puma.evaluation.report.page`).
-"""
+"""Image sheets of the report: queries beside their best results, with thumbnails inside the page."""
 
 from __future__ import annotations
 
@@ -97,44 +93,44 @@ class Thumbnails:
 
 def sheet_html(sheet: Sheet, thumbnails: Thumbnails) -> str:
     """The sheet as HTML; every text escaped."""
-    rows = "".join(_row(asked, thumbnails) for asked in sheet.rows)
+    rows = "".join(_row(row, thumbnails) for row in sheet.rows)
     return f"<section><h3>{html.escape(sheet.title)}</h3>{rows}</section>"
 
 
-def _row(asked: Asked, thumbnails: Thumbnails) -> str:
-    results = list(asked.results)[:RESULTS_SHOWN]
+def _row(row: Asked, thumbnails: Thumbnails) -> str:
+    results = list(row.results)[:RESULTS_SHOWN]
     place = next((number for number, result in enumerate(results, start=1) if result.right), None)
     verdict = f'<span class="verdict found">right at {place}</span>' if place else ""
-    if not place and (asked.judged or asked.rank):
-        missed = f"right at {asked.rank:,} only" if asked.rank else "not among the first"
+    if not place and (row.judged or row.rank):
+        missed = f"right at {row.rank:,} only" if row.rank else "not among the first"
         verdict = f'<span class="verdict">{missed}</span>'
-    note = f"<small>{html.escape(asked.instruction)}</small>" if asked.instruction else ""
-    cells = [f'<div class="item query">{_item(asked.query, thumbnails)}<div>{note}{verdict}</div></div>']
+    note = f"<small>{html.escape(row.instruction)}</small>" if row.instruction else ""
+    cells = [f'<div class="item query">{_item(row.query, thumbnails)}<div>{note}{verdict}</div></div>']
     for result in results:
         kind, mark = ("item right", "✓ ") if result.right else ("item", "")
         score = f'<span class="score">{mark}{result.score:.3f}</span>'
         cells.append(f'<div class="{kind}">{_item(result.item, thumbnails)}{score}</div>')
-    if asked.wanted is not None:
-        cells.append(_wanted(asked, asked.wanted, thumbnails))
-    kind = "row" if asked.wanted is None else "row six"
+    if row.wanted is not None:
+        cells.append(_wanted(row, row.wanted, thumbnails))
+    kind = "row" if row.wanted is None else "row six"
     return f'<div class="{kind}">{"".join(cells)}</div>'
 
 
-def _wanted(asked: Asked, wanted: Result, thumbnails: Thumbnails) -> str:
-    if asked.rank:
-        told = f"right, rank {asked.rank:,}"
+def _wanted(row: Asked, wanted: Result, thumbnails: Thumbnails) -> str:
+    if row.rank:
+        verdict = f"right, rank {row.rank:,}"
     else:
-        told = f"right, beyond rank {asked.depth:,}" if asked.depth else "right, not ranked"
+        verdict = f"right, beyond rank {row.depth:,}" if row.depth else "right, not ranked"
     score = "" if math.isnan(wanted.score) else f" ({wanted.score:.3f})"
-    return f'<div class="item wanted">{_item(wanted.item, thumbnails)}<span class="score">{told}{score}</span></div>'
+    return f'<div class="item wanted">{_item(wanted.item, thumbnails)}<span class="score">{verdict}{score}</span></div>'
 
 
 def _item(item: Item, thumbnails: Thumbnails) -> str:
     parts = []
     if item.image is not None:
         uri = thumbnails.uri(item)
-        alt = html.escape((item.text or "picture")[:TEXT_SHOWN], quote=True)
-        parts.append(f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else "<em>unreadable picture</em> ")
+        alt = html.escape((item.text or "image")[:TEXT_SHOWN], quote=True)
+        parts.append(f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else "<em>unreadable image</em> ")
     if item.text:
         text = item.text if len(item.text) <= TEXT_SHOWN else item.text[: TEXT_SHOWN - 1] + "…"
         parts.append(f"<div>{html.escape(text)}</div>")

@@ -1,7 +1,4 @@
-"""Tables of the report: figures by task and system, modality confusion, the spread over instructions; as HTML.
-
-Not here: the figures themselves (:mod:`puma.evaluation.counting`), drawings (:mod:`puma.evaluation.report.charts`).
-"""
+"""Tables of the report: figures by task and system, modality confusion, the spread over instructions; as HTML."""
 
 from __future__ import annotations
 
@@ -54,18 +51,18 @@ def results_table(results: Results, pool: str) -> str:
         partial = [f"{_name(name)}: over {count} tasks" for name, count in counts.items() if count < len(ids)]
         label = "mean" + (f"<br><small>{html.escape('; '.join(partial))}</small>" if partial else "")
         rows += _group(label, {name: row for name, row in averages.items() if row}, columns, "mean")
-    told = ""
+    more = ""
     if len(columns) > len(COLUMNS) + (pool == "global"):
-        told = (
+        more = (
             " nDCG@10: gains of the right ones discounted by rank, over the best possible; MRR@10: 1 over the rank of "
         )
-        told += "the first right one, 0 beyond ten."
+        more += "the first right one, 0 beyond ten."
     return (
         f'<div class="wide"><table><thead><tr><th>task</th><th>system</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p><small>Percent. Best of each column in bold. Ties count against the system. hit@k: a right candidate among "
         "the first k (M-BEIR calls this recall); recall@10: the share of the right ones among the first "
-        f"ten.{told}</small></p>"
+        f"ten.{more}</small></p>"
     )
 
 
@@ -94,18 +91,18 @@ def _group(
 
 def confusion_html(results: Results, pool: str) -> str:
     """Of which modality the first hit is, by task; the modality asked for is framed. Empty where no table says it."""
-    told = {name: confusion_table(tasks, pool) for name, tasks in results.items()}
+    by_system = {name: confusion_table(tasks, pool) for name, tasks in results.items()}
     columns = list(
-        dict.fromkeys([*MODALITIES, *(key for own in told.values() for row in own for key in row["shares"])])
+        dict.fromkeys([*MODALITIES, *(key for own in by_system.values() for row in own for key in row["shares"])])
     )
     rows = []
-    for name, own in told.items():
+    for name, own in by_system.items():
         for number, row in enumerate(own):
             first = f'<td class="name">{html.escape(_name(name))}</td>' if len(results) > 1 else ""
             cells = "".join(_share(row["shares"].get(key, 0.0), key == row["wanted"]) for key in columns)
-            asked = html.escape(task_name(str(row["task"])))
+            task = html.escape(task_name(str(row["task"])))
             rows.append(
-                f'<tr class="{"start" if number == 0 else ""}">{first}<th scope="row">{asked}</th>{cells}'
+                f'<tr class="{"start" if number == 0 else ""}">{first}<th scope="row">{task}</th>{cells}'
                 f"<td>{100 * row['wrong']:.1f}</td></tr>"
             )
     if not rows:
@@ -125,12 +122,13 @@ def instructions_html(results: Results, pool: str, key: str = "hit_rate@10") -> 
     rows = ""
     for name, tasks in results.items():
         for task, whole in tasks.items():
-            told = of_pool(whole, pool).get("instructions", {})
-            if key in told:
-                cells = "".join(f"<td>{100 * told[key][end]:.1f}</td>" for end in ("min", "mean", "max"))
+            spread = of_pool(whole, pool).get("instructions", {})
+            if key in spread:
+                cells = "".join(f"<td>{100 * spread[key][end]:.1f}</td>" for end in ("min", "mean", "max"))
+                count = _count(spread.get("count"))
                 rows += (
                     f'<tr><th scope="row">{html.escape(task_name(task))}</th>'
-                    f'<td class="name">{html.escape(_name(name))}</td><td>{_count(told.get("count"))}</td>{cells}</tr>'
+                    f'<td class="name">{html.escape(_name(name))}</td><td>{count}</td>{cells}</tr>'
                 )
     if not rows:
         return ""

@@ -1,7 +1,6 @@
 """Tables for a terminal: M-BEIR's sixteen tasks laid out as in the papers, and a plain list of any benchmark's tasks.
 
-Here: text only, from the tables of :func:`puma.evaluation.mbeir.evaluate`. Not here: the figures of others
-(:mod:`puma.evaluation.published`), HTML (:mod:`puma.evaluation.report.page`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

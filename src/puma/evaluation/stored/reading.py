@@ -1,8 +1,4 @@
-"""Stored vectors in UniIR's layout, both ways: theirs scored by us, ours scored by them.
-
-Here: ids hashed to integers and back, reading (:func:`read_embeddings`), scoring (:func:`evaluate_embeddings`). Not
-here: writing (:mod:`puma.evaluation.stored.writing`), the index that searches (:mod:`puma.index`), feature stores for
-training. Nothing in this module loads torch.
+"""Stored vectors in UniIR's layout, both ways: theirs scored by us, ours scored by them. Loads no torch.
 
 The layout (github.com/TIGER-AI-Lab/UniIR, its embedder and retriever), under one folder::
 

@@ -1,4 +1,4 @@
-"""Embedding that survives a kill and is shared between processes: the one way of evaluate, mine and embed.
+"""Embedding that goes on after a kill and is shared between processes, as evaluate, mine and embed do it.
 
 Items are cut into parts of a fixed number. A part is embedded as a whole, by one process, and kept; so its vectors are
 the same bits whoever made it and whatever was interrupted before. Loads no torch.

@@ -1,7 +1,4 @@
-"""Writing a benchmark's vectors in UniIR's layout, so that its tools index and score them.
-
-Here: :func:`write_embeddings`. Not here: the layout and its reading (:mod:`puma.evaluation.stored.reading`).
-"""
+"""Writing a benchmark's vectors in UniIR's layout, so that its tools index and score them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How one tensor of a trained model is written as its difference from the base's, and read back.
-
-Here: the choice among the kinds, the arrays of each, their inverse. Not here: the numbers' bits
-(:mod:`puma.mini.adapter.quantised`), the file and the model (:mod:`puma.mini.adapter.file`).
+"""Encoding of one tensor of a trained model as its difference from the base's, and decoding.
 
 Kinds:
 
@@ -128,8 +125,8 @@ def decoded(coded: Coded, base: np.ndarray) -> np.ndarray:
 def digest(base: np.ndarray, without: Sequence[int] | np.ndarray = ()) -> str:
     """16 hexadecimal digits of a base's tensor, left out the rows that the adapter carries itself."""
     kept = np.delete(base, without, axis=0) if len(without) else base
-    told = f"{kept.dtype.str}{kept.shape}".encode()
-    return hashlib.sha256(told + np.ascontiguousarray(kept).tobytes()).hexdigest()[:16]
+    kind = f"{kept.dtype.str}{kept.shape}".encode()
+    return hashlib.sha256(kind + np.ascontiguousarray(kept).tobytes()).hexdigest()[:16]
 
 
 def relative_error(found: np.ndarray, value: np.ndarray, base: np.ndarray) -> float:

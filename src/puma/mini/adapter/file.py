@@ -1,9 +1,5 @@
 """A trained retriever as a small file: its difference from an untrained one of the same base.
 
-Here: the file (one safetensors file: arrays, and a header with everything else), making it of a retriever, making a
-retriever of it. Not here: how a tensor is written (:mod:`puma.mini.adapter.coding`), the model that ships
-(:mod:`puma.mini.default`).
-
 The header names the base by its settings, and by a digest of every tensor that the adapter builds on. What the adapter
 carries itself may differ between bases: the plain mini base's random projector, say, which torch versions draw
 differently. So an adapter for others is written against a *plain* base, whose making needs no images.
@@ -27,7 +23,7 @@ from safetensors.numpy import save
 from puma.errors import InputError, ModelError
 from puma.mini.adapter.coding import Coded, Plan, decoded, digest, encoded, relative_error
 from puma.mini.adapter.quantised import BITS, GROUP
-from puma.mini.adapter.sizes import Room, Tensor, rooms_of, table
+from puma.mini.adapter.sizes import ModuleSize, Tensor, sizes_by_module, table
 from puma.pruning import decoder_of
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat
@@ -44,16 +40,16 @@ SEPARATOR = "::"
 
 @dataclass(frozen=True)
 class Written:
-    """A finished adapter: its bytes in all, their SHA-256, and what takes the room, largest first."""
+    """A finished adapter: its bytes in all, their SHA-256, and its size by module, largest first."""
 
     path: Path
     size: int
     sha256: str
-    rooms: tuple[Room, ...]
+    modules: tuple[ModuleSize, ...]
 
     def table(self) -> str:
-        """The rooms as lines of text."""
-        return table(self.rooms)
+        """The modules as lines of text."""
+        return table(self.modules)
 
 
 def write_adapter(
@@ -90,8 +86,8 @@ def write_adapter(
         Its size, and what takes it.
 
     Raises:
-        InputError: a bad number, notes that are not JSON, or a file larger than ``limit``; the message says what takes
-            the room. Nothing is written then.
+        InputError: a bad number, notes that are not JSON, or a file larger than ``limit``; the message gives the
+            size by module. Nothing is written then.
         ModelError: the retriever is not of this base, or holds a number that is not finite.
     """
     for argument, width in (("bits", bits), ("tower_bits", bits if tower_bits is None else tower_bits)):
@@ -108,7 +104,7 @@ def write_adapter(
     values, bases = _arrays(retriever.model), _arrays(base.model)
     entries: dict[str, Any] = {}
     tensors: dict[str, np.ndarray] = {}
-    told: list[Tensor] = []
+    coded_tensors: list[Tensor] = []
     for name in sorted(values):
         value, old = values[name], bases[name]
         if not np.isfinite(value).all():
@@ -118,7 +114,7 @@ def write_adapter(
         tensors |= {f"{name}{SEPARATOR}{part}": array for part, array in coded.arrays.items()}
         moved = float(np.linalg.norm((value - old).astype(np.float64)))
         lost = moved * relative_error(decoded(coded, old), value, old)
-        told.append(Tensor(name, coded.entry["kind"], value.size, coded.size, lost, moved))
+        coded_tensors.append(Tensor(name, coded.entry["kind"], value.size, coded.size, lost, moved))
     header = {
         "format": FORMAT,
         "base": _note(base_folder),
@@ -135,14 +131,14 @@ def write_adapter(
     except (TypeError, ValueError) as error:
         raise InputError(f"notes: must be plain JSON values ({error})") from None
     data = save(tensors, metadata={HEADER: text})
-    rooms = rooms_of(told, len(data))
+    modules = sizes_by_module(coded_tensors, len(data))
     if len(data) > limit:
         raise InputError(
             f"adapter {path}: {len(data):,} bytes, more than limit={limit:,}. Give fewer bits or a rank, keep fewer "
-            f"layers, or leave the tower as it was. What takes the room:\n{table(rooms)}"
+            f"layers, or leave the tower as it was. Size by module:\n{table(modules)}"
         )
     write_whole(path, data)
-    return Written(Path(path), len(data), hashlib.sha256(data).hexdigest(), rooms)
+    return Written(Path(path), len(data), hashlib.sha256(data).hexdigest(), modules)
 
 
 def read_adapter(

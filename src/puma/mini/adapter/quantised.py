@@ -1,6 +1,4 @@
-"""Few bits a number: symmetric quantisation in groups, packing, and low-rank factors. Pure functions of numpy arrays.
-
-Not here: which tensor is written how (:mod:`puma.mini.adapter.coding`), the file (:mod:`puma.mini.adapter.file`).
+"""Symmetric quantisation in groups, bit packing, and low-rank factors. Pure functions of numpy arrays.
 
 Symmetric uniform quantisation with one scale a group is the common scheme for weights (e.g. Dettmers and Zettlemoyer,
 arXiv 2212.09720, who find groups of 64 worth their scales at four bits); low-rank factors of a *difference* of weights

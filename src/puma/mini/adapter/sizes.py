@@ -1,7 +1,4 @@
-"""What takes the room in an adapter, and what was lost there: sums over tensors, as a table.
-
-Not here: writing the adapter (:mod:`puma.mini.adapter.file`).
-"""
+"""Size of an adapter by module, and the error of its quantisation: sums over tensors, as a table."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Room:
-    """What one part of the model takes in the file.
+class ModuleSize:
+    """Size and error of one module of the model in the file.
 
     Args:
-        name: the part, as ``language_model.layers.mlp``.
+        name: the module, as ``language_model.layers.mlp``.
         kinds: how its tensors are written, see :mod:`puma.mini.adapter.coding`.
         numbers: that its tensors hold.
         size: bytes.
@@ -42,19 +39,19 @@ class Room:
     error: float
 
 
-def rooms_of(tensors: Iterable[Tensor], total: int) -> tuple[Room, ...]:
-    """The parts by size, largest first; what ``total`` bytes hold besides tensors is ``header``."""
+def sizes_by_module(tensors: Iterable[Tensor], total: int) -> tuple[ModuleSize, ...]:
+    """Sizes by module, largest first; what ``total`` bytes hold besides tensors is ``header``."""
     parts: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         parts.setdefault(part_of(tensor.name), []).append(tensor)
-    rooms = []
+    modules = []
     for name, inside in parts.items():
         lost, moved = sum(t.lost**2 for t in inside) ** 0.5, sum(t.moved**2 for t in inside) ** 0.5
         kinds = ", ".join(sorted({t.kind for t in inside}))
         error = lost / moved if moved else 0.0
-        rooms.append(Room(name, kinds, sum(t.numbers for t in inside), sum(t.size for t in inside), error))
-    rooms.append(Room("header", "", 0, total - sum(room.size for room in rooms), 0.0))
-    return tuple(sorted(rooms, key=lambda room: (-room.size, room.name)))
+        modules.append(ModuleSize(name, kinds, sum(t.numbers for t in inside), sum(t.size for t in inside), error))
+    modules.append(ModuleSize("header", "", 0, total - sum(module.size for module in modules), 0.0))
+    return tuple(sorted(modules, key=lambda module: (-module.size, module.name)))
 
 
 def part_of(name: str) -> str:
@@ -69,9 +66,11 @@ def part_of(name: str) -> str:
     return ".".join(re.sub(r"\.\d+(?=\.)", "", name).split(".")[:3]).removesuffix(".weight").removesuffix(".bias")
 
 
-def table(rooms: Iterable[Room]) -> str:
-    """The rooms that take any, a line each, and the sum."""
-    rooms = tuple(rooms)
+def table(modules: Iterable[ModuleSize]) -> str:
+    """The modules of more than no bytes, a line each, and the sum."""
+    modules = tuple(modules)
     lines = [f"{'part':48} {'numbers':>12} {'bytes':>12} {'error':>9}  written as"]
-    lines += [f"{r.name:48} {r.numbers:12,} {r.size:12,} {r.error:9.5f}  {r.kinds}" for r in rooms if r.size]
-    return "\n".join([*lines, f"{'in all':48} {sum(r.numbers for r in rooms):12,} {sum(r.size for r in rooms):12,}"])
+    lines += [f"{r.name:48} {r.numbers:12,} {r.size:12,} {r.error:9.5f}  {r.kinds}" for r in modules if r.size]
+    return "\n".join(
+        [*lines, f"{'in all':48} {sum(r.numbers for r in modules):12,} {sum(r.size for r in modules):12,}"]
+    )

@@ -119,7 +119,7 @@ def join(tower: Any, lm: Any, tokenizer: Any, settings: BaseSettings) -> tuple[A
 
 
 def image_processor(settings: BaseSettings) -> CLIPImageProcessorPil:
-    """Pixels to [-1, 1] as the Lite networks were trained on, by the PIL backend (see facts on backends in docs)."""
+    """Pixels to [-1, 1] as the Lite networks were trained on, by the PIL backend (docs/decisions.md)."""
     side = settings.image_size
     square = {"height": side, "width": side}
     return CLIPImageProcessorPil(

@@ -1,8 +1,6 @@
 """Fetching pinned packages with the machine's own clients (pip, apt-get, npm) into the cache, whole or not at all.
 
-Here: where the cache is, running a client, checking the SHA-256, and the atomic appearance of the unpacked folder. Not
-here: reading archives (:mod:`puma.mini.fetch.unpack`), and which packages are wanted (:mod:`puma.mini.base.assemble`,
-:mod:`puma.mini.openpics`). No address of a registry is written anywhere: the clients know theirs.
+No address of a registry is written anywhere: the clients know theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ TIMEOUT_S = 1800.0
 CLIENTS = ("pip", "apt", "npm")
 HINTS = {
     "pip": f"run `{sys.executable} -m ensurepip --upgrade` (or install the package python3-pip)",
-    "apt": "apt-get comes with Debian and Ubuntu; on another system this source of pictures has to be left out",
+    "apt": "apt-get comes with Debian and Ubuntu; on another system this source of images has to be left out",
     "npm": "install Node.js with npm (Debian: `apt-get install npm`)",
 }
 
@@ -69,8 +67,9 @@ def cache_home() -> Path:
     """The folder of everything fetched or computed once: ``$PUMA_HOME``, else ``puma`` in the user's cache folder."""
     if chosen := os.environ.get("PUMA_HOME"):
         return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "puma"
+    import platformdirs  # only here: the GPU kit runs with PUMA_HOME on machines that may lack it
+
+    return Path(platformdirs.user_cache_dir("puma", appauthor=False))
 
 
 def fetch(package: Package, *, home: Path | str | None = None, keep: Sequence[str] | None = None) -> Path:

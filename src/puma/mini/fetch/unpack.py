@@ -1,7 +1,6 @@
 """Unpacking a package's archive safely: wheels and zips, npm's .tgz, Debian's .deb.
 
-Nothing is written outside the target folder, no special file is made, and the unpacked size is bounded. Not here:
-downloading and checksums (:mod:`puma.mini.fetch.packages`).
+Nothing is written outside the target folder, no special file is made, and the unpacked size is bounded.
 """
 
 from __future__ import annotations

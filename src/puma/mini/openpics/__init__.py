@@ -1,7 +1,7 @@
 """OpenPics: free images and captions from package registries, as a benchmark in M-BEIR's layout.
 
-Here: :func:`build`, which puts the steps together and makes the folder appear whole. The steps: sources (packages to
-records), shards (rendering), select (duplicates, families, split), tasks (the eight task types), datasheet.
+The steps: sources (packages to records), shards (rendering), select (duplicates, families, split), tasks (the eight
+task types), datasheet.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ def _build(fetched: sources.Fetched, target: Path, workers: int) -> None:
     os.sync()
     os.replace(draft, target)
     shutil.rmtree(work, ignore_errors=True)
-    log.info("OpenPics: %d pictures in %s", len(shown), target)
+    log.info("OpenPics: %d images in %s", len(shown), target)
 
 
 def _write_images(shown: list[Shown], where: dict[str, tuple[Path, int]], draft: Path) -> None:
     wanted = {where[one.image.key]: one.image_path for one in shown}
-    assert len(set(wanted.values())) == len(wanted), "two pictures would have one file"
+    assert len(set(wanted.values())) == len(wanted), "two images would have one file"
     for file in sorted({file for file, _ in wanted}):
         for number, (_, data) in enumerate(shards.read_shard(file)):
             if (file, number) in wanted and data is not None:

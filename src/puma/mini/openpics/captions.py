@@ -1,7 +1,4 @@
-"""What packages say of images, as names and keywords; and keys that tell whether two names are one thing.
-
-Here: pure functions on strings. Not here: reading packages, and deciding families (:mod:`puma.mini.openpics.families`).
-"""
+"""Names and keywords of images from what packages say of them, and keys that are equal for two names of one thing."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _changes(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[s
     for one, other, text in pairs(library):
         by_start[one].append((other, text))
     for concept, targets in by_start.items():
-        for shown in library.asked[concept]:
+        for shown in library.query_images[concept]:
             ranked = sorted(targets, key=lambda t, k=shown.image.key: order(f"{k} {t[0]}"))  # type: ignore[misc]
             for other, text in ranked[:TRAIN_CHANGES] if train else ranked:
                 if found := sorted(library.found[other], key=lambda o: _nearness(o, shown)):
@@ -115,7 +115,7 @@ def _nearness(other: Shown, shown: Shown) -> tuple[bool, bytes]:
 
 def _styles(library: Library, train: bool) -> Iterator[tuple[str, Shown, list[str], str]]:
     for concept in library.concepts:
-        for one in library.asked[concept]:
+        for one in library.query_images[concept]:
             by_style: dict[str, list[Shown]] = defaultdict(list)
             for other in library.found[concept]:
                 if other is not one and other.image.style != one.image.style:

@@ -2,8 +2,7 @@
 
 A *concept* is one name (word forms aside), whoever drew it. A *family* is what one would know from having seen a
 member: skin tones, genders, drawing series, near-duplicates, and kinds of a thing that is itself among the names
-("dog", "brown dog"). A family is wholly in train, val or test. Here: both groupings and the split. Not here: names
-(:mod:`puma.mini.openpics.captions`).
+("dog", "brown dog"). A family is wholly in train, val or test.
 """
 
 from __future__ import annotations

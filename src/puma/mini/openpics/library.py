@@ -1,8 +1,4 @@
-"""The images that are kept, by concept, family and split, and the candidates made of them.
-
-Here: the facts that all tasks share (a concept's name, keywords, sides, candidates with their ids). Not here: what the
-tasks ask (:mod:`puma.mini.openpics.tasks`).
-"""
+"""The images that are kept, by concept, family and split, and the candidates made of them."""
 
 from __future__ import annotations
 
@@ -69,13 +65,13 @@ class Library:
             self.by_concept[one.concept].append(one)
         self.concepts = sorted(self.by_concept)
         self.found: dict[str, list[Shown]] = {}
-        self.asked: dict[str, list[Shown]] = {}
+        self.query_images: dict[str, list[Shown]] = {}
         for concept, members in self.by_concept.items():
             ranked = sorted(members, key=lambda one: order(one.image.key))
             half = (len(ranked) + 1) // 2
             parted = sides and len(ranked) > 1
             self.found[concept] = ranked[:half] if parted else ranked
-            self.asked[concept] = ranked[half:] if parted else ranked
+            self.query_images[concept] = ranked[half:] if parted else ranked
         self.candidates: dict[str, Candidate] = {}
         self._facts = {concept: self._fact(concept) for concept in self.concepts}
 

@@ -1,8 +1,4 @@
-"""From one drawing or image to square RGB pixels: mending, limits, rendering. One image at a time, in one process.
-
-Here: what makes a file unfit, how it is mended, and its pixels. Not here: worker processes and time limits
-(:mod:`puma.mini.openpics.shards`), which catch what a limit here does not foresee.
-"""
+"""Rendering of one drawing or image to square RGB pixels, with repairs and limits on the way."""
 
 from __future__ import annotations
 

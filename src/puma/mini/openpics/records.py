@@ -1,4 +1,4 @@
-"""What is known of one image before and after it is rendered. Only the two records; no work is done here."""
+"""Records of one image before and after it is rendered."""
 
 from __future__ import annotations
 

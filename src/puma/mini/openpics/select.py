@@ -1,7 +1,4 @@
-"""Which rendered images are kept, and in which split: pixel duplicates, near-duplicates, families, strata.
-
-Not here: rendering (:mod:`puma.mini.openpics.shards`) and the rules of families (:mod:`puma.mini.openpics.families`).
-"""
+"""Which rendered images are kept, and in which split: pixel duplicates, near-duplicates, families, strata."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Rendering many images in worker processes, in shards that survive a kill.
-
-Here: the shards' names and files, feeding the workers, stopping one that hangs, progress. Not here: rendering one
-image (:mod:`puma.mini.openpics.raster`) and the worker's own side (:mod:`puma.mini.openpics.worker`).
-"""
+"""Rendering many images in worker processes, in shards that survive a kill."""
 
 from __future__ import annotations
 
@@ -61,7 +57,7 @@ def render(images: Sequence[ImageRecord], folder: Path, *, workers: int = 2, lim
     done = len(images) - sum(len(group) for group, _ in left)
     errors: list[BaseException] = []
     stop = threading.Event()
-    with tqdm(total=len(images), initial=done, desc="rendering pictures", unit="picture", disable=not left) as bar:
+    with tqdm(total=len(images), initial=done, desc="rendering images", unit="image", disable=not left) as bar:
         threads = [
             threading.Thread(target=_feed, args=(todo, bar, limit_s, errors, stop), daemon=True)
             for _ in range(min(workers, len(left)))

@@ -1,7 +1,4 @@
-"""Which packages OpenPics is made of, at which versions, and reading all their images.
-
-Here: the pins, the order of reading, and what to do where a client is missing. Not here: the readers of single sources.
-"""
+"""The packages that OpenPics is made of, with pinned versions, and the reading of all their images."""
 
 from __future__ import annotations
 

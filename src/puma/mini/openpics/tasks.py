@@ -1,8 +1,4 @@
-"""The eight tasks: which queries are asked of a split's images, and which candidates answer them.
-
-Here: tasks 0, 1, 2, 3, 4, 6 and 8 and the putting together of all. Not here: task 7
-(:mod:`puma.mini.openpics.composed`), and the facts asked about (:mod:`puma.mini.openpics.library`).
-"""
+"""The queries and candidates of OpenPics' eight tasks, made from a split's images."""
 
 from __future__ import annotations
 
@@ -90,11 +86,11 @@ def make_tasks(library: Library, split: str) -> dict[int, Task]:
 
 
 def _task(
-    library: Library, split: str, task: int, asked: list[tuple[str | None, Shown | None, list[str], str]]
+    library: Library, split: str, task: int, drafts: list[tuple[str | None, Shown | None, list[str], str]]
 ) -> Task:
-    asked = _limited(asked, LIMITS.get(split))
+    drafts = _limited(drafts, LIMITS.get(split))
     queries = []
-    for text, shown, positives, concept in asked:
+    for text, shown, positives, concept in drafts:
         # the first positive is the one meant; the others are right, too
         unique = list(dict.fromkeys(positives))[: MAX_POSITIVES if split == "train" else None]
         queries.append(
@@ -132,14 +128,14 @@ def _number(did: str) -> int:
     return int(did.split(":")[1])
 
 
-def _limited(asked: list[tuple[str | None, Shown | None, list[str], str]], limit: int | None) -> list:
+def _limited(drafts: list[tuple[str | None, Shown | None, list[str], str]], limit: int | None) -> list:
     """At most ``limit`` queries, taking one of each concept before a second of any."""
-    if limit is None or len(asked) <= limit:
-        return asked
+    if limit is None or len(drafts) <= limit:
+        return drafts
     rounds: dict[str, int] = {}
     ranked: list[tuple[int, bytes, int, tuple[str | None, Shown | None, list[str], str]]] = []
     for text, shown, positives, concept in sorted(
-        asked, key=lambda a: order(f"{a[3]} {a[0]} {a[1].image.key if a[1] else ''}")
+        drafts, key=lambda a: order(f"{a[3]} {a[0]} {a[1].image.key if a[1] else ''}")
     ):
         rounds[concept] = rounds.get(concept, 0) + 1
         ranked.append((rounds[concept], order(concept), len(ranked), (text, shown, positives, concept)))
@@ -162,7 +158,7 @@ def _captions_to_images(library: Library, train: bool) -> Iterator[tuple[str, No
 
 def _images_to_names(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
     for concept in library.concepts:
-        for one in library.asked[concept]:
+        for one in library.query_images[concept]:
             yield None, one, [library.title(concept)], concept
 
 
@@ -190,7 +186,7 @@ def _names_to_documents(library: Library, train: bool) -> Iterator[tuple[str, No
 
 def _images_to_images(library: Library, train: bool) -> Iterator[tuple[None, Shown, list[str], str]]:
     for concept in library.concepts:
-        for one in library.asked[concept]:
+        for one in library.query_images[concept]:
             others = [library.image(other) for other in _others(library.found[concept], one)]
             if others:
                 yield None, one, others, concept
@@ -205,7 +201,7 @@ def _questions(library: Library, train: bool) -> Iterator[tuple[str, Shown, list
     """Half ask for the name, half for what goes with it; the image alone does not tell which is wanted."""
     for concept in library.concepts:
         category, keywords = library.category(concept), library.keyword_text(concept)
-        for number, one in enumerate(library.asked[concept]):
+        for number, one in enumerate(library.query_images[concept]):
             turn = (order(concept)[0] + number) % 2
             if keywords and (turn or not category):
                 yield "which keywords describe it?", one, [keywords], concept
@@ -218,7 +214,7 @@ def _images_to_documents(library: Library, train: bool) -> Iterator[tuple[str, S
         hints = sorted(library.telling(concept), key=order)[:2] or [library.category(concept)]
         if not hints[0]:
             continue
-        for one in library.asked[concept]:
+        for one in library.query_images[concept]:
             documents = [did for o in _others(library.found[concept], one) if (did := library.document(o))]
             if documents:
                 yield ", ".join(hints), one, documents, concept

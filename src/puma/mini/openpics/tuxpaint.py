@@ -21,7 +21,7 @@ def read(package: Path, counts: Counter[str]) -> list[ImageRecord]:
         counts["found"] += 1
         file = next((f for f in (caption.with_suffix(".png"), caption.with_suffix(".svg")) if f.is_file()), None)
         if file is None:
-            counts["caption without a picture"] += 1
+            counts["caption without an image"] += 1
             continue
         first = caption.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].lstrip("\ufeff").strip()
         if not first or re.match(r"[A-Za-z_@]+\.utf8=", first):

@@ -1,4 +1,4 @@
-"""The process that renders: shards of images come in as JSON lines, files and progress go out.
+"""The rendering process: reads shards of images as JSON lines, writes files, reports progress.
 
 Run as ``python -m puma.mini.openpics.worker`` by :mod:`puma.mini.openpics.shards`. A drawing that crashes or hangs the
 renderer takes this process with it, and nothing else.

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import DependencyError
+from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
-from puma.search.ingest.records import ID_LENGTH, Record, source_of
+from puma.search.ingest.records import Record, source_of
 
 PAGE_SIDE = 1024
 """Pixels of the longer side of a rendered page, whatever size the document claims."""

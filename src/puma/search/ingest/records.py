@@ -7,7 +7,6 @@ same things twice gives the same ids.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ from typing import Any
 
 from puma.errors import ImageError, InputError
 from puma.index.interface import PayloadJson
+from puma.items.digest import read_content
 from puma.items.encoder import Skip
-from puma.items.item import MAX_BYTES, FileBytes, Item
+from puma.items.item import FileBytes, Item
 
-ID_LENGTH = 32
-"""Hexadecimal digits of a content id: 128 bits."""
 MBEIR_IMAGES = "mbeir_images"
 """The folder in M-BEIR's layout that images' paths start with."""
 
@@ -77,39 +75,6 @@ class Ignored:
 
 
 Found = Record | Skip | Ignored
-
-
-def content_digest(item: Item) -> str:
-    """The digest of what would be embedded: 32 hexadecimal digits.
-
-    Raises:
-        ImageError: the image's file cannot be read or is over the size limit.
-        InputError: the text is not valid Unicode.
-    """
-    return read_content(item)[0]
-
-
-def read_content(item: Item) -> tuple[str, FileBytes | None]:
-    """:func:`content_digest` of an item, and its image's file where it has one, read once.
-
-    Raises:
-        ImageError, InputError: as :func:`content_digest`.
-    """
-    digest = hashlib.sha256(item.modality.encode())
-    file: FileBytes | None = None
-    text = encoded_text(item)
-    # Lengths are hashed too: else "ab" + "c" and "a" + "bc" would be one item.
-    digest.update(b"\0%d\0" % len(text) + text)
-    if isinstance(item.image, (str, os.PathLike)):
-        file = FileBytes(_file_bytes(Path(item.image)), os.fspath(item.image))
-        digest.update(file)
-    elif isinstance(item.image, bytes):
-        digest.update(item.image)
-    elif item.image is not None:
-        image = item.open_image()
-        assert image is not None
-        digest.update(f"{image.size}".encode() + image.tobytes())
-    return digest.hexdigest()[:ID_LENGTH], file
 
 
 def encoded_text(item: Item) -> bytes:
@@ -232,20 +197,5 @@ def pool_fields(fields: dict[str, Any]) -> dict[str, Any] | None:
 def pool_root(folder: Path) -> Path:
     """The folder that the images' paths of a pool in ``folder`` are relative to: the nearest above that holds
     ``mbeir_images``; the pool's own if there is none."""
-    start = folder.absolute()
-    return next((above for above in (start, *start.parents) if (above / MBEIR_IMAGES).is_dir()), folder)
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path}: is a folder, not a picture")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a regular file")  # a pipe would be waited for without end
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    whole = folder.absolute()
+    return next((above for above in (whole, *whole.parents) if (above / MBEIR_IMAGES).is_dir()), folder)

@@ -1,8 +1,7 @@
 """Which candidates become a query's hard negatives: a pure function of scores, ids and contents.
 
 The guards are those of the losses (:mod:`puma.losses.negatives`), one query at a time: what is known to be right, what
-has the same content as something right, and what scores clearly above it is no negative. Not here: where scores and
-contents come from (:mod:`puma.training.mining.writing`). Nothing in this module loads torch.
+has the same content as something right, and what scores clearly above it is no negative. Loads no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The folders of a mining run: its work folder, the query files it writes, and links to all that stays.
 
-Not here: what is mined (:mod:`puma.training.mining.writing`). Nothing in this module loads torch.
+Loads no torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Scores of queries and candidates, and what is known to be right, as mining needs them.
-
-Here: a split's candidates with their contents (:class:`Pools`), their vectors (:class:`Vectors`), score rows from an
-encoder or a run. Not here: what is chosen (:mod:`puma.training.mining.choosing`) and written
-(:mod:`puma.training.mining.writing`). Nothing in this module loads torch.
-"""
+"""Scores of queries against candidates, and the known right answers, for mining. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from puma.data.mbeir import Benchmark, Candidate, Query, TaskName
-from puma.errors import DataError, ImageError
+from puma.errors import DataError
 from puma.evaluation.stored.resumable import Resumable, Wanted, safe_name
 from puma.index.exact.small import rounded
+from puma.items.digest import lenient_digest
 from puma.items.item import Item
-from puma.search.ingest import content_digest
 from puma.training.mining.choosing import UNKNOWN
 
 BLOCK_FLOATS = 2**24
@@ -59,22 +54,13 @@ class Pools:
     def items(self) -> list[Item]:
         return [candidate.item(self.root) for candidate in self.candidates]
 
-    def code_of(self, content: str) -> int:
+    def code_of(self, content: str | None) -> int:
         """The number of a content among the candidates'."""
         return self._codes.get(content, UNKNOWN) if content else UNKNOWN
 
     def _code(self, item: Item) -> int:
-        content = _content(item)
+        content = lenient_digest(item)
         return self._codes.setdefault(content, len(self._codes)) if content else UNKNOWN
-
-
-def _content(item: Item) -> str:
-    """Equal for equal items: the text, white space aside, and the image's bytes. Empty if they cannot be read."""
-    text = " ".join((item.text or "").split()) or None
-    try:
-        return content_digest(Item(text=text, image=item.image))
-    except ImageError:
-        return ""
 
 
 class Vectors:
@@ -89,7 +75,7 @@ class Vectors:
     def share(self, tasks: Sequence[TaskName]) -> None:
         """Embed this process's share of all that these tasks need."""
         if tasks:
-            self.embedding.share([self._pool(), *(self._asked(task) for task in tasks)])
+            self.embedding.share([self._pool(), *(self._query_list(task) for task in tasks)])
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Vectors [n, dim] and which could be embedded [n]."""
@@ -101,7 +87,7 @@ class Vectors:
 
     def queries(self, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
         """The same of a task's queries, under its instruction."""
-        vectors, readable, faults = self.embedding.embedded(self._asked(task))
+        vectors, readable, faults = self.embedding.embedded(self._query_list(task))
         queries = self.benchmark.queries(task, self.split) if faults else []
         self.faults |= {queries[place].qid: reason for place, reason in faults}
         return vectors, readable
@@ -109,7 +95,7 @@ class Vectors:
     def _pool(self) -> Wanted:
         return Wanted("candidates", self.pools.items, len(self.pools.dids), label="candidates")
 
-    def _asked(self, task: TaskName) -> Wanted:
+    def _query_list(self, task: TaskName) -> Wanted:
         queries, root = self.benchmark.queries(task, self.split), self.benchmark.root
         return Wanted(
             safe_name(f"queries-{self.benchmark.label(task)}"),
@@ -122,10 +108,10 @@ class Vectors:
 
 def right_answers(
     benchmark: Benchmark, task: TaskName, split: str, queries: Sequence[Query]
-) -> tuple[dict[str, set[str]], dict[str, str]]:
-    """By query: what is right for it or for another of its content, and its content."""
+) -> tuple[dict[str, set[str]], dict[str, str | None]]:
+    """By query: what is right for it or for another of its content, and its content's digest, None if unreadable."""
     qrels = benchmark.qrels(task, split)
-    contents = {query.qid: _content(query.item(benchmark.root)) for query in queries}
+    contents = {query.qid: lenient_digest(query.item(benchmark.root)) for query in queries}
     shared: dict[str, set[str]] = {}
     for query in queries:
         judged = {did for did, grade in qrels.get(query.qid, {}).items() if grade > 0}
@@ -136,13 +122,13 @@ def right_answers(
 def from_encoder(vectors: Vectors, columns: np.ndarray, task: TaskName) -> Iterator[np.ndarray]:
     """A row of scores a query, over these columns; NaN where one of the two could not be embedded."""
     candidates, readable = vectors.candidates()
-    asked, heard = vectors.queries(task)
+    query_vectors, query_ok = vectors.queries(task)
     pool, lost = candidates[columns].astype(np.float64), ~readable[columns]
     step = max(1, BLOCK_FLOATS // max(1, len(columns)))
-    for start in range(0, len(asked), step):
-        scores = rounded(asked[start : start + step].astype(np.float64) @ pool.T)
+    for start in range(0, len(query_vectors), step):
+        scores = rounded(query_vectors[start : start + step].astype(np.float64) @ pool.T)
         scores[:, lost] = np.nan
-        scores[~heard[start : start + step]] = np.nan
+        scores[~query_ok[start : start + step]] = np.nan
         yield from scores
 
 

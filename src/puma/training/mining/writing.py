@@ -89,10 +89,7 @@ def mine(
     if pool not in POOLS:
         raise InputError(f"pool={pool!r}: give one of {POOLS}")
     source, target, plan = Path(root).resolve(), Path(out).resolve(), rules or Rules()
-    if target == source or source in target.parents or target in source.parents:
-        raise InputError(f"out={os.fspath(out)!r}: must lie outside the benchmark's folder, and not hold it")
-    if target.exists() and not target.is_dir():
-        raise InputError(f"out={os.fspath(out)!r}: is a file; give a folder's path")
+    _check_target(source, target, out)
     benchmark = open_benchmark(source, dataset)
     chosen = benchmark.choose(split, tasks)
     names = {task: f"{benchmark.label(task)}_{split}_{pool}.run" for task in chosen}
@@ -121,11 +118,11 @@ def mine(
     with contextlib.ExitStack() as stack:
         first_does(lambda: stack.enter_context(work_folder(beside, note, chosen_work.resume)))
         pools = Pools(benchmark, split, chosen, pool)
-        todo = [task for task in chosen if not _told(beside, benchmark, task).is_file()]
+        todo = [task for task in chosen if not _note_path(beside, benchmark, task).is_file()]
         vectors: Vectors | None = None
         if encoder is not None:
-            asked = made_with(encoder, batch_size, out=str(target), read=note["read"])
-            store = stack.enter_context(opened_store(beside / "vectors", "mine", asked, chosen_work))
+            settings = made_with(encoder, batch_size, out=str(target), read=note["read"])
+            store = stack.enter_context(opened_store(beside / "vectors", "mine", settings, chosen_work))
             embedding = Resumable(encoder, store, batch_size=batch_size, progress=progress)
             vectors = Vectors(embedding, benchmark, split, pools)
             vectors.share(todo)
@@ -135,16 +132,12 @@ def mine(
             run = read_run(runs[task]) if runs else None
             queries, table = _task(benchmark, task, split, pools, plan, vectors, run)
             write_queries(mined_path(beside, benchmark, task), queries)
-            write_json(_told(beside, benchmark, task), {"table": table, "skipped": vectors.faults if vectors else {}})
-        told = {task: json.loads(_told(beside, benchmark, task).read_text(encoding="utf-8")) for task in chosen}
+            write_json(
+                _note_path(beside, benchmark, task), {"table": table, "skipped": vectors.faults if vectors else {}}
+            )
+        notes = {task: json.loads(_note_path(beside, benchmark, task).read_text(encoding="utf-8")) for task in chosen}
         write_mined(benchmark, split, chosen, beside)
-        skipped = {name: reason for own in told.values() for name, reason in own["skipped"].items()}
-        result = {
-            "made_with": note,
-            "tasks": {str(task): own["table"] for task, own in told.items()},
-            "skipped": len(skipped),
-            "skipped_items": [f"{name}: {reason}" for name, reason in list(skipped.items())[:SKIPS_LISTED]],
-        }
+        result = {"made_with": note, **_summary(notes)}
         link_the_rest(source, beside / "tree", copy)
         write_json(beside / "tree" / NOTE, result)
         with storage_errors(target):
@@ -155,7 +148,24 @@ def mine(
     return result
 
 
-def _told(work: Path, benchmark: Benchmark, task: TaskName) -> Path:
+def _check_target(source: Path, target: Path, out: str | os.PathLike[str]) -> None:
+    if target == source or source in target.parents or target in source.parents:
+        raise InputError(f"out={os.fspath(out)!r}: must lie outside the benchmark's folder, and not hold it")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"out={os.fspath(out)!r}: is a file; give a folder's path")
+
+
+def _summary(notes: dict[TaskName, dict[str, Any]]) -> dict[str, Any]:
+    """What :data:`NOTE` says beside ``made_with``, from the notes of the tasks."""
+    skipped = {name: reason for own in notes.values() for name, reason in own["skipped"].items()}
+    return {
+        "tasks": {str(task): own["table"] for task, own in notes.items()},
+        "skipped": len(skipped),
+        "skipped_items": [f"{name}: {reason}" for name, reason in list(skipped.items())[:SKIPS_LISTED]],
+    }
+
+
+def _note_path(work: Path, benchmark: Benchmark, task: TaskName) -> Path:
     """Where a task's figures are kept once its queries are written."""
     return work / "done" / f"{benchmark.label(task)}.json"
 
@@ -180,12 +190,12 @@ def _task(
         else from_run(run or {}, queries, place, len(columns), task)
     )
     order, codes = pools.order[columns], pools.contents[columns]
-    asked, wanted = benchmark.modalities(task)
+    query_modality, wanted = benchmark.modalities(task)
     mined = []
     for query, row in zip(queries, source, strict=True):
         right = [place[did] for did in known[query.qid] if did in place]
         # The query itself, found in the pool, is no wrong answer, unless another modality is asked for.
-        own = {pools.code_of(contents[query.qid])} if asked == wanted else set()
+        own = {pools.code_of(contents[query.qid])} if query_modality == wanted else set()
         found = choose(row, order, right, codes, rules, alike=own)
         mined.append(replace(query, negatives=tuple(pools.dids[columns[column]] for column in found.columns)))
         _count(table, found, rules)

@@ -1,16 +1,15 @@
-"""Cache keys of teacher states: digests of the teacher, and of an item's image."""
+"""Cache keys of teacher states: digests of everything about teacher and image that the states depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import Any
 
 import torch
 
-from puma.errors import ImageError
-from puma.items.item import ImageSource, open_image
+from puma.items.digest import image_digest
+from puma.items.item import ImageSource
 from puma.retriever.model import Retriever
 
 IMAGE_BYTES = 16
@@ -49,16 +48,7 @@ def image_identity(image: ImageSource) -> bytes:
     Raises:
         ImageError: the image cannot be read.
     """
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            with open(image, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").digest()[:IMAGE_BYTES]
-        except OSError as error:
-            raise ImageError(f"{os.fspath(image)}: cannot be read ({error.strerror})") from None
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).digest()[:IMAGE_BYTES]
-    opened = open_image(image)
-    return hashlib.sha256(f"{opened.size} ".encode() + opened.tobytes()).digest()[:IMAGE_BYTES]
+    return image_digest(image)[:IMAGE_BYTES]
 
 
 def digest(data: bytes) -> str:

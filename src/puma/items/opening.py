@@ -1,0 +1,240 @@
+"""Safe opening of images: limits on bytes, pixels and formats; first frame, upright, RGB on white. Loads no torch."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from puma.errors import ImageError
+from puma.items.image_checks import why_costly, why_too_many_scans
+
+MAX_PIXELS = 80_000_000
+"""Largest image that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
+MAX_BYTES = 100 * 2**20
+"""Largest image file that is read, in bytes."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""The only decoders tried. SVG is not among them: it is a program, not an image."""
+MAX_SLOW_SAMPLES = 8_000_000
+"""Largest image, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
+PPM): it takes a third of a microsecond each."""
+VALUES_AT_ONCE = 2**20
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation: the turn that puts the image upright."""
+
+ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, np.ndarray]
+LeastSide = Union[int, Callable[[tuple[int, int]], "int | None"], None]
+"""Pixels that both sides of a JPEG must keep when it is decoded small, or what gives them for a size (width, height);
+None for the full size."""
+
+
+def open_image(
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    least_side: LeastSide = None,
+) -> Image.Image:
+    """Decode an image to RGB, upright, on white where it was transparent; of an animation, the first frame.
+
+    Nothing but an image or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
+    bytes a pixel of the image's claimed size, which is at most ``max_pixels``, and a few times the file's size.
+
+    Args:
+        source: as :class:`puma.items.Item`'s ``image``. A PIL image is copied, never returned itself.
+        max_pixels: images of more pixels are refused before they are decoded.
+        max_bytes: files of more bytes are refused before they are read.
+        least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
+            as both its sides keep this many pixels. None for the full size. Or what gives one of these for the file's
+            (width, height).
+
+    Raises:
+        ImageError: the file is missing, too large, truncated, of no format in :data:`FORMATS`, or made to be slow
+            (:mod:`puma.items.image_checks`).
+    """
+    name = image_name(source)
+    try:
+        with _QUIET:
+            image = _opened(source, name, max_pixels, max_bytes)
+            if least_side is not None and image.format in ("JPEG", "MPO") and image is not source:
+                side = least_side(image.size) if callable(least_side) else least_side
+                if side is not None:
+                    image.draft("RGB", (side, side))
+            return _flattened(_upright(image), image is source)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; scale the image down") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except PermissionError:
+        raise ImageError(f"{name}: may not be read; look at the file's permissions") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise ImageError(f"{name}: too large to decode in memory") from None
+    except Exception as error:  # decoders raise almost anything on damaged bytes
+        raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+class _Quiet:
+    """While any thread opens an image, Pillow's warnings about odd ones go nowhere.
+
+    Counted, because ``warnings.catch_warnings`` alone is not made for threads: the first to leave would give the others
+    their warnings back, and the last could leave the filter behind for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+class FileBytes(bytes):
+    """The bytes of an image's file, for whoever has read it already; messages call the image by ``path``."""
+
+    path: str
+
+    def __new__(cls, data: bytes, path: str) -> FileBytes:
+        made = super().__new__(cls, data)
+        made.path = path
+        return made
+
+
+def image_name(source: ImageSource) -> str:
+    """What messages call an image: its path, or its type in angle brackets."""
+    if isinstance(source, FileBytes):
+        return source.path
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return f"<{type(source).__name__}>"
+
+
+def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> Image.Image:
+    """The image with its header read, its size and cost checked, nothing decoded."""
+    if isinstance(source, Image.Image):
+        image = source
+    elif isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.ndim not in (2, 3)
+            or (source.ndim == 3 and source.shape[2] not in (3, 4))
+        ):
+            raise ImageError(
+                f"an image array must be uint8 [height, width] or [height, width, 3 or 4], "
+                f"got {source.dtype} {list(source.shape)}"
+            )
+        _check_size(source.shape[1], source.shape[0], name, max_pixels)
+        return Image.fromarray(source)
+    else:
+        data = _read(source, name, max_bytes)
+        reason = why_costly(data, max_pixels)
+        if reason:
+            raise ImageError(f"{name}: {reason}; no ordinary image has that, save it anew")
+        # From memory: PIL keeps a file of its own open when a decoder fails half way.
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None
+        if reason:
+            raise ImageError(f"{name}: {reason}; save it anew")
+    _check_size(*image.size, name, max_pixels)
+    tiles = getattr(image, "tile", ())
+    samples = image.width * image.height * len(image.getbands())
+    if samples > MAX_SLOW_SAMPLES and any(tile[0] in Image.DECODERS for tile in tiles):
+        raise ImageError(
+            f"{name}: {samples:,} samples of a kind of {image.format} that is slow to decode, over the limit of "
+            f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
+        )
+    return image
+
+
+def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not an image")
+        size = path.stat().st_size
+    if size > max_bytes:
+        raise ImageError(f"{name}: {size:,} bytes are over the limit of {max_bytes:,}")
+    if size == 0:
+        raise ImageError(f"{name}: the file is empty")
+    return source if isinstance(source, bytes) else path.read_bytes()
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width} x {height} pixels are over the limit of {max_pixels:,}; scale it down")
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the image has no pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged notes on a sound image
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _flattened(image: Image.Image, borrowed: bool) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy() if borrowed else image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        paper = Image.new("RGB", image.size, (255, 255, 255))
+        paper.paste(image, mask=image.getchannel("A"))
+        return paper
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of more than eight bits, uint8 [height, width]: from 0 to 1 (fractions), 255 or 65535, whichever holds the
+    largest value. What is no number is black. In pieces: a copy in floating point would be larger than the image."""
+    flat = values.reshape(-1)
+    pieces = [slice(start, start + VALUES_AT_ONCE) for start in range(0, len(flat), VALUES_AT_ONCE)]
+    largest = max(float(np.max(flat[piece], initial=0, where=np.isfinite(flat[piece]))) for piece in pieces)
+    top = 65535.0 if largest > 255 else 255.0
+    if values.dtype.kind == "f" and largest <= 1:
+        top = 1.0
+    grey = np.empty(len(flat), np.uint8)
+    for piece in pieces:
+        with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is widened
+            numbers = np.nan_to_num(flat[piece].astype(np.float64), posinf=top, neginf=0.0)
+        grey[piece] = np.clip(numbers / top, 0, 1) * 255
+    return grey.reshape(values.shape)
