@@ -19,7 +19,7 @@ from puma.evaluation.mbeir import evaluate
 from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store
 from puma.items import Item
 from puma.items.encoder import embed_readable
-from support import mbeir_folder
+from support import benchmarks
 from support.embedding_child import Batched
 from support.encoders import ToyEncoder
 
@@ -29,7 +29,7 @@ BATCH = 5
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return mbeir_folder.build(tmp_path_factory.mktemp("resumable") / "M-BEIR")
+    return benchmarks.published(tmp_path_factory.mktemp("resumable") / "M-BEIR")
 
 
 @pytest.fixture
