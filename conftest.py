@@ -1,6 +1,23 @@
-"""What pytest leaves alone: modules that import frameworks of other people, which need not be installed.
+"""What holds for all tests and doctests: threads, workers, and the modules that pytest leaves alone."""
 
-tests/search/integrations tests them where they are.
-"""
+import os
 
+# Before torch or numpy is imported. One thread each: the models are tiny, and pytest-xdist has a worker for every core.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+MOST_WORKERS = 8
+
+# They import frameworks that need not be installed; tests/search/integrations tests them where they are.
 collect_ignore = ["src/puma/search/integrations/langchain.py", "src/puma/search/integrations/llama_index.py"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means: the cores this process may use, not those of the whole machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)

@@ -1,19 +1,16 @@
-"""Threads and quiet, once; nothing else is shared but tiny.py."""
+"""Tiny bases for every test, and the tests' helpers on the path."""
 
 import os
 import sys
-from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-sys.path.insert(0, str(Path(__file__).parent))
-
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 from support import families, tiny
+from support.shared import built_once
 
 # Children that tests start find the helpers too.
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -22,18 +19,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.envir
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base folder, read only."""
-    return tiny.base_folder(tmp_path_factory.mktemp("base") / "base")
+    return built_once(tmp_path_factory, "base", tiny.base_folder)
 
 
 @pytest.fixture(scope="session")
 def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The tiny base folder of a family, processor included, made once; read only."""
-    root = tmp_path_factory.mktemp("families")
-    made: dict[str, Path] = {}
 
     def base_of(family: str) -> Path:
-        if family not in made:
-            made[family] = families.build(family, root / family)
-        return made[family]
+        return built_once(tmp_path_factory, f"family-{family}", lambda folder: families.build(family, folder))
 
     return base_of
