@@ -179,8 +179,9 @@ def random_tasks(
             first = 100_000 * place + 100 * position
             pool = [Candidate(f"{number}:{first + n}", *content(modality), modality) for n in range(candidates)]
             judged: dict[Query, dict[str, int]] = {}
+            order = rng.permutation(candidates)
             for n in range(queries):
-                grades = _grades(rng, pool, graded)
+                grades = _grades(rng, pool, order[n % candidates], graded)
                 right = tuple(did for did, grade in grades.items() if grade > 0)
                 judged[Query(f"{number}:{first + n}", *content(query_modality), query_modality, right)] = grades
             _write_task(root, dataset, task, split, pool, judged)
@@ -195,12 +196,12 @@ def random_tasks(
     return root
 
 
-def _grades(rng: np.random.Generator, pool: Sequence[Candidate], graded: bool) -> dict[str, int]:
-    places = rng.permutation(len(pool))[: int(rng.integers(1, 5 if graded else 4))]
-    if not graded:
-        return {pool[place].did: 1 for place in places}
-    wrong = rng.choice([place for place in range(len(pool)) if place not in places])
-    return {pool[place].did: int(rng.integers(1, 3)) for place in places} | {pool[wrong].did: 0}
+def _grades(rng: np.random.Generator, pool: Sequence[Candidate], first: int, graded: bool) -> dict[str, int]:
+    """What is judged for a query: the first right one is given, so that queries differ in it and fit into one batch."""
+    others = rng.permutation([place for place in range(len(pool)) if place != first])
+    right = [first, *others[: int(rng.integers(0, 4 if graded else 3))]]
+    grades = {pool[place].did: int(rng.integers(1, 3)) if graded else 1 for place in right}
+    return grades | ({pool[others[-1]].did: 0} if graded else {})
 
 
 def named_tasks(root: Path, *, tasks: Sequence[int] = (0, 3, 7), queries: int = 7, **options: Any) -> Path:
