@@ -15,6 +15,62 @@ from support.shared import built_once
 # Children that tests start find the helpers too.
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
 
+HEAVY = (
+    "cli",
+    "evaluation/mteb/test_encoder.py",
+    "evaluation/probing/test_probing.py",
+    "evaluation/test_resumable.py",
+    "index/exact/test_rescoring.py",
+    "index/exact/test_resume.py",
+    "index/exact/test_streamed.py",
+    "index/test_filters.py",
+    "index/test_index.py",
+    "index/test_processes.py",
+    "items/test_fuzz_images.py",
+    "losses/test_gathering.py",
+    "losses/test_gradcache.py",
+    "mini/base/test_vision.py",
+    "mini/fetch/test_packages.py",
+    "mini/openpics/test_build.py",
+    "mini/openpics/test_raster.py",
+    "mini/test_quickstart.py",
+    "pruning/test_layers.py",
+    "pruning/test_loading.py",
+    "retriever/test_adapters.py",
+    "road",
+    "search/ingest/test_documents.py",
+    "search/ingest/test_kills.py",
+    "search/reranking/test_late_interaction.py",
+    "serve/test_any_json.py",
+    "serve/test_api_docs.py",
+    "serve/test_batching.py",
+    "serve/test_page.py",
+    "serve/test_page_states.py",
+    "serve/test_schemathesis.py",
+    "test_docs.py",
+    "test_gpu_kit.py",
+    "training/recipes/test_costs.py",
+    "training/recipes/test_recipe.py",
+    "training/teacher/test_store.py",
+    "training/test_stage.py",
+    "training/test_stage_runs.py",
+    "training/test_trainable.py",
+    "training/test_two_stages.py",
+    "training/test_unreadable.py",
+    "training/test_validation.py",
+    "training/test_workers.py",
+)
+"""Files and folders whose tests start processes, a browser or training runs: ``make test-fast`` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is heavy."""
+    heavy = {Path(__file__).parent / name for name in HEAVY}
+    assert all(path.exists() for path in heavy), "HEAVY in tests/conftest.py names what is not there"
+    for item in items:
+        if heavy.intersection([item.path, *item.path.parents]):
+            item.add_marker(pytest.mark.heavy)
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     ``build`` gets a path that does not exist. A build that failed is begun anew by the next who needs it.
     """
     root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # a worker's own folder lies in the run's
+    if root.name.startswith("popen-"):  # a worker's own folder, in that of the run
         root = root.parent
     folder = root / "shared" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
