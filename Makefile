@@ -14,9 +14,9 @@ quickstart: $(STAMP)
 test: $(STAMP) browser
 	$(PYTEST)
 
-# For the inner loop: without the tests that start processes, a browser or a training run (tests/conftest.py, HEAVY).
+# For the inner loop: without doctests and the files that start processes, a browser or training runs (tests/conftest.py).
 test-fast: $(STAMP)
-	$(PYTEST) -m "not slow and not network and not gpu and not heavy"
+	$(PYTEST) -m "not slow and not network and not gpu and not heavy" tests
 
 # The extras bring other people's standard tests for our adapters, and a second counter of our figures.
 test-all: $(STAMP) browser

@@ -19,12 +19,16 @@ HEAVY = (
     "cli",
     "evaluation/mteb/test_encoder.py",
     "evaluation/probing/test_probing.py",
+    "evaluation/test_mbeir.py",
     "evaluation/test_resumable.py",
+    "evaluation/test_scoring.py",
     "index/exact/test_rescoring.py",
     "index/exact/test_resume.py",
     "index/exact/test_streamed.py",
     "index/test_filters.py",
     "index/test_index.py",
+    "index/test_companions.py",
+    "index/test_maintenance.py",
     "index/test_processes.py",
     "items/test_fuzz_images.py",
     "losses/test_gathering.py",
@@ -40,6 +44,7 @@ HEAVY = (
     "road",
     "search/ingest/test_documents.py",
     "search/ingest/test_kills.py",
+    "search/ingest/test_tables.py",
     "search/reranking/test_late_interaction.py",
     "serve/test_any_json.py",
     "serve/test_api_docs.py",
@@ -63,12 +68,19 @@ HEAVY = (
 """Files and folders whose tests start processes, a browser or training runs: ``make test-fast`` leaves them out."""
 
 
+_HEAVY = {Path(__file__).parent / name for name in HEAVY}
+assert all(path.exists() for path in _HEAVY), "HEAVY in tests/conftest.py names what is not there"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m "... not heavy"`` heavy files are not even imported: that takes longer than the other tests run."""
+    return True if collection_path in _HEAVY and "not heavy" in config.getoption("markexpr") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is heavy."""
-    heavy = {Path(__file__).parent / name for name in HEAVY}
-    assert all(path.exists() for path in heavy), "HEAVY in tests/conftest.py names what is not there"
     for item in items:
-        if heavy.intersection([item.path, *item.path.parents]):
+        if _HEAVY.intersection([item.path, *item.path.parents]):
             item.add_marker(pytest.mark.heavy)
 
 
