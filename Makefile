@@ -1,21 +1,27 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Each sets itself up.
-.PHONY: quickstart test test-all lint format setup browser clean
+.PHONY: quickstart test test-fast test-all lint format setup browser clean
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
+PYTEST := $(RUN) -m pytest -q -n auto --dist worksteal
 
 quickstart: $(STAMP)
 	$(VENV)/bin/puma quickstart
 
+# A worker for every core (conftest.py), each with one thread; one that is idle takes tests from the others.
 test: $(STAMP) browser
-	$(RUN) -m pytest -q
+	$(PYTEST)
+
+# For the inner loop: without doctests and the files that start processes, a browser or training runs (tests/conftest.py).
+test-fast: $(STAMP)
+	$(PYTEST) -m "not slow and not network and not gpu and not heavy" tests
 
 # The extras bring other people's standard tests for our adapters, and a second counter of our figures.
 test-all: $(STAMP) browser
 	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations]"
-	$(RUN) -m pytest -q -m ""
+	$(PYTEST) -m ""
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check src tests benchmarks

@@ -1,39 +1,100 @@
-"""Threads and quiet, once; nothing else is shared but tiny.py."""
+"""Tiny bases for every test, and the tests' helpers on the path."""
 
 import os
 import sys
-from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-sys.path.insert(0, str(Path(__file__).parent))
-
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 from support import families, tiny
+from support.shared import built_once
 
 # Children that tests start find the helpers too.
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
+
+HEAVY = (
+    "cli",
+    "evaluation/mteb/test_encoder.py",
+    "evaluation/probing/test_probing.py",
+    "evaluation/test_mbeir.py",
+    "evaluation/test_resumable.py",
+    "evaluation/test_scoring.py",
+    "index/exact/test_rescoring.py",
+    "index/exact/test_resume.py",
+    "index/exact/test_streamed.py",
+    "index/test_filters.py",
+    "index/test_index.py",
+    "index/test_companions.py",
+    "index/test_maintenance.py",
+    "index/test_processes.py",
+    "items/test_fuzz_images.py",
+    "losses/test_gathering.py",
+    "losses/test_gradcache.py",
+    "mini/base/test_vision.py",
+    "mini/fetch/test_packages.py",
+    "mini/openpics/test_build.py",
+    "mini/openpics/test_raster.py",
+    "mini/test_quickstart.py",
+    "pruning/test_layers.py",
+    "pruning/test_loading.py",
+    "retriever/test_adapters.py",
+    "road",
+    "search/ingest/test_documents.py",
+    "search/ingest/test_kills.py",
+    "search/ingest/test_tables.py",
+    "search/reranking/test_late_interaction.py",
+    "serve/test_any_json.py",
+    "serve/test_api_docs.py",
+    "serve/test_batching.py",
+    "serve/test_page.py",
+    "serve/test_page_states.py",
+    "serve/test_schemathesis.py",
+    "test_docs.py",
+    "test_gpu_kit.py",
+    "training/recipes/test_costs.py",
+    "training/recipes/test_recipe.py",
+    "training/teacher/test_store.py",
+    "training/test_stage.py",
+    "training/test_stage_runs.py",
+    "training/test_trainable.py",
+    "training/test_two_stages.py",
+    "training/test_unreadable.py",
+    "training/test_validation.py",
+    "training/test_workers.py",
+)
+"""Files and folders whose tests start processes, a browser or training runs: ``make test-fast`` leaves them out."""
+
+
+_HEAVY = {Path(__file__).parent / name for name in HEAVY}
+assert all(path.exists() for path in _HEAVY), "HEAVY in tests/conftest.py names what is not there"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m "... not heavy"`` heavy files are not even imported: that takes longer than the other tests run."""
+    return True if collection_path in _HEAVY and "not heavy" in config.getoption("markexpr") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is heavy."""
+    for item in items:
+        if _HEAVY.intersection([item.path, *item.path.parents]):
+            item.add_marker(pytest.mark.heavy)
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base folder, read only."""
-    return tiny.base_folder(tmp_path_factory.mktemp("base") / "base")
+    return built_once(tmp_path_factory, "base", tiny.base_folder)
 
 
 @pytest.fixture(scope="session")
 def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The tiny base folder of a family, processor included, made once; read only."""
-    root = tmp_path_factory.mktemp("families")
-    made: dict[str, Path] = {}
 
     def base_of(family: str) -> Path:
-        if family not in made:
-            made[family] = families.build(family, root / family)
-        return made[family]
+        return built_once(tmp_path_factory, f"family-{family}", lambda folder: families.build(family, folder))
 
     return base_of

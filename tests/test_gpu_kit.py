@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_the_gpus_tests_are_there_and_skip_without_one():
         sys.executable,
         "-m",
         "pytest",
-        "-q",
+        "-v",
         "-m",
         "gpu",
         "-p",
@@ -150,13 +151,12 @@ def test_the_gpus_tests_are_there_and_skip_without_one():
         str(KIT.parents[1] / "tests/gpu"),
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PUMA_GPU_REHEARSAL"}
-    done = subprocess.run([*command, "--collect-only"], capture_output=True, text=True, env=environment, check=False)
+    command += ["--collect-only"] if torch.cuda.is_available() else []
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "one_process_over_nccl" in done.stdout
     if not torch.cuda.is_available():
-        only = [*command, "-k", "attention"]
-        done = subprocess.run(only, capture_output=True, text=True, env=environment, check=False)
-        assert "2 skipped" in done.stdout
+        assert re.search(r"= \d+ skipped in ", done.stdout)  # none passed, none failed
 
 
 @pytest.mark.slow

@@ -88,7 +88,9 @@ def _text(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "path",
+    [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))],
+    ids=lambda path: path.name,
 )
 def test_what_documents_name_exists(path):
     if path.name in ("log.md",):  # dated: what stood then is named as it was then

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from puma.cli import app as cli
-from support import mbeir_folder
+from support import benchmarks
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return mbeir_folder.build(tmp_path / "M-BEIR")
+    return benchmarks.published(tmp_path / "M-BEIR")
 
 
 def run(capsys, *arguments):

@@ -9,15 +9,15 @@ import pytest
 
 from puma.cli import app as cli
 from puma.evaluation.results import read_results
-from support import mbeir_folder
+from support import benchmarks
 from support.encoders import ToyEncoder
 
-LABELS = [f"{dataset}_task{task}" for dataset, task in mbeir_folder.TASKS]
+LABELS = [f"{dataset}_task{task}" for dataset, task in benchmarks.TASKS]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mbeir_folder.build(tmp_path_factory.mktemp("cli") / "M-BEIR")
+    return benchmarks.published(tmp_path_factory.mktemp("cli") / "M-BEIR")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_all_sixteen_tasks_in_the_papers_layout_with_the_published_rows(toy, who
     assert list(tables) == LABELS
     for nth, pool in enumerate(("local", "global")):
         ours = row(out, "toy", nth)
-        for place, (dataset, task) in enumerate(mbeir_folder.TASKS):
+        for place, (dataset, task) in enumerate(benchmarks.TASKS):
             table = tables[f"{dataset}_task{task}"]
             own = table if pool == "local" else table["global"]
             k = 10 if dataset in ("fashion200k", "fashioniq") else 5
@@ -156,10 +156,10 @@ def test_a_folder_of_its_own_keeps_the_plain_table(toy, tmp_path, capsys):
         {"qid": f"30:{n}", "query_txt": c["txt"], "query_modality": "text", "pos_cand_list": [c["did"]], "task_id": 1}
         for n, c in enumerate(pool, 1)
     ]
-    mbeir_folder.jsonl(tmp_path / "query/test/mbeir_toy_task1_test.jsonl", asked)
-    mbeir_folder.jsonl(tmp_path / "cand_pool/local/mbeir_toy_task1_test_cand_pool.jsonl", pool)
-    mbeir_folder.jsonl(tmp_path / "cand_pool/global/mbeir_union_test_cand_pool.jsonl", pool)
-    mbeir_folder.qrels(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt", asked)
+    benchmarks.jsonl(tmp_path / "query/test/mbeir_toy_task1_test.jsonl", asked)
+    benchmarks.jsonl(tmp_path / "cand_pool/local/mbeir_toy_task1_test_cand_pool.jsonl", pool)
+    benchmarks.jsonl(tmp_path / "cand_pool/global/mbeir_union_test_cand_pool.jsonl", pool)
+    benchmarks.qrels(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt", asked)
     (tmp_path / "instructions").mkdir()
     (tmp_path / "instructions/query_instructions.tsv").write_text("h\ntext\ttext\ttoy\t30\tFind it.\n")
     code, out, _ = run(capsys, "evaluate", "--root", tmp_path, "--task", "1")

@@ -6,7 +6,7 @@ import torch
 
 from puma.cli import app as cli
 from puma.retriever.model import Retriever
-from support import mbeir_folder
+from support import benchmarks
 
 COMMANDS = ("embed", "evaluate", "mine", "index", "search", "serve")
 
@@ -48,7 +48,7 @@ def arguments(command, tmp_path, root):
 def test_every_command_loads_the_model_as_it_is_told(command, folder, loaded, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("puma.serve.server.run", lambda *_, **__: 0)
-    root = mbeir_folder.build(tmp_path / "M-BEIR")
+    root = benchmarks.published(tmp_path / "M-BEIR")
     told = ["--model", folder, "--dtype", "bf16", "--attn", "eager"]
     if command == "search":
         assert cli.main([str(part) for part in [*arguments("index", tmp_path, root), *told]]) == 0

@@ -10,7 +10,7 @@ from puma.cli.commands.train import parsed
 from puma.data import mbeir
 from puma.errors import ConfigError
 from puma.retriever.model import Retriever
-from support import layouts, tiny
+from support import benchmarks, tiny
 from training.test_validation import benchmark
 
 
@@ -156,7 +156,7 @@ def test_an_unfinished_run_takes_more_steps_and_a_finished_one_says_how(base, te
 
 
 def test_data_without_pairs_of_texts_leaves_the_recipes_stage_1_out(family_base, tmp_path, capsys):
-    root = layouts.eight_tasks(tmp_path / "data", queries=6, candidates=8, splits=("train",), tasks=(0, 3))
+    root = benchmarks.random_tasks(tmp_path / "data", queries=6, candidates=8, splits=("train",), tasks=(0, 3))
     command = ["train", "smolvlm-256m", "--base", str(family_base("idefics3")), "--data", str(root), "--layers", "2"]
     command += ["--out", str(tmp_path / "out"), "--json"]
     for setting in SMALL:

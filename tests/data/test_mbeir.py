@@ -26,7 +26,7 @@ from puma.data.mbeir import (
     write_queries,
 )
 from puma.errors import DataError, InputError
-from support import mbeir_folder
+from support import benchmarks
 
 
 def make(root: Path, dataset: str = "toy", number: int = 30) -> Path:
@@ -116,28 +116,28 @@ def test_loads_no_torch() -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mbeir_folder.build(tmp_path_factory.mktemp("published"))
+    return benchmarks.published(tmp_path_factory.mktemp("published"))
 
 
 def test_the_published_folder_is_read_whole_in_the_papers_order(published: Path) -> None:
     benchmark = open_benchmark(published)
-    labels = [f"{dataset}_task{task}" for dataset, task in mbeir_folder.TASKS]
+    labels = [f"{dataset}_task{task}" for dataset, task in benchmarks.TASKS]
     assert benchmark.dataset == ALL
     assert benchmark.splits() == ["test", "train", "val"]
-    for split in mbeir_folder.SPLITS:
+    for split in benchmarks.SPLITS:
         assert benchmark.tasks(split) == labels
-    for label, (dataset, task) in zip(labels, mbeir_folder.TASKS, strict=True):
+    for label, (dataset, task) in zip(labels, benchmarks.TASKS, strict=True):
         assert benchmark.split_name(label) == (dataset, task)
         assert benchmark.label(label) == label
-        assert benchmark.modalities(label) == mbeir_folder.KINDS[task]
+        assert benchmark.modalities(label) == benchmarks.KINDS[task]
         assert benchmark.instruction(label) == "Find what matches, 1."
-        for split in mbeir_folder.SPLITS:
-            asked = [mbeir_folder.query(dataset, task, split, colour) for colour in range(3)]
+        for split in benchmarks.SPLITS:
+            asked = [benchmarks.query(dataset, task, split, colour) for colour in range(3)]
             assert [q.qid for q in benchmark.queries(label, split)] == [q["qid"] for q in asked]
             assert [list(q.positives) for q in benchmark.queries(label, split)] == [q["pos_cand_list"] for q in asked]
             assert benchmark.qrels(label, split) == {q["qid"]: dict.fromkeys(q["pos_cand_list"], 1) for q in asked}
         for split in ("val", "test"):  # MSCOCO's pools differ by split, the others are shared
-            dids = [mbeir_folder.candidate(dataset, task, split, colour)["did"] for colour in range(3)]
+            dids = [benchmarks.candidate(dataset, task, split, colour)["did"] for colour in range(3)]
             assert [c.did for c in benchmark.pool(label, split)] == dids
     assert len(benchmark.global_pool("test")) == 48
 

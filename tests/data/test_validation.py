@@ -11,12 +11,12 @@ import pytest
 from puma.data import findings as kinds
 from puma.data.validation import examine
 from puma.errors import DataError, InputError
-from support import mbeir_folder
+from support import benchmarks
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mbeir_folder.build(tmp_path_factory.mktemp("whole"))
+    return benchmarks.published(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
@@ -166,9 +166,9 @@ def test_a_mistyped_name_is_missing_and_noted(root: Path) -> None:
 def test_a_folder_of_its_own_kind_is_not_held_against_mbeir(tmp_path: Path) -> None:
     pool = [{"did": "30:1", "txt": "a", "img_path": None, "modality": "text"}]
     asked = {"qid": "30:1", "query_txt": "q", "query_modality": "text", "pos_cand_list": ["30:1"], "task_id": 1}
-    mbeir_folder.jsonl(tmp_path / "query/test/mbeir_toy_task1_test.jsonl", [asked])
-    mbeir_folder.jsonl(tmp_path / "cand_pool/local/mbeir_toy_task1_test_cand_pool.jsonl", pool)
-    mbeir_folder.qrels(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt", [asked])
+    benchmarks.jsonl(tmp_path / "query/test/mbeir_toy_task1_test.jsonl", [asked])
+    benchmarks.jsonl(tmp_path / "cand_pool/local/mbeir_toy_task1_test_cand_pool.jsonl", pool)
+    benchmarks.qrels(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt", [asked])
     (tmp_path / "instructions").mkdir()
     (tmp_path / "instructions/query_instructions.tsv").write_text("h\ntext\ttext\ttoy\t30\tFind it.\n")
     assert told(tmp_path) == {}

@@ -18,7 +18,8 @@ from puma.evaluation.mbeir import evaluate, evaluate_runs
 from puma.evaluation.metrics import hit_rate_at_k, mrr_at_k, ndcg_at_k, recall_at_k
 from puma.evaluation.runs import read_run
 from puma.evaluation.stored.writing import write_embeddings
-from support.random_benchmark import NamedEncoder, write_random
+from support.benchmarks import named_tasks
+from support.encoders import NamedEncoder
 
 KS = (1, 3, 5, 10)
 OURS = {"hit": hit_rate_at_k, "recall": recall_at_k, "ndcg": ndcg_at_k, "mrr": mrr_at_k}
@@ -177,7 +178,7 @@ def uniirs_way(folder, dataset, task, pool, k):
 
 
 def test_uniirs_tools_count_our_vectors_as_we_do(tmp_path):
-    root = write_random(tmp_path / "root")
+    root = named_tasks(tmp_path / "root")
     tables = evaluate(NamedEncoder(), root, ks=KS, progress=False)
     write_embeddings(NamedEncoder(), root, tmp_path / "stored", dtype="float32", progress=False)
     for task in (0, 3, 7):
@@ -190,7 +191,7 @@ def test_uniirs_tools_count_our_vectors_as_we_do(tmp_path):
 
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_the_tables_equal_trec_eval_on_our_own_run_files(tmp_path, decimals):
-    root = write_random(tmp_path / "root", tasks=(0, 1, 4), queries=20)
+    root = named_tasks(tmp_path / "root", tasks=(0, 1, 4), queries=20)
     encoder = NamedEncoder(dim=6 if decimals == 0 else 16, decimals=decimals)
     tables = evaluate(encoder, root, ks=KS, run_dir=tmp_path / "runs", progress=False)
     tied = 0

@@ -14,7 +14,7 @@ from puma.evaluation.foreign import ForeignEncoder, load_foreign
 from puma.evaluation.results import read_results
 from puma.items import Item
 from puma.retriever.model import Retriever
-from support import mbeir_folder
+from support import benchmarks
 
 WORDS = "find a picture that matches this red green blue thing fox query document what . , : 0 1 2 3 4 5"
 SENTENCES = ["red thing", "a green fox , 3 of them", "blue", "what matches this red fox ?"]
@@ -59,7 +59,7 @@ def puma_folder(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return mbeir_folder.build(tmp_path_factory.mktemp("foreign") / "M-BEIR")
+    return benchmarks.published(tmp_path_factory.mktemp("foreign") / "M-BEIR")
 
 
 def unit(rows):

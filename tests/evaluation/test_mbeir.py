@@ -21,8 +21,8 @@ from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import hit_rate_at_k, recall_at_k
 from puma.evaluation.runs import read_run
-from support.encoders import ToyEncoder
-from support.random_benchmark import NamedEncoder, write_random
+from support.benchmarks import named_tasks
+from support.encoders import NamedEncoder, ToyEncoder
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (90, 0, 0)]
 NAMES = ["red", "green", "blue", "red green", "green blue", "red dark"]
@@ -140,7 +140,7 @@ def test_chance_has_the_same_shape_and_random_vectors_reach_it(root):
             rows = self.random.normal(size=(len(items), self.dim))
             return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
-    drawn = [evaluate(Random(seed), root, progress=False) for seed in range(300)]
+    drawn = [evaluate(Random(seed), root, progress=False) for seed in range(100)]
     for key in ("hit_rate@1", "hit_rate@5", "recall@1"):
         assert np.mean([table["0"][key] for table in drawn]) == pytest.approx(expected["0"][key], abs=0.05)
         assert np.mean([t["3"]["global"][key] for t in drawn]) == pytest.approx(expected["3"]["global"][key], abs=0.05)
@@ -242,8 +242,8 @@ def test_within_a_budget_the_tables_and_runs_are_the_same(root, tmp_path, memory
 
 
 def test_the_headline_follows_mbeirs_convention(tmp_path):
-    root = write_random(tmp_path / "root", dataset="fashioniq", number=7, tasks=(7,))
-    write_random(root, dataset="cirr", number=8, tasks=(7,))
+    root = named_tasks(tmp_path / "root", dataset="fashioniq", number=7, tasks=(7,))
+    named_tasks(root, dataset="cirr", number=8, tasks=(7,))
     tables = evaluate(NamedEncoder(), root, progress=False)
     assert {task: table["headline"] for task, table in tables.items()} == {
         "fashioniq_task7": "hit_rate@10",
@@ -253,8 +253,8 @@ def test_the_headline_follows_mbeirs_convention(tmp_path):
 
 
 def test_several_data_sets_are_evaluated_in_one_pass_or_one_by_one(tmp_path):
-    root = write_random(tmp_path / "root")
-    write_random(root, dataset="far", number=4, tasks=(0, 8))
+    root = named_tasks(tmp_path / "root")
+    named_tasks(root, dataset="far", number=4, tasks=(0, 8))
     encoder = NamedEncoder()
     tables = evaluate(encoder, root, progress=False)
     assert encoder.calls == 5 * 12 + 5 * 7

@@ -7,13 +7,14 @@ import pytest
 from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.results import make_results, read_results, write_results
-from support.random_benchmark import NamedEncoder, write_random
+from support.benchmarks import named_tasks
+from support.encoders import NamedEncoder
 
 ABOUT = {"root": "tiny", "dataset": "tiny", "split": "test", "instruction": "first"}
 
 
 def test_an_evaluation_comes_back_whole(tmp_path):
-    root = write_random(tmp_path / "root")
+    root = named_tasks(tmp_path / "root")
     tables = evaluate(NamedEncoder(), root, details=True, progress=False)
     made = make_results("named", "named-16", ABOUT, tables, machine={"cores": 2})
     write_results(tmp_path / "a.json", made)

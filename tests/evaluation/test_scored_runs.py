@@ -8,12 +8,13 @@ from puma.errors import DataError, InputError
 from puma.evaluation.mbeir import evaluate, evaluate_runs
 from puma.evaluation.runs import read_run, write_run
 from puma.evaluation.scored_runs import RunName, run_name_of
-from support.random_benchmark import NamedEncoder, write_random
+from support.benchmarks import named_tasks
+from support.encoders import NamedEncoder
 
 
 @pytest.fixture
 def root(tmp_path):
-    return write_random(tmp_path / "root")
+    return named_tasks(tmp_path / "root")
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_two_runs_for_one_task_and_none_at_all_are_refused(root, runs, tmp_path)
 
 
 def test_runs_of_several_data_sets_go_by_their_labels(root, tmp_path):
-    write_random(root, dataset="far", number=4, tasks=(0, 8))
+    named_tasks(root, dataset="far", number=4, tasks=(0, 8))
     expected = evaluate(NamedEncoder(), root, run_dir=tmp_path / "runs", progress=False)
     assert list(expected) == ["far_task0", "far_task8", "tiny_task0", "tiny_task3", "tiny_task7"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir())[0] == "far_task0_test_global.run"

@@ -16,6 +16,7 @@ from transformers import EfficientNetConfig, EfficientNetModel, LlamaConfig, Lla
 from puma.mini.base.assemble import join, save
 from puma.mini.base.settings import BaseSettings, write_note
 from puma.mini.base.tower import neutralise_squeeze_excite
+from support.shared import built_once
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (245, 245, 245)}
 SHAPES = ("square", "stripes", "frame", "dots", "halves", "corner")
@@ -78,12 +79,15 @@ def tiny_llama(vocabulary: int) -> LlamaForCausalLM:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished model folder of the mini base's architecture."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = tiny_tokenizer()
-    model, processor = join(random_tower(), tiny_llama(len(tokenizer)), tokenizer, TINY)
-    save(model, processor, folder)
-    write_note(folder, TINY)
-    return folder
+
+    def build(folder: Path) -> None:
+        tokenizer = tiny_tokenizer()
+        model, processor = join(random_tower(), tiny_llama(len(tokenizer)), tokenizer, TINY)
+        folder.mkdir()
+        save(model, processor, folder)
+        write_note(folder, TINY)
+
+    return built_once(tmp_path_factory, "mini-base", build)
 
 
 def draw(colour: str, shape: str, shift: int) -> Image.Image:

@@ -13,7 +13,7 @@ from puma.training.config import TrainConfig
 from puma.training.pairs import read_pairs
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.store import FeatureStore
-from support import families, layouts
+from support import benchmarks, families
 
 TASKS = (0, 1, 3, 8)  # text, image and image+text on either side
 SMALL = TrainConfig(
@@ -32,7 +32,7 @@ SMALL = TrainConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return layouts.eight_tasks(
+    return benchmarks.random_tasks(
         tmp_path_factory.mktemp("data") / "data",
         queries=6,
         candidates=8,

@@ -1,9 +1,10 @@
-"""A small real encoder for tests: hashed words and a colour histogram, deterministic, no model file, no torch."""
+"""Small encoders for tests: deterministic, no model file, no torch."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,8 @@ from puma.items import Item
 
 
 class ToyEncoder:
-    """Words and colours share dimensions, so that the text "red" is near a red image. ``calls`` counts items."""
+    """Hashed words and a colour histogram. They share dimensions, so that the text "red" is near a red image. ``calls``
+    counts items."""
 
     COLOURS: ClassVar = {"red": 0, "green": 1, "blue": 2}
 
@@ -39,3 +41,29 @@ class ToyEncoder:
             row[3] += 0.05  # an image is not quite its name
             row[:3] += np.asarray(image.resize((4, 4)), dtype=np.float64).mean(axis=(0, 1)) / 255
         return row
+
+
+class NamedEncoder:
+    """A random unit vector for each text, image name and instruction, always the same one. Items and instructions are
+    counted as in ToyEncoder; rounded to ``decimals`` many vectors are equal."""
+
+    def __init__(self, dim: int = 16, decimals: int | None = None) -> None:
+        self.dim, self.decimals, self.fingerprint = dim, decimals, f"named-{dim}"
+        self.seen_instructions: list[str | None] = []
+        self.calls = 0
+
+    def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
+        self.seen_instructions.append(instruction)
+        self.calls += len(items)
+        return np.stack([self._one(f"{item.text}|{_image_name(item)}|{instruction}") for item in items])
+
+    def _one(self, name: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        row = np.random.default_rng(seed).normal(size=self.dim)
+        if self.decimals is not None:
+            row = np.round(row, self.decimals) + np.eye(self.dim)[0] * 0.1  # many equal ones, none zero
+        return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+def _image_name(item: Item) -> str | None:
+    return item.image.name if isinstance(item.image, Path) else None

@@ -134,7 +134,7 @@ def test_batches_take_no_room_in_dev_shm():
         held = [next(iterator) for _ in range(20)]
         open_now = {path.name for path in Path("/dev/shm").glob("torch_*")} if Path("/dev/shm").is_dir() else set()
         assert open_now <= before
-        assert [float(batch["t39"].sum()) for batch in held[:3]] == [0.0, 4 * 250_000, 8 * 250_000]
+        assert [float(batch["t39"].sum()) for batch in held[:3]] == [0.0, 4 * 50_000, 8 * 50_000]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -142,7 +142,7 @@ def test_batches_take_no_room_in_dev_shm():
 class Large:
     def __call__(self, rows):
         batch = {f"t{n}": torch.tensor(n) for n in range(39)}
-        return {**batch, "t39": torch.full((250_000,), float(rows[0]["row"]))}
+        return {**batch, "t39": torch.full((50_000,), float(rows[0]["row"]))}
 
 
 TRAINER = """

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from puma.items.digest import content_digest
 from puma.items.encoder import Skip
 from puma.items.item import Item
-from puma.search.ingest import content_digest
 from puma.search.searcher import Added, Searcher
 from puma.serve.batching import BusyError
 from puma.serve.service import Service

@@ -12,7 +12,7 @@ from puma.data.mbeir import TASK_MODALITIES, pool_path, query_path, read_pool, r
 from puma.errors import DataError, DependencyError, DownloadError, InputError
 from puma.evaluation.mbeir import evaluate
 from puma.items import IMAGE_TEXT, Item
-from support.layouts import eight_tasks
+from support.benchmarks import random_tasks
 
 pytest.importorskip("mteb")
 
@@ -52,7 +52,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return eight_tasks(tmp_path_factory.mktemp("eight"))
+    return random_tasks(tmp_path_factory.mktemp("eight"))
 
 
 def test_figures_equal_ours_on_all_eight_tasks_and_both_pools(root):
@@ -124,7 +124,7 @@ def test_mteb_is_told_of_both_modalities(root):
 
 def test_a_documents_text_comes_as_it_stands_in_its_file(root, tmp_path):
     """mteb strips it; a tokenizer may see the difference."""
-    spaced = eight_tasks(tmp_path / "spaced", queries=2, candidates=3)
+    spaced = random_tasks(tmp_path / "spaced", queries=2, candidates=3)
     path = pool_path(spaced, "tiny", 3, "test")
     pool = read_pool(path)
     write_pool(path, [type(one)(one.did, f"  {one.text}\n", None, "text") for one in pool])
@@ -142,7 +142,7 @@ def test_a_documents_text_comes_as_it_stands_in_its_file(root, tmp_path):
 
 
 def test_unreadable_images_are_misses_as_with_us(tmp_path):
-    root = eight_tasks(tmp_path / "faulty", queries=5, candidates=6)
+    root = random_tasks(tmp_path / "faulty", queries=5, candidates=6)
     for task in (4, 7):
         record = read_pool(pool_path(root, "tiny", task, "test"))[0]
         (root / record.image_path).write_bytes(b"no picture")
@@ -214,7 +214,7 @@ def test_arguments_are_checked(root):
 
 
 def test_a_pool_of_another_modality_is_refused(tmp_path):
-    root = eight_tasks(tmp_path / "odd", queries=2, candidates=3)
+    root = random_tasks(tmp_path / "odd", queries=2, candidates=3)
     path = pool_path(root, "tiny", 1, "test")
     pool = read_pool(path)
     Image.new("RGB", (4, 4)).save(root / "mbeir_images/x.png")

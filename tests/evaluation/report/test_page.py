@@ -14,7 +14,7 @@ from puma.evaluation.report.page import Curve, write_evaluation_report, write_re
 from puma.evaluation.report.sheets import Asked, Result, Sheet, Thumbnails, sheet_html
 from puma.evaluation.runs import write_run
 from puma.items import Item
-from support.with_image import build, run_of
+from support.benchmarks import ordered_images, run_of
 
 
 def table(rate, **more):
@@ -139,7 +139,7 @@ def document(model="puma", tables=None, **about):
 
 
 def test_an_evaluations_page_has_everything_and_asks_for_nothing(tmp_path):
-    root = build(tmp_path)
+    root = ordered_images(tmp_path)
     write_run(tmp_path / "runs/task0_test_local.run", run_of(lambda number: {0: 1}.get(number)))
     given = document("<b>puma & co</b>") | {"chance": {"0": table(0.01)}, "machine": "x86, 2 threads"}
     write_evaluation_report(tmp_path / "r.html", given, root, tmp_path / "runs")

@@ -9,12 +9,12 @@ from puma.errors import DataError
 from puma.evaluation.report.samples import best_rank, run_sheets
 from puma.evaluation.report.sheets import Thumbnails, sheet_html
 from puma.evaluation.runs import write_run
-from support.with_image import build, run_of
+from support.benchmarks import ordered_images, run_of
 
 
 @pytest.fixture
 def root(tmp_path):
-    return build(tmp_path)
+    return ordered_images(tmp_path)
 
 
 def test_successes_and_failures_are_told_apart(root, tmp_path):

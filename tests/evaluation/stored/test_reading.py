@@ -23,7 +23,8 @@ from puma.evaluation.stored.reading import (
     unhash_qid,
 )
 from puma.evaluation.stored.writing import write_embeddings
-from support.random_benchmark import NamedEncoder, write_random
+from support.benchmarks import named_tasks
+from support.encoders import NamedEncoder
 
 
 @given(st.integers(0, 400), st.integers(0, 499_999))
@@ -47,7 +48,7 @@ def test_an_id_that_would_be_another_ones_is_refused(name):
 
 @pytest.fixture
 def root(tmp_path):
-    return write_random(tmp_path / "root")
+    return named_tasks(tmp_path / "root")
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_a_union_that_holds_an_id_twice_is_refused(root, stored):
 
 
 def test_vectors_of_something_else_are_refused(root, stored, tmp_path):
-    other = write_random(tmp_path / "other", dataset="far", number=4)
+    other = named_tasks(tmp_path / "other", dataset="far", number=4)
     with pytest.raises(DataError, match="none of the 36 candidates has a vector, as 4:"):
         evaluate_embeddings(stored, other)
     (stored / "test/mbeir_tiny_task3_test_embed.npy").unlink()
@@ -225,7 +226,7 @@ def test_killed_while_writing_it_leaves_no_folder(root, tmp_path):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))!r})
-from support.random_benchmark import NamedEncoder
+from support.encoders import NamedEncoder
 from puma.evaluation.stored.writing import write_embeddings
 class Killed(NamedEncoder):
     def encode(self, items, *, instruction=None):

@@ -7,6 +7,7 @@ import pytest
 
 from puma.mini.openpics import build, select
 from support import openpics_sources
+from support.shared import built_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,11 +20,11 @@ def even_shares() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("packages")
-    openpics_sources.make_packages(root)
-    return root
+    return built_once(tmp_path_factory, "packages", openpics_sources.make_packages)
 
 
 @pytest.fixture(scope="session")
 def openpics(even_shares: None, tiny_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("home"), fetch=openpics_sources.fetcher(tiny_packages))
+    fetch = openpics_sources.fetcher(tiny_packages)
+    home = built_once(tmp_path_factory, "openpics", lambda home: build(home, fetch=fetch))
+    return build(home, fetch=fetch)  # it is there: this only finds it

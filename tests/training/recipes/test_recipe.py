@@ -12,7 +12,7 @@ from puma.mini.training import base_config as mini_config
 from puma.retriever.model import Retriever
 from puma.training.config import TrainConfig
 from puma.training.recipes.recipe import dry_run, read_recipe, recipe_of, recipes_folder, shipped_recipes, train_recipe
-from support import families, layouts
+from support import benchmarks, families
 
 DEPTHS = {
     "qwen2-vl-7b": 12,
@@ -204,7 +204,7 @@ def test_every_shipped_recipe_has_a_dry_run(name, capsys):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "data"
-    return layouts.eight_tasks(root, queries=6, candidates=8, splits=("train", "val"), tasks=(0, 1, 8))
+    return benchmarks.random_tasks(root, queries=6, candidates=8, splits=("train", "val"), tasks=(0, 1, 8))
 
 
 @each("mini", "smolvlm-256m")

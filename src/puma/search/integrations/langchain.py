@@ -23,9 +23,9 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import Hit, Index
 from puma.index.interface import Row, encoded_payload
+from puma.items.digest import content_digest
 from puma.items.encoder import BATCH, Encoder
 from puma.items.item import TEXT, Item
-from puma.search.ingest import content_digest
 from puma.search.integrations import not_installed
 from puma.search.queries import INSTRUCTIONS
 from puma.search.searcher import Searcher
