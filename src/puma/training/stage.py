@@ -37,7 +37,7 @@ from puma.training.sampling import MixedTaskBatches, Rows, Run
 from puma.training.sharding import check_sharding, is_sharded
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.shared import SharedTeacher, choose_teacher
-from puma.training.trainable import check_four_bits, checkpoint_activations, choose_trainable, hold, merge_adapters
+from puma.training.trainable import check_four_bits, choose_trainable, finish_model, hold
 from puma.training.unreadable import Unreadable
 from puma.training.validation import TrainingEncoder, Validation, best_of
 from puma.training.workers import default_workers, worker_errors
@@ -176,7 +176,7 @@ def train(
         whole.load_state_dict(trainer.whole_weights(), strict=False)
         whole.to(device)
         pipeline, retriever.model = whole, whole[0].model
-    _finish_model(retriever, pipeline, config, shared, frozen_type)
+    finish_model(retriever, pipeline, config, shared, frozen_type)
     wait()  # all have listed what they could not use
     done = int(trainer.state.global_step)
     trained_pairs = (done - begun.done) * config.batch_size * config.accumulate * ranks
@@ -295,17 +295,3 @@ def _restore_best(trainer: Any, folder: Path, config: TrainConfig) -> int | None
         wait()  # the first process has written them
         trainer.put_back(best_weights(folder, best[0]), str(folder))
     return best[0]
-
-
-def _finish_model(
-    retriever: Retriever, pipeline: Any, config: TrainConfig, shared: DualDepth | None, frozen_type: str
-) -> None:
-    """Leave the retriever a plain model: adapters merged, a shared teacher's deep layers gone, frozen, in eval mode."""
-    if config.lora_rank:
-        target = torch.float32 if frozen_type == "fp32" else retriever.saved_dtype
-        retriever.model = merge_adapters(pipeline[0].model, target)
-    if shared is not None:
-        shared.cut()
-    if config.gradient_checkpointing:
-        checkpoint_activations(retriever.model, "disable")
-    retriever.model.requires_grad_(False).eval()

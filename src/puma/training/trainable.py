@@ -19,6 +19,7 @@ from puma.pruning import decoder_of
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import Retriever
 from puma.training.config import TrainConfig
+from puma.training.teacher.dual_depth import DualDepth
 
 LORA_TARGETS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 BLOCK = 64
@@ -188,3 +189,17 @@ def _plain(layer: nn.Module) -> nn.Module:
     plain.weight = nn.Parameter(weight, requires_grad=False)
     plain.bias = layer.bias
     return plain
+
+
+def finish_model(
+    retriever: Retriever, pipeline: Any, config: TrainConfig, shared: DualDepth | None, frozen_type: str
+) -> None:
+    """Leave the retriever a plain model: adapters merged, a shared teacher's deep layers gone, frozen, in eval mode."""
+    if config.lora_rank:
+        target = torch.float32 if frozen_type == "fp32" else retriever.saved_dtype
+        retriever.model = merge_adapters(pipeline[0].model, target)
+    if shared is not None:
+        shared.cut()
+    if config.gradient_checkpointing:
+        checkpoint_activations(retriever.model, "disable")
+    retriever.model.requires_grad_(False).eval()
