@@ -1,4 +1,4 @@
-"""Tables, plots and verdicts of the ablation: what ``python benchmarks/ablation.py --report`` writes."""
+"""Tables, plots and verdicts of the ablation, from its results: what ``benchmarks/ablation.py --report`` writes."""
 
 from __future__ import annotations
 

