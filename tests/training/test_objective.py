@@ -218,8 +218,9 @@ def test_faults_are_named_at_once(changes, said):
 
 def test_a_stage_hands_all_its_settings_to_the_objective():
     settings = {
-        "temperature": 0.2, "decay": 0.8, "contrastive_weight": 0.9, "distillation_weight": 0.5, "distillation": "cosine",
-        "symmetric": True, "loss": "siglip", "margin": 0.1, "grad_cache": 3, "teacher_share": 0.5,
+        "temperature": 0.2, "decay": 0.8, "contrastive_weight": 0.9, "distillation_weight": 0.5,
+        "distillation": "cosine", "symmetric": True, "loss": "siglip", "margin": 0.1,
+        "grad_cache": 3, "teacher_share": 0.5,
     }  # fmt: skip
     objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
     assert {name: getattr(objective, name) for name in settings} == settings
