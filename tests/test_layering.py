@@ -12,7 +12,7 @@ from support import layers
 
 ROOT = Path(puma.__file__).parent
 MOST_ENTRIES, MOST_ARROWS, MOST_LINES = 16, 90, 300
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {"index/collection.py": "one public class, most of it docstrings"}
 """Files over MOST_LINES, each with its reason; three at most."""
 LIGHT = (
     "puma",
