@@ -43,26 +43,26 @@ class ToyEncoder:
         return row
 
 
-class NamedEncoder:
-    """A random unit vector for each text, image name and instruction, always the same one. Items and instructions are
-    counted as in ToyEncoder; rounded to ``decimals`` many vectors are equal."""
+class NamedEncoder(ToyEncoder):
+    """A random unit vector for each text, image name and instruction, always the same one; with ``decimals`` the random
+    numbers are rounded, so that many vectors are equal."""
 
     def __init__(self, dim: int = 16, decimals: int | None = None) -> None:
-        self.dim, self.decimals, self.fingerprint = dim, decimals, f"named-{dim}"
-        self.seen_instructions: list[str | None] = []
-        self.calls = 0
+        super().__init__(dim, f"named-{dim}")
+        self.decimals = decimals
+        self._instruction: str | None = None
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
-        self.seen_instructions.append(instruction)
-        self.calls += len(items)
-        return np.stack([self._one(f"{item.text}|{_image_name(item)}|{instruction}") for item in items])
+        self._instruction = instruction
+        return super().encode(items, instruction=instruction)
 
-    def _one(self, name: str) -> np.ndarray:
+    def _one(self, item: Item) -> np.ndarray:
+        name = f"{item.text}|{_image_name(item)}|{self._instruction}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
         row = np.random.default_rng(seed).normal(size=self.dim)
         if self.decimals is not None:
-            row = np.round(row, self.decimals) + np.eye(self.dim)[0] * 0.1  # many equal ones, none zero
-        return (row / np.linalg.norm(row)).astype(np.float32)
+            row = np.round(row, self.decimals) + np.eye(self.dim)[0] * 0.1  # none is zero
+        return row
 
 
 def _image_name(item: Item) -> str | None:

@@ -62,7 +62,7 @@ def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     return torch.roll(gathered, -sum(counts[: rank()]), dims=0)
 
 
-class _Gather(torch.autograd.Function):  # type: ignore[misc]
+class _Gather(torch.autograd.Function):
     """torch's own differentiable gather is deprecated, and wants the same number of rows everywhere."""
 
     @staticmethod

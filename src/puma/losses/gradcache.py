@@ -92,7 +92,7 @@ def cached_states(
     return _Cached.apply(trigger, run, again, list(parts), model)
 
 
-class _Cached(torch.autograd.Function):  # type: ignore[misc]
+class _Cached(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
