@@ -1,5 +1,5 @@
 // The query box: text, picture or stored item, what to get, index, words to stay away from. It holds the query that is
-// being made, and says so when it is to be asked. Not here: searching.
+// being made, and says so when it is to be asked.
 
 import { by, icon, local, make, photo } from "./dom.js";
 import { fitPicture, PictureError, pictureIn } from "./pictures.js";

@@ -1,4 +1,4 @@
-// The grid of cards: one stop for Tab, arrows inside, Enter opens, M and - act. Not here: what a card looks like.
+// The grid of cards: one stop for Tab, arrows inside, Enter opens, M and - act.
 
 import { card, skeleton } from "./cards.js";
 import { by } from "./dom.js";

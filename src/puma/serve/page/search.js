@@ -1,5 +1,5 @@
 // Searching: runs a query, its further pages, and remembers what each step of the browser's history showed, so that
-// going back is immediate and also works for pictures. Not here: how anything looks.
+// going back is immediate and also works for pictures.
 
 import { call, Problem } from "./api.js";
 import { dataUri } from "./pictures.js";

@@ -1,4 +1,4 @@
-// What is shown for each state: first items of an index, waiting, results, nothing, faults. Not here: what made it so.
+// What is shown for each state: first items of an index, waiting, results, nothing, faults.
 
 import { alive } from "./api.js";
 import { know } from "./box.js";
