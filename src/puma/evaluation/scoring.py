@@ -83,7 +83,7 @@ def score(
 
     Args:
         queries: float32 [queries, dim], unit rows, or zeros where ``query_ok`` is False.
-        heard: bool [queries]; the others are misses.
+        query_ok: bool [queries]; the others are misses.
         vectors: float32 [candidates, dim], unit rows, or zeros where ``readable`` is False; an array or a memory map.
         readable: bool [candidates]; the others are never found.
         memory: bytes for what this needs beside what the process holds; :data:`AMPLE_BYTES` if None, and
