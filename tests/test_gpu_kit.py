@@ -178,9 +178,9 @@ def test_the_whole_rehearsal_goes_on_after_a_kill(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     assert "[tests] done before" in done.stdout
     assert (tmp_path / "out" / "shape.json").read_bytes() == shape
-    steps = json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]
-    assert list(steps) == [one.name for one in steps.STEPS]
-    assert {row["status"] for name, row in steps.items() if name != "feeding"} == {"done"}
+    finished = json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]
+    assert list(finished) == [one.name for one in steps.STEPS]
+    assert {row["status"] for name, row in finished.items() if name != "feeding"} == {"done"}
     tests = json.loads((tmp_path / "out" / "tests.json").read_text())["results"]
     assert len(tests) > 35
     assert {row["outcome"] for row in tests} <= {"passed", "skipped"}

@@ -240,4 +240,4 @@ def test_the_benchmark_of_shapes_runs_on_a_cpu(tmp_path):
         ("retrieve", "none"),
     }
     assert all("left_out" not in row for row in [*shape["training"], *shape["encoding"]])
-    assert [row["layers"] for row in shape["encoding"]] == [4, 2]
+    assert [row["layers"] for row in shape["encoding"]] == [2, 4]  # the cut model first: the kit may run out of time
