@@ -124,7 +124,11 @@ evaluate(Batched({left}), {root!r}, work={work!r}, batch_size=5, progress=False,
 """
 
 
-@pytest.mark.parametrize("left", [0, 1, 6, 9, 10, 30, 73])  # 10 batches of candidates, 64 of queries
+MOMENTS = [1, 10, 73, *(pytest.param(left, marks=pytest.mark.slow) for left in (0, 6, 9, 30))]
+"""Batches before the kill, of 10 of candidates and 64 of queries: at the first, between the two, at the last."""
+
+
+@pytest.mark.parametrize("left", MOMENTS)
 def test_an_evaluation_killed_anywhere_goes_on_to_the_same_figures(root, tmp_path, left):
     options = {"batch_size": 5, "progress": False, "instruction": "all", "details": True}
     whole = Batched()
