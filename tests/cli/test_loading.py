@@ -82,3 +82,7 @@ def test_half_precision_vectors_are_near_the_full_ones_and_never_mixed_with_them
     cosines = (rows["fp32"] * rows["bf16"]).sum(1)
     assert (cosines > 0.99).all()
     assert (cosines < 1 - 1e-9).all()
+    index = str(tmp_path / "texts.index")
+    assert cli.main(["index", "add", index, str(texts), "--model", str(folder)]) == 0
+    assert cli.main(["search", index, "fox", "--model", str(folder), "--dtype", "bf16"]) == 2
+    assert "--dtype bf16 counts as another model" in capsys.readouterr().err

@@ -181,6 +181,10 @@ def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto",
     try:
         return Searcher(load_retriever(model, dtype=dtype, attn=attn), index)
     except IndexMismatchError as error:
+        if dtype != "auto":
+            raise IndexMismatchError(
+                f"{error} --dtype {dtype} counts as another model: search with the type the index was filled with."
+            ) from None
         if model is not None:
             raise
         used = (
