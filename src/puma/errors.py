@@ -64,3 +64,9 @@ class DownloadError(PumaError):
 
 class StorageError(PumaError):
     """The disk is full, or a folder cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class's name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

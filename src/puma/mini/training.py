@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError
+from puma.errors import InputError, first_line
 from puma.mini import openpics
 from puma.mini.adapter.file import write_adapter
 from puma.mini.base.assemble import assemble
@@ -163,8 +163,7 @@ def prepared(retriever: Retriever, recipe: Recipe, vision: KnownImages | None) -
     try:
         retriever.model.set_attn_implementation(attn)
     except (ImportError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"attn={attn!r}: {first}; sdpa and eager work everywhere") from None
+        raise InputError(f"attn={attn!r}: {first_line(error)}; sdpa and eager work everywhere") from None
     return retriever
 
 

@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from puma.errors import InputError, ModelError
-from puma.pruning.loading_errors import first_line
+from puma.errors import InputError, ModelError, first_line
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]

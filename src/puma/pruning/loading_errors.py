@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from puma.errors import InputError, ModelError
+from puma.errors import InputError, ModelError, first_line
 
 PACKAGES = {"num2words": "puma-retrieval[smolvlm]", "bitsandbytes": "puma-retrieval[quantised]"}
 """What to install for a package that a model family needs."""
@@ -39,9 +39,3 @@ def loading_errors(what: str, path: str | os.PathLike[str], *, attn: str | None 
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class's name."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

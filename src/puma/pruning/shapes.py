@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, ModelError
+from puma.errors import InputError, ModelError, first_line
 from puma.pruning import prune
 
 
@@ -177,7 +177,7 @@ def config_of(base: str | os.PathLike[str]) -> Any:
         try:
             return AutoConfig.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"base {name!r}: {str(error).strip().splitlines()[0]}") from None
+            raise ModelError(f"base {name!r}: {first_line(error)}") from None
     if name not in KNOWN:
         raise InputError(
             f"base {name!r}: neither a folder with a config.json nor one of the shapes known without it "

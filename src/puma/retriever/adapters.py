@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, ModelError
+from puma.errors import InputError, ModelError, first_line
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -125,9 +125,7 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
                 raise ValueError(f"{'no place for ' + lost[0] if lost else 'nothing for ' + lacking[0]}")
             model = wrapped.merge_and_unload()
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"adapter {str(folder)!r} cannot be merged: {str(error).strip().splitlines()[0]}"
-            ) from None
+            raise ModelError(f"adapter {str(folder)!r} cannot be merged: {first_line(error)}") from None
     for name, kind in types.items():
         model.get_submodule(name).to(kind)
     for parameter in model.parameters():

@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from puma.errors import first_line
+
 OVERSAMPLING = 2
 """Sides of the decoded image, in sides of what the processor makes of it."""
 SCALES = (8, 4, 2)
@@ -56,8 +58,7 @@ def why_refused(processor: Any, image: Any) -> str | None:
     try:
         getattr(processor, "image_processor", processor)(images=[image], return_tensors="pt")
     except Exception as error:  # a processor raises almost anything on an image that it does not expect
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"the model's image processor refuses it ({image.width} x {image.height} pixels: {reason})"
+        return f"the model's image processor refuses it ({image.width} x {image.height} pixels: {first_line(error)})"
     return None
 
 
