@@ -45,9 +45,9 @@ def backend_options(backend: str) -> dict[str, str]:
 def image_backend(path: str | os.PathLike[str]) -> str:
     """The image processor's backend for a folder: ``pil``, or ``torchvision`` where the processor also takes videos.
 
-    The backends' pixels differ by up to 0.03, so a folder is bound to one. PIL's is the faster one for small images on
-    a CPU, but transformers hands the backend on to the video processor as well, and those exist for torchvision only:
-    with ``pil`` a processor that takes videos (Qwen-VL, SmolVLM) does not load at all.
+    The backends' pixels differ by up to 0.03, so a folder is bound to one. transformers hands the backend on to the
+    video processor as well, and those exist for torchvision only: with ``pil`` a processor that takes videos (Qwen-VL,
+    SmolVLM) does not load at all.
     """
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
