@@ -41,7 +41,12 @@ class RetrievalObjective(nn.Module):
         temperature: tau_norm.
         decay: of the hard temperature; 0 makes MAC-Loss plain InfoNCE.
         contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
-        distillation: the kind, see :func:`puma.losses.distillation_loss`.
+        distillation: the kind, see :func:`puma.losses.distillation_loss`; ``distillation_temperature`` and
+            ``distillation_centre`` are its ``temperature`` and ``centre``.
+        distillation_within: ``batch``, or ``modality``: kinds that compare items compare only queries for a modality
+            and the candidates of that modality with one another.
+        student_map: applied to the student's states before they are compared with the teacher's; part of ``model``,
+            so that it is trained and kept with it. None compares them as they are.
         symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
@@ -67,6 +72,10 @@ class RetrievalObjective(nn.Module):
         contrastive_weight: float = 1.0,
         distillation_weight: float = 0.0,
         distillation: str = "mse",
+        distillation_temperature: float = 0.05,
+        distillation_centre: str = "none",
+        distillation_within: str = "batch",
+        student_map: nn.Module | None = None,
         symmetric: bool = False,
         loss: str = "mac",
         margin: float | None = None,
@@ -82,7 +91,9 @@ class RetrievalObjective(nn.Module):
         self.model = model
         self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
-        self.distillation = distillation
+        self.distillation, self.distillation_within = distillation, distillation_within
+        self.distillation_temperature, self.distillation_centre = distillation_temperature, distillation_centre
+        self._map = [] if student_map is None else [student_map]  # a list: its weights are the model's already
         self.loss, self.margin, self.grad_cache = loss, margin, grad_cache
         if not 0 < teacher_share <= 1:
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
@@ -96,21 +107,26 @@ class RetrievalObjective(nn.Module):
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
-    def from_config(cls, model: Any, config: Any, *, shared_teacher: Any = None) -> RetrievalObjective:
+    def from_config(
+        cls, model: Any, config: Any, *, shared_teacher: Any = None, student_map: nn.Module | None = None
+    ) -> RetrievalObjective:
         """The objective of a stage.
 
         Args:
             config: :class:`puma.training.config.TrainConfig`, whose settings of these names are taken.
         """
         names = set(inspect.signature(cls).parameters) & {field.name for field in fields(config)}
-        return cls(model, **{name: getattr(config, name) for name in names}, shared_teacher=shared_teacher)
+        settings = {name: getattr(config, name) for name in names}
+        return cls(model, **settings, shared_teacher=shared_teacher, student_map=student_map)
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
         batch = _gather(states, extra)
-        terms = {"contrastive": self.contrastive_weight * self._contrastive(batch)}
+        terms = {}
+        if self.contrastive_weight or not self.distillation_weight:
+            terms["contrastive"] = self.contrastive_weight * self._contrastive(batch)
         if self.distillation_weight:
             loss = self._distillation(batch, extra, teacher)
             terms["distillation"] = self.distillation_weight * loss
@@ -165,7 +181,21 @@ class RetrievalObjective(nn.Module):
         # On the rows of all processes: only so is it one process's mean, and only so has "relational" all its pairs.
         # Every process computes the same, so their average needs no scale.
         teacher, rows = gather_rows(teacher, batch.items), gather_rows(rows, batch.items)
-        return distillation_loss(batch.states[rows], teacher[rows], self.distillation)
+        student = batch.states[rows]
+        for student_map in self._map:
+            student = student_map(student)
+        groups = None
+        if self.distillation_within == "modality":
+            wanted = torch.cat([extra[batch_keys.TARGET_MODALITY], extra[batch_keys.CANDIDATE_MODALITY]])
+            groups = gather_rows(wanted, batch.items)[rows]
+        return distillation_loss(
+            student,
+            teacher[rows],
+            self.distillation,
+            temperature=self.distillation_temperature,
+            centre=self.distillation_centre,
+            groups=groups,
+        )
 
     def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Targets | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""

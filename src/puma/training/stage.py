@@ -28,6 +28,7 @@ from puma.training.augmenting import Augmentation
 from puma.training.budget import UNBOUNDED, Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
+from puma.training.distillation_settings import attach_map, map_of
 from puma.training.distributed import equalise, join, processes, wait
 from puma.training.dropout import EpochCollator, ModalityDropout
 from puma.training.objective import RetrievalObjective
@@ -139,7 +140,7 @@ def train(
     if rank == 0:
         drop_bests(folder, begun.best)
     frozen_type = "fp32" if is_sharded() and config.base_precision == "auto" else config.frozen_type
-    pipeline = _prepare_model(retriever, config, device, frozen_type)
+    pipeline = _prepare_model(retriever, config, device, frozen_type, targets)
     workers = default_workers(pairs) if config.workers < 0 else config.workers
     narrow = frozen_type != "fp32" and device.type == "cuda" and vision is None
     trainer = _make_trainer(
@@ -148,7 +149,10 @@ def train(
         run,
         pipeline,
         objective=RetrievalObjective.from_config(
-            pipeline, config, shared_teacher=None if shared is None else SharedTeacher(shared, pipeline)
+            pipeline,
+            config,
+            shared_teacher=None if shared is None else SharedTeacher(shared, pipeline),
+            student_map=map_of(pipeline),
         ),
         collator=_make_collator(
             pairs, retriever, config, vision, targets, pixel_type=torch.bfloat16 if narrow else None
@@ -211,7 +215,9 @@ def _tower_name(model: Any) -> str:
     return next((name for name, module in model.named_modules() if module is tower), "")
 
 
-def _prepare_model(retriever: Retriever, config: TrainConfig, device: torch.device, frozen_type: str) -> Any:
+def _prepare_model(
+    retriever: Retriever, config: TrainConfig, device: torch.device, frozen_type: str, targets: Targets | None
+) -> Any:
     """The retriever's model on its device as a ``SentenceTransformer`` of one module, with what is to be trained chosen
     and equal on all processes."""
     retriever.model.to(device).train()
@@ -219,6 +225,8 @@ def _prepare_model(retriever: Retriever, config: TrainConfig, device: torch.devi
     del pipeline[1:]  # the objective pools; and accelerate's FSDP2 would take "Normalize" for the decoder's final norm
     choose_trainable(retriever, pipeline, config)
     hold(pipeline[0].model, frozen_type)
+    if config.distillation_map:
+        attach_map(pipeline, retriever.dim, targets)
     equalise(parameter for parameter in pipeline.parameters() if parameter.requires_grad)
     return pipeline
 
