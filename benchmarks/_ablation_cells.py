@@ -31,8 +31,8 @@ from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, read_pairs
+from puma.training.planned import batches_of
 from puma.training.recipes.recipe import Recipe, read_recipe
-from puma.training.stage import batches_of
 from puma.training.teacher.store import PromptTargets, teacher_states
 
 KS = (1, 5, 10)

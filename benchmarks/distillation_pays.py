@@ -4,11 +4,11 @@
     python benchmarks/distillation_pays.py --variants none-longer --as both --labels 2000 --seeds 0 1 2
     python benchmarks/distillation_pays.py --plot docs/distillation_pays.svg --variants none both
 
-Labelled pairs are drawn by the seed, equally many of each task, one a query; what is right for a query is known of these
-pairs alone. All other texts of the training split are unlabelled. All variants of a seed have the same pairs, start and
-batches. ``none-longer`` gets as many more steps as the variant named by ``--as`` spent on teacher and distillation, by
-CPU time. Each cell is appended to the results before the next starts and is not run again; a killed one goes on from its
-checkpoint. Cells are scored on val; ``--split test`` is for figures that are reported.
+Labelled pairs are drawn by the seed, equally many of each task, one a query; what is right for a query is known of
+these pairs alone. All other texts of the training split are unlabelled. All variants of a seed have the same pairs,
+start and batches. ``none-longer`` gets as many more steps as the variant named by ``--as`` spent on teacher and
+distillation, by CPU time. Each cell is appended to the results before the next starts and is not run again; a killed
+one goes on from its checkpoint. Cells are scored on val; ``--split test`` is for figures that are reported.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.distillation_settings import TEXT_TEACHER
 from puma.training.pairs import Pair, read_pairs
+from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import read_recipe
-from puma.training.teacher.folder import captions_of, met_pairs
+from puma.training.teacher.folder import captions_of
 from puma.training.teacher.texts import TextTeacher
 from puma.training.unlabelled import item_rows, read_items, teachable
 
@@ -122,8 +123,8 @@ class World:
 
 
 def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed. Known to
-    be right are those among them alone."""
+    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed. Known
+    to be right are those among them alone."""
     draw, by_task = random.Random(seed), {}
     for pair in pairs:
         by_task.setdefault(pair.task, {}).setdefault(pair.query_id, []).append(pair)
@@ -272,8 +273,8 @@ def main() -> None:
                 write_json(options.out, [*read_rows(options), row])
                 shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
                 print(
-                    f"{name} {labels} labels seed {seed}: {row['steps']} steps, mean {100 * row['mean_hit_rate@10']:.1f}"
-                    f" global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}",
+                    f"{name} {labels} labels seed {seed}: {row['steps']} steps, "
+                    f"mean {100 * row['mean_hit_rate@10']:.1f} global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}",
                     flush=True,
                 )
     print(summary(read_rows(options), options.split))

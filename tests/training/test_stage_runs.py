@@ -18,7 +18,7 @@ from puma.training.collating import PairCollator
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
-from puma.training.stage import batches_of
+from puma.training.planned import batches_of
 from puma.training.trainable import choose_trainable
 
 CONFIG = TrainConfig(

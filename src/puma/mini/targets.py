@@ -23,8 +23,9 @@ from puma.training.collating import Targets
 from puma.training.config import TrainConfig
 from puma.training.distillation_settings import TEXT_TEACHER, is_folder
 from puma.training.pairs import Pair
+from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import Recipe
-from puma.training.teacher.folder import captions_of, folder_targets, met_pairs
+from puma.training.teacher.folder import captions_of, folder_targets
 from puma.training.teacher.store import CaptionTargets, caption_targets
 from puma.training.unlabelled import item_rows, read_items, teachable
 

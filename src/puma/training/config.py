@@ -21,8 +21,7 @@ FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training. The defaults are those of stage 2 (docs/method.md) where they do not depend on the
-    machine.
+    """One stage of training. The defaults are those of stage 2 (docs/method.md), the machine's own aside.
 
     Args:
         stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
@@ -45,6 +44,8 @@ class TrainConfig:
             not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
         loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        other_weight: of the second term of ``split-mac``, candidates of other modalities
+            (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
@@ -55,18 +56,17 @@ class TrainConfig:
         contrastive_weight, distillation_weight: of the two terms.
         distillation: ``mse`` on raw states (the paper), ``cosine``, ``relational`` or ``row-softmax``
             (:func:`puma.losses.distillation_loss`).
-        distillation_temperature: of ``row-softmax``.
-        distillation_centre: ``none``, or whose mean over a batch is subtracted: the ``teacher``'s states or ``both``.
+        distillation_temperature, distillation_centre: its temperature, for ``row-softmax``, and whose mean over a batch
+            is subtracted first: ``none``, the ``teacher``'s, or ``both``.
         distillation_within: ``relational`` and ``row-softmax`` compare an item with all of its ``batch``, or only with
             those that are searched for alike (``modality``): queries for a modality, and the candidates of it.
         distillation_map: learn a linear map from the student's states to the teacher's, for the distillation alone;
             needed by ``mse`` and ``cosine`` where their widths differ.
         items_only: with ``stage="distil"``: read the data's items without its pairs, so unlabelled ones too.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers
-            (:class:`puma.training.teacher.dual_depth.DualDepth`); a path with a slash is the folder of a trained
-            retriever or of a sentence-transformers model of texts; ``all-minilm-l6-v2`` is such a model, fetched for
-            ``base: mini``.
+            very backbone that is trained, adapters off, all layers (:mod:`puma.training.teacher.dual_depth`); a path
+            with a slash is the folder of a trained retriever or of a sentence-transformers model of texts;
+            ``all-minilm-l6-v2`` is such a model, fetched for ``base: mini``.
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
@@ -110,6 +110,7 @@ class TrainConfig:
     beta2: float = 0.999
     clip: float = 1.0
     loss: str = "mac"
+    other_weight: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None
@@ -189,7 +190,8 @@ class TrainConfig:
                 "give a whole number of at least 0",
             ),
             *each(
-                "decay projector_rate tower_rate contrastive_weight distillation_weight weight_decay minutes",
+                "decay other_weight projector_rate tower_rate weight_decay minutes contrastive_weight "
+                "distillation_weight",
                 lambda value: value >= 0,
                 "give at least 0",
             ),
@@ -239,6 +241,12 @@ class TrainConfig:
                 ("base_precision", "precision"),
                 lambda: frozen_in not in ("bf16", "4bit") or self.precision == "bf16",
                 "with precision='fp32' give auto or fp32",
+            ),
+            (
+                "other_weight",
+                ("other_weight", "loss"),
+                lambda: self.other_weight == 1 or self.loss == "split-mac",
+                "only loss='split-mac' has a second term; give 1.0, or that loss",
             ),
             (
                 "patience",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,14 +16,16 @@ from torch import nn
 
 from puma.errors import InputError
 from puma.losses import batch_keys
-from puma.losses.baselines import LOSS_FUNCTIONS
-from puma.losses.comparison import compare
+from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
+from puma.losses.comparison import Comparison, compare
 from puma.losses.distillation import distillation_loss
-from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
+from puma.losses.gathering import gather_rows, world_size
 from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
-from puma.losses.negatives import NONE, false_negatives, repeated
+from puma.losses.negatives import repeated
+from puma.losses.split_mac import split_losses
 from puma.retriever.pooling import last_token_state
+from puma.training.gathered import Batch, gather_batch
 
 _Targets = tuple[torch.Tensor, torch.Tensor]
 """A teacher's states [n, d], and bool [n]: which of them are targets."""
@@ -39,7 +41,7 @@ class RetrievalObjective(nn.Module):
     Args:
         model: a ``SentenceTransformer``; its pipeline's token states are pooled here, raw.
         temperature: tau_norm.
-        decay: of the hard temperature; 0 makes MAC-Loss plain InfoNCE.
+        decay: of the hard temperature of "mac" and "split-mac"; 0 makes MAC-Loss plain InfoNCE.
         contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
         distillation: the kind, see :func:`puma.losses.distillation_loss`; ``distillation_temperature`` and
             ``distillation_centre`` are its ``temperature`` and ``centre``.
@@ -50,6 +52,7 @@ class RetrievalObjective(nn.Module):
         symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
+        other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss has it.
         margin: mask candidates whose cosine beats the positive's by more than this; None: none.
         grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
             with the batch; 0: off.
@@ -78,6 +81,7 @@ class RetrievalObjective(nn.Module):
         student_map: nn.Module | None = None,
         symmetric: bool = False,
         loss: str = "mac",
+        other_weight: float = 1.0,
         margin: float | None = None,
         grad_cache: int = 0,
         shared_teacher: Any = None,
@@ -94,16 +98,23 @@ class RetrievalObjective(nn.Module):
         self.distillation, self.distillation_within = distillation, distillation_within
         self.distillation_temperature, self.distillation_centre = distillation_temperature, distillation_centre
         self._map = [] if student_map is None else [student_map]  # a list: its weights are the model's already
-        self.loss, self.margin, self.grad_cache = loss, margin, grad_cache
+        self.loss, self.other_weight, self.margin, self.grad_cache = loss, other_weight, margin, grad_cache
         if not 0 < teacher_share <= 1:
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
         self.teacher_share = teacher_share
         self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
-        self.last_shares: dict[str, torch.Tensor] = {}
-        """After a step: the fractions ``hard`` and ``other`` of the negatives' softmax mass, for this process's queries
-        (:func:`puma.losses.negative_shares`); for other losses than "mac" as if they were InfoNCE."""
+        if not (other_weight >= 0 and math.isfinite(other_weight)):
+            raise InputError(f"other_weight={other_weight!r}: give a number of at least 0")
+        if other_weight != 1 and loss != "split-mac":
+            raise InputError(f"other_weight={other_weight!r}: only loss='split-mac' has a second term; leave it at 1")
+        self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
+        self.last_figures: dict[str, torch.Tensor] = {}
+        """After a step, of this process's queries against all candidates: for "split-mac" its two addends ``same_loss``
+        and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
+        the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other losses than "mac" as if they were
+        InfoNCE."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
@@ -123,7 +134,7 @@ class RetrievalObjective(nn.Module):
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
-        batch = _gather(states, extra)
+        batch = gather_batch(states, extra)
         terms = {}
         if self.contrastive_weight or not self.distillation_weight:
             terms["contrastive"] = self.contrastive_weight * self._contrastive(batch)
@@ -132,10 +143,10 @@ class RetrievalObjective(nn.Module):
             terms["distillation"] = self.distillation_weight * loss
         return terms
 
-    def _contrastive(self, batch: _Batch) -> torch.Tensor:
+    def _contrastive(self, batch: Batch) -> torch.Tensor:
         q = batch.own  # this process's queries; candidates i < q are their positives
         hard = self.temperature
-        if self.loss == "mac":
+        if self.loss in TWO_TEMPERATURES:
             hard = hard_temperature(self.temperature, self.decay, self.progress)
         options: dict[str, Any] = {"temperature": self.temperature, "hard_temperature": hard, "margin": self.margin}
         function = LOSS_FUNCTIONS[self.loss]
@@ -148,8 +159,8 @@ class RetrievalObjective(nn.Module):
             exclude=wrong[:q] | repeated(batch.candidate_key),
             **options,
         )
-        loss = function.of(comparison)
-        self.last_shares = negative_shares.of(comparison)
+        loss = function.of(comparison, **self._options)
+        self.last_figures = self._figures(comparison)
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
@@ -160,12 +171,18 @@ class RetrievalObjective(nn.Module):
                 batch.target_modality,
                 exclude=wrong[:, :q].T,
                 **options,
+                **self._options,
             )
             loss = (loss + backward) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries))
 
-    def _distillation(self, batch: _Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
+    def _figures(self, comparison: Comparison) -> dict[str, torch.Tensor]:
+        if self.loss == "split-mac":
+            return {f"{group}_loss": value for group, value in split_losses.of(comparison, **self._options).items()}
+        return {f"share_{group}": value for group, value in negative_shares.of(comparison).items()}
+
+    def _distillation(self, batch: Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
         if targets is not None:
             teacher, rows = targets
         elif batch_keys.TEACHER in extra:
@@ -239,69 +256,6 @@ class RetrievalObjective(nn.Module):
             return [True] * chunks
         drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
         return [number in drawn for number in range(chunks)]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The batch of all processes, this process's rows first."""
-
-    own: int
-    items: list[int]
-    """Queries and candidates of each rank."""
-    states: torch.Tensor
-    queries: torch.Tensor
-    candidates: torch.Tensor
-    target_modality: torch.Tensor
-    candidate_modality: torch.Tensor
-    candidate_key: torch.Tensor
-    content_key: torch.Tensor
-    known: torch.Tensor
-    positive: torch.Tensor
-
-    def false_negatives(self, queries: int | None) -> torch.Tensor:
-        """bool [queries, c], of the first queries or of all."""
-        positive = self.positive[:queries]
-        keys = self.candidate_key
-        return false_negatives(self.known[:queries], keys[positive], keys, self.content_key, positive)
-
-
-def _gather(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
-    device, q = states.device, len(extra[batch_keys.TARGET_MODALITY])
-    known = extra[batch_keys.KNOWN]  # [q, m]
-    sizes = gather_sizes([q, len(states) - q, known.shape[1]], device)
-    many = max(m for _, _, m in sizes)
-    known = torch.cat([known, known.new_full((q, many - known.shape[1]), NONE)], 1)
-    query_facts = torch.cat([extra[batch_keys.TARGET_MODALITY][:, None], known], 1)  # [q, 1 + m]
-    of_candidates = (batch_keys.CANDIDATE_MODALITY, batch_keys.CANDIDATE_KEY, batch_keys.CONTENT_KEY)
-    candidate_facts = torch.stack([extra[key] for key in of_candidates], 1)  # [c, 3]
-    # One collective with gradient, whose backward all processes reach at the same place.
-    items = [n + c for n, c, _ in sizes]
-    states = gather_rows(states, items)
-    query_facts = gather_rows(query_facts, [n for n, _, _ in sizes])
-    candidate_facts = gather_rows(candidate_facts, [c for _, c, _ in sizes])
-    # They lie as queries, candidates, queries, candidates, ...: this process's first.
-    query_rows: list[int] = []
-    candidate_rows: list[int] = []
-    positive: list[int] = []
-    start = 0
-    for n, c, _ in sizes[rank() :] + sizes[: rank()]:
-        positive += range(len(candidate_rows), len(candidate_rows) + n)
-        query_rows += range(start, start + n)
-        candidate_rows += range(start + n, start + n + c)
-        start += n + c
-    return _Batch(
-        own=q,
-        items=items,
-        states=states,
-        queries=states[query_rows],
-        candidates=states[candidate_rows],
-        target_modality=query_facts[:, 0],
-        candidate_modality=candidate_facts[:, 0],
-        candidate_key=candidate_facts[:, 1],
-        content_key=candidate_facts[:, 2],
-        known=query_facts[:, 1:],
-        positive=torch.tensor(positive, device=device),
-    )
 
 
 def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.storage.folders import write_json
 from puma.training.arguments import check_report, trainer_arguments
 from puma.training.augmenting import Augmentation
-from puma.training.budget import UNBOUNDED, Budget
+from puma.training.budget import Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
 from puma.training.distillation_settings import attach_map, map_of
@@ -33,6 +32,7 @@ from puma.training.distributed import equalise, join, processes, wait
 from puma.training.dropout import EpochCollator, ModalityDropout
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.planned import planned_steps
 from puma.training.run_folder import best_weights, drop_bests, entries, resume, same_configuration
 from puma.training.sampling import MixedTaskBatches, Rows, Run
 from puma.training.sharding import check_sharding, is_sharded
@@ -49,9 +49,10 @@ class TrainResult:
     """What a stage did.
 
     Args:
-        log: one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and the shares ``share_hard`` and
-            ``share_other`` of the negatives' weight; and one an evaluation, with ``step``, ``eval_hit_<task>`` and
-            ``eval_hit_mean``.
+        log: one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and two figures of the queries'
+            view: the addends ``same_loss`` and ``other_loss`` of split MAC-Loss (where it is not symmetric, their sum
+            is the contrastive loss), else the shares ``share_hard`` and ``share_other`` of the negatives' weight; and
+            one an evaluation, with ``step``, ``eval_hit_<task>`` and ``eval_hit_mean``.
         steps: done in all.
         pairs_per_second: over all processes, of the steps done by this call.
         best_step: the evaluation whose weights these are; None for the last step's.
@@ -130,7 +131,7 @@ def train(
         pairs, config.batch_size, seed=config.seed, balance=config.balance, ranks=ranks, rank=rank
     )
     same_configuration(folder, config, len(pairs), fixed=fixed)
-    begun = resume(folder, config, _steps(config, batches))
+    begun = resume(folder, config, planned_steps(config, batches))
     budget = Budget(config, begun.checkpoint)
     if budget.spent:
         begun = replace(begun, steps=begun.done)
@@ -195,19 +196,6 @@ def train(
     if rank == 0:
         write_json(folder / "log.json", asdict(result))
     return result
-
-
-def batches_of(pairs: Sequence[Pair], config: TrainConfig) -> Iterator[list[int]]:
-    """The batches that :func:`train` will take on one process, in order, of all its epochs."""
-    batches = MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
-    for batch in Run(batches, _steps(config, batches) * config.accumulate):
-        yield [row for _, row in batch]
-
-
-def _steps(config: TrainConfig, batches: MixedTaskBatches) -> int:
-    if config.minutes and not config.steps:
-        return UNBOUNDED
-    return config.steps or max(1, math.ceil(config.epochs * len(batches) / config.accumulate))
 
 
 def _tower_name(model: Any) -> str:

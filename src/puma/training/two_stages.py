@@ -21,10 +21,11 @@ from puma.training.config import TrainConfig
 from puma.training.distillation_settings import is_folder
 from puma.training.distributed import join, processes, wait
 from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.planned import met_pairs
 from puma.training.run_folder import CONFIGURATION
 from puma.training.stage import TrainResult, train
 from puma.training.teacher.dual_depth import DualDepth
-from puma.training.teacher.folder import captions_of, folder_targets, met_pairs, refuse_text_teacher
+from puma.training.teacher.folder import captions_of, folder_targets, refuse_text_teacher
 from puma.training.teacher.store import PromptTargets, teacher_states
 from puma.training.unlabelled import item_rows, read_items, teachable
 from puma.training.unreadable import FILE as LIST

@@ -17,7 +17,6 @@ from puma.training.config import TrainConfig
 from puma.training.distillation_settings import TEXT_TEACHER
 from puma.training.distributed import processes, wait
 from puma.training.pairs import Pair
-from puma.training.sampling import MixedTaskBatches, Run
 from puma.training.teacher.identity import digest, teacher_facts
 from puma.training.teacher.store import CaptionTargets, FeatureStore
 from puma.training.teacher.texts import TextTeacher
@@ -42,7 +41,7 @@ def folder_targets(
 
     Args:
         folder: a retriever's, or a sentence-transformers model's.
-        pairs: those that will be met (:func:`met_pairs`).
+        pairs: those that will be met (:func:`puma.training.planned.met_pairs`).
         store: where states are kept, a folder for each teacher in it. Several processes share the work.
         vision: stored outputs of the retriever's frozen vision tower.
         captions: text by image path, for a model of texts; None takes them from the pairs (:func:`captions_of`).
@@ -75,17 +74,6 @@ def folder_targets(
     wait()
     states.shards.refresh()
     return states
-
-
-def met_pairs(pairs: Sequence[Pair], config: TrainConfig) -> list[Pair]:
-    """The pairs that a stage of fixed steps will meet, each once; all of them where only its minutes end it."""
-    if config.minutes and not config.steps:
-        return list(pairs)
-    _, ranks = processes()
-    batches = MixedTaskBatches(pairs, config.batch_size * ranks, seed=config.seed, balance=config.balance)
-    steps = config.steps or max(1, -(-round(config.epochs * len(batches)) // config.accumulate))
-    met = dict.fromkeys(row for batch in Run(batches, steps * config.accumulate) for _, row in batch)
-    return [pairs[row] for row in met]
 
 
 def captions_of(pairs: Sequence[Pair]) -> dict[str, str]:
