@@ -2,7 +2,7 @@
 
     python benchmarks/distillation_pays.py --variants none both --labels 500 2000 10000 --seeds 0 1 2
     python benchmarks/distillation_pays.py --variants none-longer --as both --labels 2000 --seeds 0 1 2
-    python benchmarks/distillation_pays.py --plot docs/distillation_pays.svg --variants none both
+    python benchmarks/distillation_pays.py --plot docs/distillation-pays.svg --variants none both
 
 Labelled pairs are drawn by the seed, equally many of each task, one a query; what is right for a query is known of
 these pairs alone. All other texts of the training split are unlabelled. All variants of a seed have the same pairs,
@@ -20,11 +20,12 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from _distillation_report import summary, write_plot
+from _distillation_variants import STEPS, VARIANTS
 from _machine import described
 from puma.cli.commands._shared import quiet_libraries
 from puma.evaluation.mbeir import evaluate
@@ -38,7 +39,6 @@ from puma.mini.training import base_settings, for_this_machine, student
 from puma.storage.folders import write_json
 from puma.training import train
 from puma.training.config import TrainConfig
-from puma.training.distillation_settings import TEXT_TEACHER
 from puma.training.pairs import Pair, read_pairs
 from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import read_recipe
@@ -47,63 +47,6 @@ from puma.training.teacher.texts import TextTeacher
 from puma.training.unlabelled import item_rows, read_items, teachable
 
 RESULTS = Path(__file__).parent / "results" / "distillation_pays.json"
-STEPS = {500: 60, 2000: 100, 10000: 120}
-"""Contrastive steps of 64 pairs by the number of labels."""
-ROWS = {"distillation": "row-softmax", "distillation_within": "modality", "teacher": TEXT_TEACHER}
-ALONE = {"items_only": True, "contrastive_weight": 0.0, "distillation_weight": 1.0}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is added to the contrastive stage.
-
-    Args:
-        distil: settings of a stage before it that distils on unlabelled items; None for no such stage.
-        retrieve: settings that distil beside the contrastive loss.
-        says: in a few words.
-        deep: steps and layers of a teacher that is trained on the same labels first; its folder is the teacher.
-    """
-
-    says: str
-    distil: Mapping[str, Any] | None = None
-    retrieve: Mapping[str, Any] = field(default_factory=dict)
-    deep: tuple[int, int] | None = None
-
-
-BEFORE = {**ALONE, **ROWS, "distillation_within": "batch", "steps": 60, "batch_size": 64}
-VARIANTS = {
-    "none": Variant("labelled pairs alone"),
-    "none-longer": Variant("labelled pairs alone, at equal total compute"),
-    "beside": Variant("text teacher's rows beside the contrastive loss", None, {**ROWS, "distillation_weight": 1.0}),
-    "beside-3": Variant("the same, weight 3", None, {**ROWS, "distillation_weight": 3.0}),
-    "beside-centred": Variant(
-        "the same, weight 1, centred", None, {**ROWS, "distillation_weight": 1.0, "distillation_centre": "both"}
-    ),
-    "before": Variant("text teacher's rows on unlabelled texts, then labelled pairs", BEFORE),
-    "before-centred": Variant("the same, centred", {**BEFORE, "distillation_centre": "both"}),
-    "before-cosine": Variant(
-        "its centred states through a linear map on unlabelled texts, then labelled pairs",
-        {**BEFORE, "distillation": "cosine", "distillation_centre": "teacher", "distillation_map": True},
-    ),
-    "both": Variant("on unlabelled texts first, then beside", BEFORE, {**ROWS, "distillation_weight": 1.0}),
-    "paper": Variant(
-        "the paper's: raw states of the untrained base, squared error, beside InfoNCE on pairs of texts",
-        {
-            "distillation": "mse",
-            "steps": 60,
-            "contrastive_weight": 0.9,
-            "distillation_weight": 0.005,
-            "temperature": 0.05,
-            "loss": "infonce",
-        },
-    ),
-    "deep": Variant(
-        "30 layers trained on the labels first, their rows beside the contrastive loss",
-        None,
-        {**ROWS, "distillation_weight": 1.0},
-        deep=(30, 45),
-    ),
-}
 
 
 class World:
@@ -123,8 +66,10 @@ class World:
 
 
 def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed. Known
-    to be right are those among them alone."""
+    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed; 0 for
+    all. Known to be right are those among them alone."""
+    if not count:
+        return list(pairs)
     draw, by_task = random.Random(seed), {}
     for pair in pairs:
         by_task.setdefault(pair.task, {}).setdefault(pair.query_id, []).append(pair)
@@ -139,27 +84,22 @@ def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 
 def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, seed: int) -> dict[str, Any]:
     """Train and score one cell."""
-    variant = VARIANTS[name]
+    variant, layers = VARIANTS[name], VARIANTS[name].layers
     pairs = labelled(world.pairs, labels, seed)
-    common = {"seed": seed, "workers": 0, "save_steps": 40, "loss": options.loss, "decay": options.decay}
-    steps = options.steps or STEPS[labels]
+    steps = options.steps or STEPS.get(labels, 0)
     if name == "none-longer":
         steps = steps_at_equal_compute(options, labels, seed)
-    retrieve = changed(world.recipe.retrieve, {"steps": steps, **common, **variant.retrieve})
-    work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{steps}"
+    common = {"seed": seed, "workers": 0, "save_steps": 40, "loss": options.loss, "decay": options.decay}
+    common["batch_size"] = options.batch_size
+    values = {"steps": steps, **common, **variant.retrieve}
+    if layers is not None:
+        layers, values = options.deep_layers, {**values, **deep_values(options)}
     spent: dict[str, float] = {}
     if variant.deep:
-        layers, deep_steps = variant.deep
-        folder = work / "deep"
-        clock = time.process_time()
-        if not folder.is_dir():
-            config = changed(world.recipe.retrieve, {"steps": deep_steps, **common, "learning_rate": 3e-4})
-            deep = world.student(layers)
-            train(deep, pairs, config, work / "deep.work", vision=world.vision)
-            deep.save_pretrained(folder)
-        spent["deep teacher"] = time.process_time() - clock
-        retrieve = replace(retrieve, teacher=str(folder))
-    made = world.student(world.recipe.layers or 6)
+        values["teacher"], spent["deep teacher"] = deep_teacher(world, options, pairs, labels, common)
+    retrieve = changed(world.recipe.retrieve, values)
+    work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{retrieve.steps}"
+    made = world.student(layers or options.layers)
     used = 0
     if variant.distil is not None:
         distil = changed(world.recipe.distil, {**common, **variant.distil})
@@ -177,7 +117,8 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
         "labels": labels,
         "seed": seed,
         "loss": options.loss,
-        "steps": steps,
+        "steps": retrieve.steps,
+        "layers": layers or options.layers,
         "distil_steps": 0 if variant.distil is None else variant.distil["steps"],
         "split": options.split,
         "rows_with_teacher": used,
@@ -190,6 +131,29 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
     }
     shutil.rmtree(work, ignore_errors=True)
     return row
+
+
+def deep_values(options: argparse.Namespace) -> dict[str, Any]:
+    """What a deep student's stage has beside the recipe's."""
+    return {"steps": options.deep_steps, "learning_rate": 3e-4}
+
+
+def deep_teacher(
+    world: World, options: argparse.Namespace, pairs: list[Pair], labels: int, common: Mapping[str, Any]
+) -> tuple[str, float]:
+    """The folder of the deep student of these labels, trained first if it is not there, and what it cost in CPU
+    seconds."""
+    name = f"deep-{labels}-{common['seed']}-{options.loss}-{options.deep_layers}x{options.deep_steps}"
+    folder, cost = options.work.absolute() / name, options.work.absolute() / f"{name}.json"
+    if not cost.is_file():
+        clock = time.process_time()
+        config = changed(world.recipe.retrieve, {**common, **deep_values(options)})
+        made = world.student(options.deep_layers)
+        train(made, pairs, config, options.work / f"{name}.work", vision=world.vision, show_progress=False)
+        made.save_pretrained(folder, replace=True)
+        shutil.rmtree(options.work / f"{name}.work", ignore_errors=True)
+        write_json(cost, {"cpu_seconds": time.process_time() - clock})
+    return str(folder), json.loads(cost.read_text(encoding="utf-8"))["cpu_seconds"]
 
 
 def texts(pairs: Sequence[Pair]) -> list[Pair]:
@@ -252,7 +216,8 @@ def read_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, labels: int, seed: int) -> bool:
     """Whether a row is that cell's."""
     found = (row["variant"], row["labels"], row["seed"], row["split"], row["loss"])
-    return found == (name, labels, seed, options.split, options.loss)
+    same_steps = not options.steps or VARIANTS[name].layers or name == "none-longer" or row["steps"] == options.steps
+    return found == (name, labels, seed, options.split, options.loss) and bool(same_steps)
 
 
 def main() -> None:
@@ -262,19 +227,23 @@ def main() -> None:
         write_plot(options.plot, read_rows(options), options.variants, options.split)
         print(summary(read_rows(options), options.split))
         return
-    world = None
+    world, until = None, time.monotonic() + (options.seconds or float("inf"))
     for seed in options.seeds:
         for labels in options.labels:
             for name in options.variants:
                 if any(same_cell(row, options, name, labels, seed) for row in read_rows(options)):
                     continue
+                if time.monotonic() > until:
+                    print(f"{options.seconds:.0f} s are over: {name} with {labels} labels and seed {seed} is left")
+                    return
                 world = world or World()
                 row = run_cell(world, options, name, labels, seed)
                 write_json(options.out, [*read_rows(options), row])
                 shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
+                told = f"global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}"
                 print(
                     f"{name} {labels} labels seed {seed}: {row['steps']} steps, "
-                    f"mean {100 * row['mean_hit_rate@10']:.1f} global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}",
+                    f"mean {100 * row['mean_hit_rate@10']:.1f} {told}",
                     flush=True,
                 )
     print(summary(read_rows(options), options.split))
@@ -283,9 +252,14 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=["none"], choices=VARIANTS)
-    parser.add_argument("--labels", nargs="+", type=int, default=[2000], help="labelled pairs")
+    parser.add_argument("--labels", nargs="+", type=int, default=[2000], help="labelled pairs, 0 for all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="contrastive steps, needed for labels beside 500, 2000 and 10000")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=6, help="of the student")
+    parser.add_argument("--deep-layers", type=int, default=30, help="of the teacher of the variants deep-...")
+    parser.add_argument("--deep-steps", type=int, default=45, help="of that teacher's training")
+    parser.add_argument("--seconds", type=float, help="begin no cell after so many")
     parser.add_argument("--loss", default="split-mac", help="the contrastive loss")
     parser.add_argument("--decay", type=float, default=0.5, help="of the hard temperature")
     parser.add_argument("--as", dest="like", default="both", help="the variant that none-longer's compute equals")
