@@ -25,6 +25,8 @@ class Variant:
         says: in a few words.
         deep: whether the teacher is a deep student of the same labels, trained first (``--deep-steps``).
         layers: of the student; None for the recipe's.
+        captioned: the stage before is on pairs of an image with its caption, of all images; else on what ``distil``
+            says, captions being known of labelled images alone.
     """
 
     says: str
@@ -32,9 +34,11 @@ class Variant:
     retrieve: Mapping[str, Any] = field(default_factory=dict)
     deep: bool = False
     layers: int | None = None
+    captioned: bool = False
 
 
 BEFORE = {**ALONE, **ROWS, "distillation_within": "batch", "steps": 60, "batch_size": 64}
+CONTRAST = {"contrastive_weight": 1.0, "distillation_weight": 0.0, "temperature": 0.03}
 VARIANTS = {
     "none": Variant("labelled pairs alone"),
     "none-longer": Variant("labelled pairs alone, at equal total compute"),
@@ -50,6 +54,19 @@ VARIANTS = {
         {**BEFORE, "distillation": "cosine", "distillation_centre": "teacher", "distillation_map": True},
     ),
     "both": Variant("on unlabelled texts first, then beside", BEFORE, {**ROWS, "distillation_weight": 1.0}),
+    "captions": Variant(
+        "contrast on all images with their captions, then labelled pairs", {"steps": 60, **CONTRAST}, captioned=True
+    ),
+    "captions-taught": Variant(
+        "text teacher's rows on the same, then labelled pairs",
+        {**BEFORE, "items_only": False},
+        captioned=True,
+    ),
+    "captions-both": Variant(
+        "contrast and text teacher's rows on the same, then labelled pairs",
+        {**BEFORE, **CONTRAST, "items_only": False, "distillation_weight": 1.0},
+        captioned=True,
+    ),
     "paper": Variant(
         "the paper's: raw states of the untrained base, squared error, beside InfoNCE on pairs of texts",
         {

@@ -5,10 +5,13 @@
     python benchmarks/distillation_pays.py --plot docs/distillation-pays.svg --variants none both
 
 Labelled pairs are drawn by the seed, equally many of each task, one a query; what is right for a query is known of
-these pairs alone. All other texts of the training split are unlabelled. All variants of a seed have the same pairs,
-start and batches. ``none-longer`` gets as many more steps as the variant named by ``--as`` spent on teacher and
-distillation, by CPU time. Each cell is appended to the results before the next starts and is not run again; a killed
-one goes on from its checkpoint. Cells are scored on val; ``--split test`` is for figures that are reported.
+these pairs alone. All other texts of the training split are unlabelled; the variants ``captions...`` may also read
+every image with its caption. (The base's projector is fitted to these captions, for all variants.) All variants of a
+seed have the same pairs, start and batches. ``none-longer`` gets as many more steps as the variant named by ``--as``
+spent on teacher and distillation, by CPU time.
+
+Each cell is appended to the results before the next starts and is not run again; a killed one goes on from its
+checkpoint. Cells are scored on val; ``--split test`` is for figures that are reported.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, read_pairs
 from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import read_recipe
-from puma.training.teacher.folder import captions_of
+from puma.training.teacher.folder import IMAGE_TO_TEXT, captions_of
 from puma.training.teacher.texts import TextTeacher
 from puma.training.unlabelled import item_rows, read_items, teachable
 
@@ -103,9 +106,13 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
     used = 0
     if variant.distil is not None:
         distil = changed(world.recipe.distil, {**common, **variant.distil})
-        rows = item_rows(teachable(world.items, captions_of(pairs)), seed=seed) if distil.items_only else texts(pairs)
+        if variant.captioned:
+            rows = captioned(world.pairs)
+        else:
+            items = teachable(world.items, captions_of(pairs))
+            rows = item_rows(items, seed=seed) if distil.items_only else texts(pairs)
         used += len(met_pairs(rows, distil))
-        stage(world, made, distil, rows, pairs, work / "distil", spent)
+        stage(world, made, distil, rows, rows if variant.captioned else pairs, work / "distil", spent)
     if variant.retrieve:
         used += len(met_pairs(pairs, retrieve))
     stage(world, made, retrieve, pairs, pairs, work / "retrieve", spent)
@@ -154,6 +161,11 @@ def deep_teacher(
         shutil.rmtree(options.work / f"{name}.work", ignore_errors=True)
         write_json(cost, {"cpu_seconds": time.process_time() - clock})
     return str(folder), json.loads(cost.read_text(encoding="utf-8"))["cpu_seconds"]
+
+
+def captioned(pairs: Sequence[Pair]) -> list[Pair]:
+    """Every image with its caption, as a pair of image -> text without an instruction."""
+    return [replace(pair, instruction=None) for pair in pairs if pair.task == IMAGE_TO_TEXT]
 
 
 def texts(pairs: Sequence[Pair]) -> list[Pair]:
