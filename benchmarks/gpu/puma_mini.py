@@ -43,7 +43,8 @@ def main() -> None:
     adapter = options.out.with_suffix(".safetensors")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        logs = train_recipe(recipe, root, Path(scratch) / "model", adapter=adapter)
+        train_recipe(recipe, root, Path(scratch) / "model", adapter=adapter)
+        done = json.loads((Path(scratch) / "model.work" / "retrieve" / "log.json").read_text(encoding="utf-8"))
         seconds = time.monotonic() - start
         tables = evaluate(Retriever.from_pretrained(Path(scratch) / "model"), root, split="val", progress=False)
     row = {
@@ -52,7 +53,7 @@ def main() -> None:
         "loss": options.loss,
         "extra_pairs": options.extra_pairs,
         "layers": recipe.layers,
-        "steps": int(logs["retrieve"][-1]["step"]),
+        "steps": done["steps"],
         "batch_size": recipe.retrieve.batch_size,
         "seconds": round(seconds, 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
