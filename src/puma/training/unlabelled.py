@@ -36,8 +36,9 @@ def read_items(
     benchmark.skips = None if strict else left_out
     found: dict[tuple[str, str], Item] = {}
     for task in benchmark.tasks(split):
-        for entry in [*benchmark.pool(task, split), *benchmark.queries(task, split)]:
-            item = entry.item(benchmark.root)
+        items = [candidate.item(benchmark.root) for candidate in benchmark.pool(task, split)]
+        items += [query.item(benchmark.root) for query in benchmark.queries(task, split)]
+        for item in items:
             image = "" if item.image is None else os.fspath(item.image)  # type: ignore[arg-type]
             found.setdefault((plain_text(item.text), image), item)
     if faults is not None:

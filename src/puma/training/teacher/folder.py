@@ -68,12 +68,12 @@ def folder_targets(
     retriever.vision = vision
     autocast = torch.bfloat16 if has_fast_bf16() else None
     name = digest(repr(sorted(teacher_facts(retriever, autocast).items())).encode())
-    states = FeatureStore(Path(store) / name, retriever, autocast=autocast)
+    kept = FeatureStore(Path(store) / name, retriever, autocast=autocast)
     prompts = [(pair.query, pair.instruction) for pair in pairs] + [(pair.candidate, None) for pair in pairs]
-    states.compute(retriever, prompts[rank::ranks], show_progress=show)
+    kept.compute(retriever, prompts[rank::ranks], show_progress=show)
     wait()
-    states.shards.refresh()
-    return states
+    kept.shards.refresh()
+    return kept
 
 
 def captions_of(pairs: Sequence[Pair]) -> dict[str, str]:
