@@ -57,7 +57,7 @@ def folder_targets(
         seen = {os.fspath(item.image) for item in _items_of(pairs) if _is_plain_image(item)}  # type: ignore[arg-type]
         captions = {path: text for path, text in captions.items() if path in seen}
         teacher = TextTeacher(folder, device=None if torch.cuda.is_available() else "cpu")
-        # Every process: a published embedder of texts makes hundreds a second, and the store is read after the first.
+        # The first process computes, the others read what it has kept.
         if rank != 0:
             wait()
         states = teacher.states([*texts, *captions.values()], store=store, show_progress=show)
