@@ -22,10 +22,11 @@ from puma.mini.base.assemble import assemble
 from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings
-from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
+from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_alike, with_same_concept
 from puma.mini.fetch.packages import cache_home
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
+from puma.training.any_modality import with_any_instructions
 from puma.training.pairs import Pair, first_instructions, read_pairs
 from puma.training.recipes.recipe import Recipe
 from puma.training.run_folder import CONFIGURATION
@@ -226,16 +227,24 @@ def train_stages(
             result = step(name, run)
         logs[name] = result.log
         tell(result, work / name, say)
-    retriever.instructions = first_instructions(root)
+    shares = [stage.any_share for stage in recipe.stages]
+    retriever.instructions = with_any_instructions(first_instructions(root), shares)
     return logs
 
 
 def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
-    """The data's pairs and the recipe's extra ones, with what is known to be right."""
+    """The data's pairs and the recipe's extra ones, with what is known to be right, and what would be if no modality
+    were asked for."""
     pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
     more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
     pairs += more
-    return with_same_concept(pairs, {**concepts_of(root), **concepts}) if recipe.same_concept else pairs
+    any_asked = any(stage.any_share > 0 for stage in recipe.stages)
+    if not (recipe.same_concept or any_asked):
+        return pairs
+    concepts = {**concepts_of(root), **concepts}
+    if any_asked:
+        pairs = with_alike(pairs, concepts)
+    return with_same_concept(pairs, concepts) if recipe.same_concept else pairs
 
 
 def _reads_pixels(recipe: Recipe) -> bool:

@@ -63,6 +63,11 @@ class TrainConfig:
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.training.dropout.ModalityDropout`).
+        any_share: the share of the rows whose query asks for no modality, in [0, 1): they get the general instruction
+            of a search for any modality, and the losses count all candidates as of the query's own
+            (:class:`puma.training.any_modality.AnyModality`). It needs data that tells what else is right
+            (``same_concept`` of a recipe does): what it does not tell is a negative, in every modality. A target that
+            was stored for the row's own instruction is not used for such a query.
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
             alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
@@ -115,6 +120,7 @@ class TrainConfig:
     teacher: str = "store"
     teacher_share: float = 1.0
     modality_dropout: float = 0.0
+    any_share: float = 0.0
     balance: float = 1.0
     lora_rank: int = 128
     lora_alpha: int = 256
@@ -192,7 +198,7 @@ class TrainConfig:
                 "give a number in [0, 1]",
             ),
             *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
-            *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
+            *each("lora_dropout any_share", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
             (
                 "epochs",
                 ("epochs", "steps", "minutes"),

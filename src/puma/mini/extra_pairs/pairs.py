@@ -22,6 +22,11 @@ ICON_QUERY, ICON_NAME, WORD = 10, 13, 11
 SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, WORD)
 """Tasks for which any other item of the concept is a right answer too. In tasks 4 to 8 it may be the very thing to tell
 apart."""
+ALIKE = (*SAME_CONCEPT, 4, 8)
+"""Tasks for which any item of the concept is right once no modality is asked for. Tasks 6 and 7 ask for one thing about
+an image, or for another than it shows."""
+CHANGED = 7
+"""The task whose candidates show another concept than its query's image."""
 Rows = Iterator[tuple[Pair, str]]
 """Pairs, each with its concept."""
 
@@ -67,18 +72,35 @@ def concepts_of(root: Path) -> dict[str, str]:
 
 
 def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
-    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept added to what is known to be right."""
-    shown: dict[str, set[str]] = defaultdict(set)
-    for pair in pairs:
-        if (concept := concepts.get(pair.query_id)) is not None:
-            shown[concept].add(pair.candidate_id)
+    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of any modality, added to what is known
+    to be right."""
+    shown = _candidates_of(pairs, concepts)
     held: dict[frozenset[str], frozenset[str]] = {}  # equal sets once in memory
 
     def known(pair: Pair) -> frozenset[str]:
-        union = pair.known | shown.get(concepts.get(pair.query_id, ""), set())
+        union = pair.known | shown.get(concepts.get(pair.query_id, ""), frozenset())
         return held.setdefault(union, union)
 
     return [replace(pair, known=known(pair)) if pair.task in SAME_CONCEPT else pair for pair in pairs]
+
+
+def with_alike(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
+    """The pairs of :data:`ALIKE`, each told every candidate of its concept, of any modality (``Pair.alike``)."""
+    shown = _candidates_of(pairs, concepts)
+
+    def alike(pair: Pair) -> frozenset[str]:
+        return shown.get(concepts.get(pair.query_id, ""), frozenset())
+
+    return [replace(pair, alike=alike(pair)) if pair.task in ALIKE else pair for pair in pairs]
+
+
+def _candidates_of(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """The candidates that show each concept."""
+    shown: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        if pair.task != CHANGED and (concept := concepts.get(pair.query_id)) is not None:
+            shown[concept].add(pair.candidate_id)
+    return {concept: frozenset(dids) for concept, dids in shown.items()}
 
 
 def _icon_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
