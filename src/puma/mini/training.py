@@ -235,7 +235,8 @@ def train_stages(
 def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
     """The data's pairs and the recipe's extra ones, with what is known to be right, and what would be if no modality
     were asked for."""
-    pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
+    negatives = max(stage.hard_negatives for stage in recipe.stages)
+    pairs = read_pairs(root, limit=recipe.rows_per_query, negatives=negatives, strict=strict)
     more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
     pairs += more
     any_asked = any(stage.any_share > 0 for stage in recipe.stages)

@@ -25,7 +25,7 @@ class TrainConfig:
     machine.
 
     Args:
-        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
+        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (the contrastive term).
         steps: optimisation steps; 0 takes ``epochs``.
         epochs: passes over the queries where ``steps`` and ``minutes`` are 0.
         minutes: wall time after which training ends, if ``steps`` do not end it before; 0 for none. Learning rate and
@@ -44,7 +44,8 @@ class TrainConfig:
             (:class:`puma.training.augmenting.Augmentation`). With this or ``tower_rate`` stored vision features are
             not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
-        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's, ``split-mac`` also keeps
+            candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
             (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
@@ -106,7 +107,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
-    loss: str = "mac"
+    loss: str = "split-mac"
     other_weight: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5

@@ -72,13 +72,14 @@ def concepts_of(root: Path) -> dict[str, str]:
 
 
 def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
-    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of any modality, added to what is known
-    to be right."""
+    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of the modality they ask for, added to what
+    is known to be right. One of another modality is a wrong answer: what was asked for is part of the query."""
     shown = _candidates_of(pairs, concepts)
     held: dict[frozenset[str], frozenset[str]] = {}  # equal sets once in memory
 
     def known(pair: Pair) -> frozenset[str]:
-        union = pair.known | shown.get(concepts.get(pair.query_id, ""), frozenset())
+        own = shown.get(concepts.get(pair.query_id, ""), {})
+        union = pair.known | own.get(pair.candidate.modality, frozenset())
         return held.setdefault(union, union)
 
     return [replace(pair, known=known(pair)) if pair.task in SAME_CONCEPT else pair for pair in pairs]
@@ -86,7 +87,8 @@ def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> lis
 
 def with_alike(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
     """The pairs of :data:`ALIKE`, each told every candidate of its concept, of any modality (``Pair.alike``)."""
-    shown = _candidates_of(pairs, concepts)
+    of_modality = _candidates_of(pairs, concepts)
+    shown = {concept: frozenset().union(*own.values()) for concept, own in of_modality.items()}
 
     def alike(pair: Pair) -> frozenset[str]:
         return shown.get(concepts.get(pair.query_id, ""), frozenset())
@@ -94,13 +96,13 @@ def with_alike(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]
     return [replace(pair, alike=alike(pair)) if pair.task in ALIKE else pair for pair in pairs]
 
 
-def _candidates_of(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """The candidates that show each concept."""
-    shown: dict[str, set[str]] = defaultdict(set)
+def _candidates_of(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> dict[str, dict[str, frozenset[str]]]:
+    """The candidates that show each concept, by modality."""
+    shown: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for pair in pairs:
         if pair.task != CHANGED and (concept := concepts.get(pair.query_id)) is not None:
-            shown[concept].add(pair.candidate_id)
-    return {concept: frozenset(dids) for concept, dids in shown.items()}
+            shown[concept][pair.candidate.modality].add(pair.candidate_id)
+    return {concept: {modality: frozenset(dids) for modality, dids in own.items()} for concept, own in shown.items()}
 
 
 def _icon_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
