@@ -72,8 +72,8 @@ def concepts_of(root: Path) -> dict[str, str]:
 
 
 def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
-    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of the modality they ask for, added to what
-    is known to be right. One of another modality is a wrong answer: what was asked for is part of the query."""
+    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of the modality they ask for, added to
+    what is known to be right. One of another modality is a wrong answer: what was asked for is part of the query."""
     shown = _candidates_of(pairs, concepts)
     held: dict[frozenset[str], frozenset[str]] = {}  # equal sets once in memory
 
