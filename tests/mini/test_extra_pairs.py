@@ -1,6 +1,7 @@
 """Extra pairs: no name that gives a held-out concept away, icons drawn once, one concept's candidates no negatives."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -176,3 +177,12 @@ def test_a_recipe_whose_rows_may_ask_for_no_modality_knows_what_is_alike(root, s
     foxes = [pair for pair in asking if pair.candidate_id in ("20:1", "20:2")]
     assert {pair.alike for pair in foxes} == {frozenset({"20:1", "20:2"})}
     assert [pair.known for pair in asking] == [pair.known for pair in plain]
+
+
+def test_a_recipe_with_hard_negatives_reads_the_datas(root):
+    path = mbeir.query_path(root, "tiny", 0, "train")
+    mbeir.write_queries(path, [replace(query, negatives=("20:3", "20:4")) for query in mbeir.read_queries(path)])
+    assert not any(pair.negatives for pair in training_rows(read_recipe("mini"), root, None))
+    rows = training_rows(read_recipe("mini", {"retrieve.hard_negatives": 1}), root, None)
+    assert {pair.task for pair in rows if pair.negatives} == {0}
+    assert all(len(pair.negatives) == 1 for pair in rows if pair.task == 0)

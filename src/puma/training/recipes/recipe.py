@@ -49,8 +49,8 @@ class Recipe:
             from the student's.
         rows_per_query: positives of one query that are read.
         extra_pairs: training pairs beside the data's, ``icons`` and ``wordnet`` (:mod:`puma.mini.extra_pairs.pairs`).
-        same_concept: whether other candidates of a query's concept are no negatives, in the tasks whose answer they
-            would be.
+        same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
+            the tasks whose answer they would be.
         notes: for readers.
     """
 
