@@ -81,7 +81,7 @@ def mine(
     Returns:
         What :data:`NOTE` holds: ``made_with`` and ``tasks``, by id ``queries``, ``full`` (with all the negatives asked
         for), ``none``, ``negatives``, ``alike`` and ``beyond_margin`` (candidates left out), ``unjudged`` (queries
-        without a scored positive), ``unreadable``; ``skipped``, how many queries and candidates could not be embedded,
+        without a scored positive), ``other_modality`` (negatives of it, where asked for), ``unreadable``; ``skipped``, how many queries and candidates could not be embedded,
         and ``skipped_items``, the first of them with the reason.
 
     Raises:
