@@ -81,8 +81,9 @@ def mine(
     Returns:
         What :data:`NOTE` holds: ``made_with`` and ``tasks``, by id ``queries``, ``full`` (with all the negatives asked
         for), ``none``, ``negatives``, ``alike`` and ``beyond_margin`` (candidates left out), ``unjudged`` (queries
-        without a scored positive), ``other_modality`` (negatives of it, where asked for), ``unreadable``; ``skipped``, how many queries and candidates could not be embedded,
-        and ``skipped_items``, the first of them with the reason.
+        without a scored positive), ``other_modality`` (negatives of another, where asked for), ``unreadable``;
+        ``skipped``, how many queries and candidates could not be embedded, and ``skipped_items``, the first of them
+        with the reason.
 
     Raises:
         InputError: neither or both of ``encoder`` and ``run_dir``, an unknown pool or task, an ``out`` that is in use,
