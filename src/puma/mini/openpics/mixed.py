@@ -1,9 +1,9 @@
 """A pool of OpenPics' texts, images and captioned images in equal parts, for queries that ask for no modality.
 
 It is derived from the built files of a split, whose bytes stay as they are. Every candidate is a text (a concept's
-name or its keywords), an image, or an image with keywords beside it; no image is in two of the parts. Queries are a
-concept's name and another source's name for it. Right are the items of the query's concept (grade 2) and those of
-other concepts of its family (grade 1: "brown fish" for "fish"), whatever their modality.
+name or its keywords), an image, or an image with keywords beside it; no image is in two of the parts. A query is a
+concept's name. Right are the items of that concept (grade 2) and those of other concepts of its family (grade 1:
+"brown fish" for "fish"), whatever their modality.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MixedPool:
     """Queries without a modality, what is searched, and what is right.
 
     Args:
-        queries: texts; their ids begin with ``name`` or ``alias``.
+        queries: texts, one a concept, in the order of their concepts.
         candidates: as many texts as images as captioned images.
         grades: ``{qid: {did: 1 or 2}}``, at least one of grade 2 for each query.
     """
@@ -89,22 +89,17 @@ def _queries(
     families: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         families[known[candidate.did]["family"]].append(candidate)
-    concepts: dict[str, dict[str, Any]] = {}
-    for own in known.values():  # only what a concept's texts say of it names its aliases and the name most sources use
-        if "source" not in own:
-            concepts.setdefault(own["concept"], own)
+    names: dict[str, tuple[str, str]] = {}
+    for own in known.values():
+        if "source" not in own:  # said of the concept as a whole: the name that most of its images have
+            names[own["concept"]] = own["name"], own["family"]
     queries, grades = [], {}
-    for concept, own in sorted(concepts.items()):
-        name = own["name"]
-        other = sorted(own.get("aliases", ()), key=order)
+    for concept, (name, family) in sorted(names.items()):
         right = {
-            one.did: OWN_CONCEPT if known[one.did]["concept"] == concept else SAME_FAMILY
-            for one in families[own["family"]]
+            one.did: OWN_CONCEPT if known[one.did]["concept"] == concept else SAME_FAMILY for one in families[family]
         }
-        if OWN_CONCEPT not in right.values():
-            continue
-        for kind, text in [("name", name), *(("alias", alias) for alias in other[:1])]:
-            queries.append(Query(f"{kind} {concept}", text, None, TEXT, tuple(right)))
+        if OWN_CONCEPT in right.values():
+            queries.append(Query(f"mixed {concept}", name, None, TEXT, tuple(right)))
             grades[queries[-1].qid] = right
     return queries, grades
 
