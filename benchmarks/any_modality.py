@@ -158,7 +158,7 @@ def measure(encoder: Any, root: Path, split: str) -> dict[str, Any]:
     everything = {one.did: one for one in (*pool.candidates, *benchmark.global_pool(split))}
     vectors = dict(zip(everything, encoder.encode([one.item(root) for one in everything.values()]), strict=True))
     rows = np.stack([vectors[one.did] for one in pool.candidates])
-    material = Material(pool.candidates, rows, asked(encoder, [str(query.text) for query in pool.queries]))
+    material = Material(pool.candidates, rows, asked(encoder, benchmark, [str(query.text) for query in pool.queries]))
     found: dict[str, Any] = {}
     for name, without in POOLS.items():
         theirs = {}
@@ -184,9 +184,11 @@ def measure(encoder: Any, root: Path, split: str) -> dict[str, Any]:
     }
 
 
-def asked(encoder: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The queries' vectors, uninstructed, with the instruction for any modality and for each."""
-    known = {**INSTRUCTIONS, **getattr(encoder, "instructions", {})}
+def asked(encoder: Any, benchmark: Benchmark, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The queries' vectors, uninstructed, with the instruction for any modality and for each: the model's own ones, or
+    the benchmark's where its folder holds none."""
+    trained = {benchmark.modalities(task): benchmark.instruction(task) for task in benchmark.tasks("val")}
+    known = {**INSTRUCTIONS, **(getattr(encoder, "instructions", {}) or trained)}
     items = [Item(text) for text in texts]
     prompts = {"uninstructed": None, "any": known[TEXT, None]} | {name: known[TEXT, name] for name in MODALITIES}
     return {name: encoder.encode(items, instruction=prompt) for name, prompt in prompts.items()}
@@ -207,7 +209,7 @@ def nouns(encoder: Any, benchmark: Benchmark, split: str, vectors: Mapping[str, 
     pool = [one for one, kept in zip(pool, thinned(pool), strict=True) if kept]
     said = {one.did: _words(one) for one in pool}
     words = [word for word in NOUNS if sum(word in own for own in said.values()) >= 3]
-    material = Material(pool, np.stack([vectors[one.did] for one in pool]), asked(encoder, words))
+    material = Material(pool, np.stack([vectors[one.did] for one in pool]), asked(encoder, benchmark, words))
     there = np.ones(len(pool), dtype=bool)
     grades = {word: {did: 1 for did, own in said.items() if word in own} for word in words}
     share = {name: len(columns) / len(pool) for name, columns in material.columns.items()}

@@ -80,7 +80,7 @@ def test_as_the_slow_obvious_way(searcher, query):
     expected = obvious(searcher, query)
     assert ids(searcher.search(query, 185)) == expected
     assert ids(searcher.search(query, 10, exact=True)) == expected[:10]
-    assert len(set(hit.modality for hit in searcher.search(query, 30))) == 3
+    assert len({hit.modality for hit in searcher.search(query, 30)}) >= 2
     some = ("image", "image,text")
     assert ids(searcher.search(query, 20, some)) == obvious(searcher, query, some)[:20]
     assert ids(searcher.search(query, 20, instruction="Mine.")) == obvious(searcher, query, instruction="Mine.")[:20]
