@@ -41,7 +41,7 @@ class Level:
 
     def key(self, score: float) -> float:
         """How far a score stands out, ``(score - mean) / sqrt(spread)``: half way between the difference from the mean
-        and the z-score. Of what was compared (docs/results.md, "No modality asked") it finds most."""
+        and the z-score: over the models and pools of ``benchmarks/any_modality.py`` the best of what was compared."""
         return (score - self.mean) / float(np.sqrt(self.spread))
 
 
@@ -49,13 +49,14 @@ def level_of(scores: np.ndarray) -> Level:
     """The level of a sample of scores, float [n], n at least 1.
 
     Examples:
-        >>> level_of(np.array([0.0, 0.0, 0.3, 0.5]))
-        Level(mean=0.2, spread=0.223606797749979)
+        >>> level_of(np.array([0.0, 0.5, 1.0]))
+        Level(mean=0.5, spread=0.5)
     """
     mean = float(np.mean(scores, dtype=np.float64))
     above = np.asarray(scores, dtype=np.float64)[np.asarray(scores) > mean] - mean
     spread = float(np.sqrt(np.mean(above**2))) if len(above) else 0.0
-    return Level(round(mean, 12), max(spread, LEAST_SPREAD))
+    # Rounded far below float32's precision: the same scores summed in another order are the same level.
+    return Level(round(mean, 12), max(round(spread, 12), LEAST_SPREAD))
 
 
 def levels(vectors: Mapping[str, np.ndarray], samples: Mapping[str, np.ndarray]) -> dict[str, Level]:
