@@ -41,8 +41,8 @@ class Level:
 
     def key(self, score: float) -> float:
         """How far a score stands out, ``(score - mean) / sqrt(spread)``: half way between the difference from the mean
-        and the z-score. In ``benchmarks/any_modality.py`` the best nDCG@10 in the mean of both models, not with each: with
-        one trained on split MAC-Loss ``rank`` has a greater one and a smaller precision."""
+        and the z-score. In ``benchmarks/any_modality.py`` the best nDCG@10 in the mean over both models, not with each:
+        with one trained on split MAC-Loss, ``rank`` has a greater one and a smaller precision."""
         return (score - self.mean) / float(np.sqrt(self.spread))
 
 
