@@ -22,6 +22,7 @@ from puma.mini.base.assemble import assemble
 from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings
+from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
 from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
 from puma.mini.fetch.packages import cache_home
 from puma.retriever.encoding import has_fast_bf16
@@ -45,7 +46,8 @@ IMAGE_TO_TEXT = 3
 
 def base_settings(recipe: Recipe) -> BaseSettings:
     """How the recipe's mini base is put together."""
-    return BaseSettings(image_size=recipe.image_size)
+    strides = HALVED_STRIDES if recipe.tower_cell == cell_size(HALVED_STRIDES) else STRIDES
+    return BaseSettings(tower=recipe.tower, image_size=recipe.image_size, strides=strides)
 
 
 def base_config(recipe: Recipe) -> Any:

@@ -30,12 +30,15 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "attn": ((str, type(None)), f"give one of {ATTENTION}, or null for the base's own"),
     "notes": ((str,), "give a text"),
     "image_size": ((int,), "give a whole number of pixels"),
+    "tower": ((str,), "give lite0 or lite2"),
+    "tower_cell": ((int,), "give 32 or 64"),
     "teacher_prompt": ((str,), "give open-quote or short"),
     "rows_per_query": ((int,), "give a whole number of at least 1"),
     "extra_pairs": ((list,), f"give a list of {', '.join(EXTRA_PAIRS)}"),
     "same_concept": ((bool,), "give true or false"),
 }
-ONLY_MINI = ("image_size", "teacher_prompt", "rows_per_query", "extra_pairs", "same_concept")
+_CHOICES: dict[str, tuple[Any, ...]] = {"tower": ("lite0", "lite2"), "tower_cell": (32, 64)}
+ONLY_MINI = ("image_size", "tower", "tower_cell", "teacher_prompt", "rows_per_query", "extra_pairs", "same_concept")
 """Keys that another base does not have."""
 
 
@@ -70,6 +73,8 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
             if name == "extra_pairs" and isinstance(value, list):
                 right = all(kind in EXTRA_PAIRS for kind in value)
                 value = tuple(value)
+            if right and name in _CHOICES:
+                right = value in _CHOICES[name]
             if right and name == "dtype":
                 right = value in BASE_PRECISIONS
             if right and name == "attn":
