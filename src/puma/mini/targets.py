@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from puma.errors import InputError
-from puma.mini.base.known_images import KnownImages
 from puma.mini.fetch.packages import cache_home
 from puma.mini.text_teacher import text_teacher_folder
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.retriever.stored_vision import VisionFeatures
 from puma.training.collating import Targets
 from puma.training.config import TrainConfig
 from puma.training.distillation_settings import TEXT_TEACHER, is_folder
@@ -45,7 +45,7 @@ def stage_targets(
     rows: Sequence[Pair],
     *,
     pairs: Sequence[Pair],
-    vision: KnownImages | None,
+    vision: VisionFeatures | None,
     home: Path | None,
 ) -> Targets:
     """The targets of what a stage will meet, by the teacher that it names.

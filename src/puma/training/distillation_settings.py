@@ -34,6 +34,9 @@ def distillation_rules(config: Any) -> list[Rule]:
     def known_teacher() -> bool:
         return config.teacher in (*TEACHERS, TEXT_TEACHER) or is_folder(config.teacher)
 
+    def shared() -> bool:
+        return config.teacher == "shared"
+
     return [
         (
             "teacher",
@@ -67,9 +70,27 @@ def distillation_rules(config: Any) -> list[Rule]:
             f"with distillation={config.distillation!r} give 'batch': only {OF_SIMILARITIES} compare items",
         ),
         (
+            "lora_rank",
+            ("lora_rank", "teacher"),
+            lambda: not shared() or config.lora_rank > 0,
+            "with teacher='shared' give a positive rank: the teacher is this model without its adapters",
+        ),
+        (
+            "projector_rate",
+            ("projector_rate", "teacher"),
+            lambda: not shared() or config.projector_rate == 0,
+            "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
+        ),
+        (
+            "tower_rate",
+            ("tower_rate", "teacher"),
+            lambda: not shared() or config.tower_rate == 0,
+            "with teacher='shared' give 0: the teacher looks through the same tower, and is frozen",
+        ),
+        (
             "distillation_map",
             ("distillation_map", "teacher"),
-            lambda: not config.distillation_map or config.teacher != "shared",
+            lambda: not config.distillation_map or not shared(),
             "with teacher='shared' give false: the teacher is as wide as the student",
         ),
         (
