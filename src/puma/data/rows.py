@@ -114,7 +114,7 @@ def csv_rows(path: Path, layout: CsvLayout) -> Iterator[Row]:
             except StopIteration:
                 return
             except (csv.Error, UnicodeError) as error:
-                where = f"{path}:{table.line_num}"
+                where = f"{path}:{table.reader.line_num}"
                 yield where, Skip(where, f"not CSV ({error})")
                 if isinstance(error, UnicodeError):  # UTF-16 that breaks off: nothing after it can be told
                     return
