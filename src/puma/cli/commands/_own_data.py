@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, default_folder, print_json
+from puma.cli.commands._shared import model_path, print_json
 from puma.errors import InputError
 
 
@@ -28,7 +28,7 @@ def train_on_table(
     """Fine-tune and print hit rates before and after.
 
     Args:
-        base: the retriever; None for the default one.
+        base: the retriever; None for PUMA_MODEL's or the default one.
         out: the new retriever's folder; None for one beside where the command is given, named like the table.
         changes: training settings, also as ``retrieve.<name>``.
         unfit: flags that only pruning and recipes have, as they were given.
@@ -50,9 +50,8 @@ def train_on_table(
     settings = {key.removeprefix("retrieve."): value for key, value in changes.items() if value is not None}
     mapped = parse_columns(columns)
     target = Path(f"{data.name.removesuffix(data.suffix) or 'my'}-retriever") if out is None else out
-    chosen = default_folder() if base in (None, DEFAULT_MODEL) and not Path(DEFAULT_MODEL).exists() else base
     report = fine_tune(
-        str(chosen or DEFAULT_MODEL),
+        model_path(base),
         data,
         target,
         columns=mapped,

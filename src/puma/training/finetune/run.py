@@ -105,7 +105,7 @@ def fine_tune(
     counts = _counts(examples, split, tuning, skips)
     _say_data(table.path, counts, skips, work, say)
     _same_data(work, {"data": examples.fingerprint, "model": retriever.fingerprint, "held_out": held_out})
-    before = _before(retriever, tuning, config, work)
+    before = _before(retriever, tuning, config, work, say)
     result = train(
         retriever, tuning.pairs, config, work / "retrieve", validation=tuning.choose, show_progress=show_progress
     )
@@ -244,10 +244,13 @@ def _same_data(work: Path, plan: Mapping[str, Any]) -> None:
         write_json(path, plan)
 
 
-def _before(retriever: Retriever, tuning: Tuning, config: TrainConfig, work: Path) -> dict[str, Any]:
+def _before(
+    retriever: Retriever, tuning: Tuning, config: TrainConfig, work: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The figures of the untouched model, computed once for a run and its resumes."""
     path = work / BEFORE
     if not path.is_file():
+        say("measuring the model as it is ...")
         found = {
             "chosen_by": tuning.choose.figures(TrainingEncoder(retriever, None, config.precision))[MEAN],
             "ranks": tuning.measure.ranks(retriever),

@@ -56,6 +56,7 @@ def default_config(model: Any, pairs: Sequence[Pair], changes: Mapping[str, Any]
         "warmup": 0.1,
         "final_rate": 0.1,
         "weight_decay": 0.01,
+        "loss": "split-mac",
         "symmetric": True,
         "balance": 0.5,
         "hard_negatives": min(MOST_NEGATIVES, max((len(pair.negatives) for pair in pairs), default=0)),
