@@ -97,7 +97,8 @@ def is_text(kind: Any) -> bool:
     import pyarrow.types as types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(test(kind) for test in tests)
 
 
 def is_bytes(kind: Any) -> bool:

@@ -274,9 +274,9 @@ def _image(field: str, value: Any, base: Path, keep: Keep) -> Path | None:
         if unknown:
             raise InputError(f"{field} has the keys {unknown}; give bytes and path")
         inner = value.get("bytes")
+        if isinstance(inner, str) and inner:
+            return keep(_decoded(field, inner))
         value = value.get("path") if inner in (None, "", b"") else inner
-        if isinstance(value, str) and value is inner:
-            return keep(_decoded(field, value))
     if _nothing(value) or value == b"":
         return None
     if isinstance(value, (bytes, bytearray)):

@@ -92,6 +92,7 @@ def test_gains_are_paired_and_printed():
     assert (five["low"], five["high"]) == (pytest.approx(0.0), pytest.approx(0.6))
     assert row["hit_rate@1"]["difference"] == row["hit_rate@1"]["low"] == row["hit_rate@1"]["high"] == 0
     lines = gain_lines(found)
-    assert lines[1].split() == ["text", "->", "text", "10", str(row["pool"]), *"40.0 40.0 40.0 70.0 40.0 70.0".split()]
+    pool, rates = str(row["pool"]), ["40.0", "40.0", "40.0", "70.0", "40.0", "70.0"]
+    assert lines[1].split() == ["text", "->", "text", "10", pool, *rates]
     assert "@1 +0.0 (+0.0 to +0.0), @5 +30.0 (+0.0 to +60.0)" in lines[2]
     assert "95 % interval over queries" in lines[2]

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,16 +13,18 @@ from PIL import Image
 from puma.cli import main
 from puma.errors import InputError
 from puma.items import Item
+from puma.mini.base.known_images import has_known_tower, known_files
 from puma.retriever.model import Retriever
 from puma.training.finetune import run
 from puma.training.finetune.held_out import HeldOut
 from puma.training.finetune.settings import default_config
 from puma.training.pairs import Pair
+from puma.training.run_folder import latest_checkpoint, step_of
 from puma.training.validation import MEAN
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "dark": (40, 40, 40), "light": (240, 240, 240)}
 PROBE = [Item(text="a red fox"), Item(text="cat")]
-QUICK = ["steps=4", "batch_size=4", "learning_rate=1e-3", "save_steps=1", "eval_every=1", "patience=0", "precision=fp32"]
+QUICK = ["steps=4", "batch_size=4", "learning_rate=1e-3", "save_steps=1", "eval_every=1", "patience=0"]
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +124,10 @@ def test_a_training_that_does_not_help_leaves_the_model_as_it_was(table, retriev
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(table, retriever, tmp_path, capsys, monkeypatch):
     rising(monkeypatch)
     assert main(command(table, retriever, tmp_path / "whole")) == 0
-    calls = rising(monkeypatch, stop_at=4)  # before, steps 1 and 2, and in step 3
+    rising(monkeypatch, stop_at=4)  # before, steps 1 and 2, and in step 3
     assert main(command(table, retriever, tmp_path / "cut")) == 130
     assert not (tmp_path / "cut").exists()
-    rising(monkeypatch)
-    calls = rising(monkeypatch)
+    calls = rising(monkeypatch, start=3)
     assert main(command(table, retriever, tmp_path / "cut")) == 0
     assert len(calls) == 2  # steps 3 and 4: neither the figures from before nor the first steps again
     np.testing.assert_allclose(vectors(tmp_path / "cut"), vectors(tmp_path / "whole"), atol=1e-6)
@@ -184,7 +188,7 @@ def test_rows_without_an_instruction_take_the_retrievers_own(table, retriever, t
 
 
 def test_held_out_pictures_that_cannot_be_read_are_left_out(table, retriever, tmp_path, capsys):
-    for n in range(0, 24, 2):
+    for n in range(0, 24, 3):
         (table.parent / "pictures" / f"{n}.png").write_bytes(b"\x89PNG\r\n\x1a\n, broken off %d" % n)
     # of the training pairs some are broken too: counted and replaced, as in every training
     assert main(command(table, retriever, tmp_path / "mine", "--json")) == 0
@@ -222,6 +226,52 @@ def test_mistakes_are_one_line_and_make_no_model(table, retriever, tmp_path, cap
 def test_a_base_that_is_no_retriever_is_told(table, base, tmp_path, capsys):
     assert main(command(table, base, tmp_path / "mine")) == 2
     assert "not a retriever" in capsys.readouterr().err
+
+
+def test_stored_vision_features_train_as_pixels_do(table, retriever, tmp_path, monkeypatch):
+    changes = {"steps": 2, "batch_size": 4, "precision": "fp32", "eval_every": 1, "learning_rate": 1e-3}
+    asked = []
+
+    def store(paths, home):
+        asked.extend(paths)
+        return known_files(retriever, paths, home, show_progress=False)
+
+    for name, how in (("pixels", None), ("stored", store)):
+        rising(monkeypatch)
+        run.fine_tune(
+            retriever,
+            table,
+            tmp_path / name,
+            columns={"query_text": "caption", "positive_image": "path"},
+            changes=changes,
+            store=how,
+            show_progress=False,
+        )
+    assert sorted(asked) == sorted((table.parent / "pictures").iterdir())
+    assert has_known_tower(retriever)
+    assert (tmp_path / "stored.work" / "features").is_dir()
+    np.testing.assert_allclose(vectors(tmp_path / "stored"), vectors(tmp_path / "pixels"), atol=2e-3)  # fp16 is kept
+    assert not has_known_tower(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on(table, retriever, tmp_path, capsys):
+    words = command(table, retriever, tmp_path / "mine", settings=[*QUICK, "steps=400", "eval_every=20"])
+    child = subprocess.Popen([sys.executable, "-m", "puma.cli", *words], stderr=subprocess.DEVNULL)
+    try:
+        while not latest_checkpoint(tmp_path / "mine.work" / "retrieve", clean=False):
+            assert child.poll() is None
+            time.sleep(0.05)
+    finally:
+        child.kill()
+        child.wait()
+    done = step_of(latest_checkpoint(tmp_path / "mine.work" / "retrieve"))
+    assert 0 < done < 400
+    words = command(table, retriever, tmp_path / "mine", "--json", settings=[*QUICK, f"steps={done + 3}"])
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["steps"] == told["log"][-1]["step"] == done + 3
+    assert not (tmp_path / "mine.work" / "retrieve" / "checkpoint-1").exists() or done < 3  # it did not begin anew
 
 
 def test_columns_need_a_table(tmp_path, capsys):

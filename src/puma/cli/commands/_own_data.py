@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def train_on_table(
             "of a base first (puma prune), then give it by --model"
         )
     from puma.data.pair_columns import parse_columns
+    from puma.mini.base.known_images import has_known_tower, known_files
     from puma.training.finetune.report import gain_lines
     from puma.training.finetune.run import fine_tune
     from puma.training.finetune.split import FRACTION
@@ -50,8 +52,9 @@ def train_on_table(
     settings = {key.removeprefix("retrieve."): value for key, value in changes.items() if value is not None}
     mapped = parse_columns(columns)
     target = Path(f"{data.name.removesuffix(data.suffix) or 'my'}-retriever") if out is None else out
+    model = model_path(base)
     report = fine_tune(
-        model_path(base),
+        model,
         data,
         target,
         columns=mapped,
@@ -59,6 +62,7 @@ def train_on_table(
         changes=settings,
         attn=attn,
         strict=strict,
+        store=functools.partial(known_files, Path(model)) if has_known_tower(Path(model)) else None,
     )
     if as_json:
         print_json({"out": str(target), **report})

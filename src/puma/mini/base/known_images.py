@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,5 +31,20 @@ class KnownImages:
 def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownImages:
     """The vision features of every image of a benchmark, from the cache where it has them."""
     paths = sorted(path for path in (root / "mbeir_images").rglob("*") if path.is_file())
+    return known_files(base, paths, home, show_progress=show_progress)
+
+
+def known_files(base: Path, paths: Sequence[Path], home: Path | None, *, show_progress: bool = True) -> KnownImages:
+    """The vision features of these files by the tower of a FastVLM folder, base or retriever, from the cache in
+    ``home`` where it has them."""
     tower = VisionTower(base, precision=tower_precision())
     return KnownImages(paths, image_features(tower, paths, home, show_progress=show_progress))
+
+
+def has_known_tower(folder: Path) -> bool:
+    """Whether a model folder's tower is one whose outputs can be stored: FastVLM's with an EfficientNet."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["model_type"] == "fast_vlm" and config["vision_config"]["model_type"] == "efficientnet")
+    except (OSError, ValueError, KeyError, TypeError):  # a hub name, or a fault that loading the model will tell
+        return False

@@ -21,8 +21,8 @@ from puma.items.skips import Skip, summary
 from puma.pruning.loading import cast_weights
 from puma.retriever.inputs import why_unusable
 from puma.retriever.model import Retriever
+from puma.retriever.stored_vision import VisionFeatures
 from puma.storage.folders import write_json, write_whole
-from puma.training.config import TrainConfig
 from puma.training.distributed import join, processes, wait
 from puma.training.finetune.examples import Example, Examples, read_examples
 from puma.training.finetune.held_out import HeldOut
@@ -36,6 +36,7 @@ from puma.training.validation import MEAN, TrainingEncoder
 
 LEFT_OUT = "left_out.jsonl"
 """In the working folder: every row that was left out, with the reason."""
+Store = Callable[[Sequence[Path], Path], VisionFeatures]
 PLAN, BEFORE, REPORT = "data.json", "before.json", "report.json"
 
 
@@ -55,6 +56,15 @@ class Tuning:
     measure: HeldOut
     instructions: Mapping[tuple[str, str], str]
 
+    @property
+    def images(self) -> list[Path]:
+        """The image files of them all, each once."""
+        items = [item for pair in self.pairs for item in (pair.query, pair.candidate, *(i for _, i in pair.negatives))]
+        for half in (self.choose, self.measure):
+            items += [question.query for question in half.questions]
+            items += [item for pool in half.pools.values() for item in pool.values()]
+        return list(dict.fromkeys(Path(item.image_name) for item in items if item.image is not None))
+
 
 def fine_tune(
     base: str | os.PathLike[str],
@@ -66,6 +76,7 @@ def fine_tune(
     changes: Mapping[str, Any] | None = None,
     attn: str | None = None,
     strict: bool = False,
+    store: Store | None = None,
     say: Callable[[str], None] = to_stderr,
     show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -81,6 +92,8 @@ def fine_tune(
             (:func:`puma.training.finetune.settings.default_config`).
         attn: as :meth:`puma.retriever.model.Retriever.from_pretrained`.
         strict: refuse data with a row that cannot be used; else such rows are left out, counted and listed.
+        store: makes the outputs of the frozen vision tower once for all steps, of image files; kept in the folder that
+            it is given. None computes them at every step.
         say: where progress messages go.
 
     Returns:
@@ -105,12 +118,20 @@ def fine_tune(
     counts = _counts(examples, split, tuning, skips)
     _say_data(table.path, counts, skips, work, say)
     _same_data(work, {"data": examples.fingerprint, "model": retriever.fingerprint, "held_out": held_out})
-    before = _before(retriever, tuning, config, work, say)
+    images = [] if store is None or config.reads_pixels else tuning.images
+    vision = store(images, work) if store is not None and images else None
+    before = _before(retriever, tuning, TrainingEncoder(retriever, vision, config.precision), work, say)
     result = train(
-        retriever, tuning.pairs, config, work / "retrieve", validation=tuning.choose, show_progress=show_progress
+        retriever,
+        tuning.pairs,
+        config,
+        work / "retrieve",
+        vision=vision,
+        validation=tuning.choose,
+        show_progress=show_progress,
     )
     tell(result, work / "retrieve", say)
-    chosen = _chosen_by(result, retriever, tuning, config)
+    chosen = _chosen_by(result, TrainingEncoder(retriever, vision, config.precision), tuning)
     helped = chosen > before["chosen_by"]
     if helped:
         cast_weights(retriever.model, retriever.saved_dtype)
@@ -245,14 +266,14 @@ def _same_data(work: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _before(
-    retriever: Retriever, tuning: Tuning, config: TrainConfig, work: Path, say: Callable[[str], None]
+    retriever: Retriever, tuning: Tuning, encoder: TrainingEncoder, work: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """The figures of the untouched model, computed once for a run and its resumes."""
     path = work / BEFORE
     if not path.is_file():
         say("measuring the model as it is ...")
         found = {
-            "chosen_by": tuning.choose.figures(TrainingEncoder(retriever, None, config.precision))[MEAN],
+            "chosen_by": tuning.choose.figures(encoder)[MEAN],
             "ranks": tuning.measure.ranks(retriever),
         }
         if processes()[0] == 0:
@@ -261,9 +282,9 @@ def _before(
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _chosen_by(result: TrainResult, retriever: Retriever, tuning: Tuning, config: TrainConfig) -> float:
+def _chosen_by(result: TrainResult, encoder: TrainingEncoder, tuning: Tuning) -> float:
     """The figure that the trained weights were chosen by."""
     for entry in result.log:
         if MEAN in entry and entry["step"] == result.best_step:
             return entry[MEAN]
-    return tuning.choose.figures(TrainingEncoder(retriever, None, config.precision))[MEAN]
+    return tuning.choose.figures(encoder)[MEAN]

@@ -49,7 +49,7 @@ def default_config(model: Any, pairs: Sequence[Pair], changes: Mapping[str, Any]
         "steps": steps,
         "minutes": MINUTES,
         "batch_size": batch,
-        "learning_rate": 1e-4 if large else 3e-5,
+        "learning_rate": 1e-4,
         "lora_rank": 32 if large else 0,
         "lora_alpha": 64,
         "lora_dropout": 0.05,
