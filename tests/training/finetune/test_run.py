@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from puma.training.finetune import run
 from puma.training.finetune.held_out import HeldOut
 from puma.training.finetune.settings import default_config
 from puma.training.pairs import Pair
-from puma.training.run_folder import latest_checkpoint, step_of
+from puma.training.run_folder import MARK, latest_checkpoint, step_of
 from puma.training.validation import MEAN
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "dark": (40, 40, 40), "light": (240, 240, 240)}
@@ -265,13 +266,14 @@ def test_a_killed_command_goes_on(table, retriever, tmp_path, capsys):
     finally:
         child.kill()
         child.wait()
-    done = step_of(latest_checkpoint(tmp_path / "mine.work" / "retrieve"))
+    checkpoint = Path(latest_checkpoint(tmp_path / "mine.work" / "retrieve"))
+    done, written = step_of(str(checkpoint)), (checkpoint / MARK).stat().st_mtime_ns
     assert 0 < done < 400
-    words = command(table, retriever, tmp_path / "mine", "--json", settings=[*QUICK, f"steps={done + 3}"])
+    words = command(table, retriever, tmp_path / "mine", "--json", settings=[*QUICK, f"steps={done + 1}"])
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["steps"] == told["log"][-1]["step"] == done + 3
-    assert not (tmp_path / "mine.work" / "retrieve" / "checkpoint-1").exists() or done < 3  # it did not begin anew
+    assert told["steps"] == told["log"][-1]["step"] == done + 1
+    assert (checkpoint / MARK).stat().st_mtime_ns == written  # the steps up to it were not done again
 
 
 def test_columns_need_a_table(tmp_path, capsys):
