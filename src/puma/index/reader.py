@@ -22,6 +22,7 @@ from puma.index.companions import one_of
 from puma.index.exact.small import Block, exact_search, rounded
 from puma.index.filters import Filter, as_sql, quoted
 from puma.index.interface import Hit, Row
+from puma.index.sampling import Sampler
 from puma.index.snapshot import Snapshot
 from puma.index.tables import ITEMS, connect, matrix, parts_of, reading
 
@@ -54,6 +55,7 @@ class Reader:
         self._known: tuple[int, dict[str, Any]] | None = None
         self._shares: tuple[int, dict[str, float]] = -1, {}
         self._cached: tuple[int, Snapshot] | None = None
+        self._sampler = Sampler(dim)
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         rows: dict[str, Row] = {}
@@ -102,6 +104,9 @@ class Reader:
         self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
     ) -> list[list[Hit]]:
         return reading(self.folder, lambda: self._search(vectors, k, self._condition(modalities, where), exact))
+
+    def sample(self) -> dict[str, np.ndarray]:
+        return reading(self.folder, lambda: self._sampler.sample(self._table))
 
     def _condition(self, modalities: Sequence[str] | None, where: Filter | None) -> str | None:
         if where is not None and "fields" not in self._table.schema.names:

@@ -14,7 +14,7 @@ from PIL import Image
 from puma.cli import main
 from puma.errors import InputError
 from puma.items import Item
-from puma.mini.base.known_images import has_known_tower, known_files
+from puma.mini.base.known_images import features_of, has_known_tower
 from puma.retriever.model import Retriever
 from puma.training.finetune import run
 from puma.training.finetune.held_out import HeldOut
@@ -235,7 +235,7 @@ def test_stored_vision_features_train_as_pixels_do(table, retriever, tmp_path, m
 
     def store(paths, home):
         asked.extend(paths)
-        return known_files(retriever, paths, home, show_progress=False)
+        return features_of(retriever, paths, home, show_progress=False)
 
     for name, how in (("pixels", None), ("stored", store)):
         rising(monkeypatch)

@@ -44,7 +44,7 @@ def train_on_table(
             "of a base first (puma prune), then give it by --model"
         )
     from puma.data.pair_columns import parse_columns
-    from puma.mini.base.known_images import has_known_tower, known_files
+    from puma.mini.base.known_images import features_of, has_known_tower
     from puma.training.finetune.report import gain_lines
     from puma.training.finetune.run import fine_tune
     from puma.training.finetune.split import FRACTION
@@ -62,7 +62,7 @@ def train_on_table(
         changes=settings,
         attn=attn,
         strict=strict,
-        store=functools.partial(known_files, Path(model)) if has_known_tower(Path(model)) else None,
+        store=functools.partial(features_of, Path(model)) if has_known_tower(Path(model)) else None,
     )
     if as_json:
         print_json({"out": str(target), **report})
