@@ -153,7 +153,7 @@ def test_plain_numbers_in_csv_are_numbers_and_others_stay_as_they_are_written(tm
 
 
 def test_a_line_without_end_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.reading.MAX_LINE", 100)
+    monkeypatch.setattr("puma.data.rows.MAX_LINE", 100)
     (tmp_path / "t.txt").write_text("short\n" + "x" * 1000 + "\nlast")
     records, skips, _ = split(read_items([tmp_path / "t.txt"]))
     assert [record.item.text for record in records] == ["short", "last"]

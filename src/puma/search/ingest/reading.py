@@ -6,7 +6,6 @@ Everything is read one entry at a time; no list is held. Nothing is ever guessed
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puma.data.rows import csv_layout, csv_rows, json_rows, text_lines
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.search.ingest.documents import count_pages, pages
@@ -26,8 +26,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".p
 LISTS = (".txt", ".jsonl", ".csv")
 TABLES = (".parquet",)
 DOCUMENTS = (".pdf",)
-MAX_LINE = 16 * 2**20
-"""Bytes of a line in a text or JSONL file; longer ones are skipped."""
+COLUMNS = ("text", "image")
+"""The columns of a table, one of which must be there."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?")
 """No leading zero, no plus, no exponent: a postcode or a part number stays as it is written."""
 
@@ -188,23 +188,15 @@ def _image(path: Path) -> Record | Skip:
 
 def _text_lines(path: Path) -> Iterator[Record | Skip]:
     source = source_of(path)
-    for where, line in _lines(path):
+    for where, line in text_lines(path):
         yield line if isinstance(line, Skip) else record_of({"text": line}, path.parent, where, source)
 
 
 def _json_lines(path: Path) -> Iterator[Record | Skip]:
     source, root = source_of(path), None
-    for where, line in _lines(path):
-        if isinstance(line, Skip):
-            yield line
-            continue
-        try:
-            fields = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            yield Skip(where, f"not JSON ({error})")
-            continue
-        if not isinstance(fields, dict):
-            yield Skip(where, f"not a JSON object, but {type(fields).__name__}")
+    for where, fields in json_rows(path):
+        if isinstance(fields, Skip):
+            yield fields
             continue
         pooled = pool_fields(fields)
         if pooled is not None and root is None:
@@ -214,33 +206,15 @@ def _json_lines(path: Path) -> Iterator[Record | Skip]:
 
 
 def _check_csv(path: Path) -> None:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        try:
-            names = csv.DictReader(stream).fieldnames or []
-        except csv.Error as error:
-            raise DataError(f"{path}, line 1: not CSV ({error})") from None
-    if not {"text", "image"} & set(names):
+    names = csv_layout(path, COLUMNS).names
+    if not set(COLUMNS) & set(names):
         raise DataError(f"{path}, line 1: a column named text or image is needed, the file has {list(names)}")
 
 
 def _csv_rows(path: Path) -> Iterator[Record | Skip]:
     source = source_of(path)
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        table = csv.DictReader(stream)
-        names = table.fieldnames or []
-        while True:
-            try:
-                row = next(table)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Skip(f"{path}:{table.line_num}", f"not CSV ({error})")
-                continue
-            where = f"{path}:{table.line_num}"
-            if None in row or None in row.values():
-                yield Skip(where, f"the row does not have the header's {len(names)} columns")
-                continue
-            yield record_of(_cells(row), path.parent, where, source)
+    for where, row in csv_rows(path, csv_layout(path, COLUMNS)):
+        yield row if isinstance(row, Skip) else record_of(_cells(row), path.parent, where, source)
 
 
 def _cells(row: dict[str, str]) -> dict[str, Any]:
@@ -251,30 +225,6 @@ def _cells(row: dict[str, str]) -> dict[str, Any]:
         for key, value in row.items()
         if value != ""
     }
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str | Skip]]:
-    """Lines with their place. Bytes are split, not text: a stray U+2028 inside a caption is no line's end."""
-    number = 0
-    with open(path, "rb") as stream:
-        while raw := stream.readline(MAX_LINE):
-            number += 1
-            where = f"{path}:{number}"
-            if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
-                while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield where, Skip(where, f"the line is longer than {MAX_LINE:,} bytes")
-                continue
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                yield where, Skip(where, "not UTF-8")
-                continue
-            yield where, line or Skip(where, "empty line")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record | Skip]]]
