@@ -33,6 +33,7 @@ from puma.index.tables import (
     locked,
     parts_of,
     reading,
+    storage_error,
     writing,
 )
 
@@ -215,14 +216,25 @@ def open_table(folder: Path) -> LanceEngine | None:
 
 
 def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine:
-    """Make an empty index; if another process was faster, open what it made."""
-    schema = item_schema(dim, fingerprint)
+    """Make an empty index; if another thread or process was faster, open what it made.
 
-    def work() -> Any:
+    Whether there is one already is decided under the write lock: two creations at once would fail in LanceDB.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        return connect(folder).create_table(ITEMS, schema=schema, exist_ok=True)
-
-    return LanceEngine(folder, writing(folder, work))
+    except OSError as error:
+        raise storage_error(folder, error) from None
+    with locked(folder, "write"):
+        made = open_table(folder)
+        if made is not None:
+            return made
+        schema = item_schema(dim, fingerprint)
+        # "overwrite": what a kill left of a creation has no version yet, and nothing in it is worth keeping.
+        work = partial(connect(folder).create_table, ITEMS, schema=schema, mode="overwrite")
+        return LanceEngine(folder, writing(folder, work))
 
 
 def _described(folder: Path, table: Any) -> dict[str, Any]:
