@@ -77,7 +77,7 @@ def test_what_is_there_already_is_not_embedded_again(searcher, folder):
     Image.new("RGB", (8, 8), (9, 9, 9)).save(folder / "red.png")  # new content; also under the id "fox"
     added = searcher.add_paths([folder, folder / "texts.jsonl"], progress=False)
     assert (added.embedded, added.present, searcher.encoder.calls) == (2, 3, calls + 2)
-    assert len(searcher.index) == 6  # the old red image under its content's id, and the new one
+    assert len(searcher.index) == 5  # the old red image is at no path any more
 
 
 def test_a_changed_payload_is_stored_without_embedding_again(searcher, folder):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from puma.index.companions import Sources, Thumbnails
-from puma.index.tables import ITEMS, SOURCES, THUMBNAILS, connect, exists, is_conflict, locked, writing
+from puma.index.places import Places
+from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, connect, exists, is_conflict, locked, writing
 
 KEEP_VERSIONS = timedelta(minutes=10)
 """How long a version that is no longer the newest stays, for those who are reading it."""
@@ -77,7 +78,7 @@ def maintain(folder: Path, table: Any, dim: int, flat_rows: int, *, wait: float,
         def work() -> None:
             _build(table, dim, flat_rows, thorough)
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
-            for name in (THUMBNAILS, SOURCES):
+            for name in (THUMBNAILS, SOURCES, PLACES):
                 _optimize_companion(folder, name, always=bool(wait))
 
         try:
@@ -144,13 +145,14 @@ def drop_indexes(folder: Path, table: Any) -> None:
         writing(folder, partial(table.drop_index, name))
 
 
-def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources) -> dict[str, int]:
-    """Drop images and sources that belong to no row; how many. The caller holds the write lock."""
+def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources, places: Places) -> dict[str, int]:
+    """Drop images, sources and places that belong to no row; how many. The caller holds the write lock."""
     ids: set[str] = set()
     contents: set[str] = set()
     for batch in table.search().select(["id", "content"]).to_batches(8192):
         ids.update(batch["id"].to_pylist())
         contents.update(batch["content"].to_pylist())
+    places.drop_ids(places.ids() - ids)
     return {
         "thumbnails_dropped": thumbnails.drop(thumbnails.contents() - contents),
         "sources_dropped": sources.drop_ids(sources.ids() - ids),
@@ -160,7 +162,7 @@ def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources) -> dict[s
 def drop_old(folder: Path) -> None:
     """Drop every version but the newest, and what killed writers left. The caller holds both locks: nobody else's
     unfinished files can be among them."""
-    for name in (ITEMS, THUMBNAILS, SOURCES):
+    for name in (ITEMS, THUMBNAILS, SOURCES, PLACES):
         if exists(folder, name):
             table = connect(folder).open_table(name)
             writing(folder, partial(table.optimize, cleanup_older_than=AT_ONCE, delete_unverified=True))

@@ -22,7 +22,7 @@ from puma.index.interface import NewRow
 FORMAT = 2
 """Format 1 had no columns for filters, thumbnails and checksums; it is read, and upgraded at the next write."""
 READABLE = (1, FORMAT)
-ITEMS, THUMBNAILS, SOURCES = "items", "thumbnails", "sources"
+ITEMS, THUMBNAILS, SOURCES, PLACES = "items", "thumbnails", "sources", "places"
 METADATA_KEY = b"puma"
 LOCKS = {"write": ".write.lock", "upkeep": ".upkeep.lock"}
 LOCK_SECONDS = 600.0
@@ -67,6 +67,15 @@ def source_schema() -> Any:
     import pyarrow as pa
 
     return pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("source", "id")])
+
+
+def place_schema() -> Any:
+    """Places of items that have several, with the columns that filters read."""
+    import pyarrow as pa
+
+    names = ("key", "source", "id", "modality", "payload")
+    fields = [pa.field(name, pa.string(), nullable=False) for name in names]
+    return pa.schema([*fields, pa.field("fields", pa.json_(pa.string())), pa.field("tokens", pa.list_(pa.string()))])
 
 
 def item_batch(rows: Sequence[NewRow], dim: int, fingerprint: str | None) -> Any:

@@ -14,7 +14,8 @@ from puma.errors import StorageError
 from puma.index.companions import Sources, Thumbnails
 from puma.index.filters import filter_fields
 from puma.index.interface import UNIT_TOLERANCE
-from puma.index.tables import ITEMS, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
+from puma.index.places import Places
+from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
 from puma.items.item import MODALITIES
 
 NAMED = 3
@@ -53,6 +54,10 @@ def faults(folder: Path, dim: int) -> list[str]:
         sources.ids()
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         broken.append(_unreadable(SOURCES, error))
+    try:
+        findings.add("items with a place that is not what was written", Places(folder, fresh=True).faults())
+    except (StorageError, OSError, RuntimeError, ValueError) as error:
+        broken.append(_unreadable(PLACES, error))
     try:
         with_image = _images(thumbnails, findings)
     except (StorageError, OSError, RuntimeError, ValueError) as error:

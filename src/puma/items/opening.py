@@ -14,13 +14,14 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from puma.errors import ImageError
+from puma.items.formats import EXTRA_FORMATS, why_not_read
 from puma.items.image_checks import why_costly, why_too_many_scans
 
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
 MAX_BYTES = 100 * 2**20
 """Largest image file that is read, in bytes."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *EXTRA_FORMATS)
 """The only decoders tried. SVG is not among them: it is a program, not an image."""
 MAX_SLOW_SAMPLES = 8_000_000
 """Largest image, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
@@ -163,6 +164,9 @@ def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> 
         reason = why_costly(data, max_pixels)
         if reason:
             raise ImageError(f"{name}: {reason}; no ordinary image has that, save it anew")
+        reason = why_not_read(data)
+        if reason:
+            raise ImageError(f"{name}: {reason}")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None

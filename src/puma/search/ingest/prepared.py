@@ -8,10 +8,11 @@ from pathlib import Path
 
 from puma.index import Index
 from puma.items.encoder import Skip
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
 from puma.search.ingest.reading import PathReader
-from puma.search.ingest.records import Found
-from puma.search.ingest.syncing import Watch
+from puma.search.ingest.records import Found, source_of
+from puma.search.ingest.syncing import Settled, Watch
 
 
 class PreparedPaths:
@@ -19,7 +20,7 @@ class PreparedPaths:
 
     Args:
         index: that the items are for.
-        paths, sync, allow_empty: as :meth:`puma.Searcher.add_paths` takes them.
+        paths, sync, allow_empty, options: as :meth:`puma.Searcher.add_paths` takes them.
 
     Raises:
         InputError, DataError: as :meth:`puma.Searcher.add_paths`, before anything is read.
@@ -32,10 +33,11 @@ class PreparedPaths:
         *,
         sync: bool = False,
         allow_empty: bool = False,
+        options: ReadOptions | None = None,
     ) -> None:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         self.index, self.sync, self.allow_empty = index, sync, allow_empty
-        readers = [PathReader(Path(path).expanduser()) for path in given]
+        readers = [PathReader(Path(path).expanduser(), options) for path in given]
         self._watch = Watch(index, readers)
         if sync and not allow_empty:
             self._watch.refuse_empty()
@@ -56,12 +58,16 @@ class PreparedPaths:
 
     def entries(self) -> Iterator[Found]:
         """Everything in the paths, one at a time."""
-        return self._watch.seeing((number, entry) for number, reader in self._readers for entry in reader.entries())
+        named = {source_of(reader.path) for _, reader in self._readers}
+        return self._watch.seeing(
+            (number, entry) for number, reader in self._readers for entry in reader.entries(named)
+        )
 
-    def settle(self, skips: Sequence[Skip]) -> tuple[int, int]:
-        """With ``sync``, delete what was not seen: how many items went, and how many were kept for the skips' sake.
+    def settle(self, skips: Sequence[Skip]) -> Settled:
+        """Delete what the files that were read do not give any more, and with ``sync`` what came from files that are
+        gone.
 
         Raises:
             InputError: as :meth:`puma.search.ingest.syncing.Watch.settle`.
         """
-        return self._watch.settle(skips, self.allow_empty) if self.sync else (0, 0)
+        return self._watch.settle(skips, sync=self.sync, allow_empty=self.allow_empty)
