@@ -154,3 +154,33 @@ def test_a_damaged_place_is_named(tmp_path):
     index, *_ = filled(tmp_path / "i")
     index._engine._places.table.update(where="id = '02'", values={"payload": '{"brand": "Z"}'})
     assert any("place that is not what was written" in fault and "'02'" in fault for fault in index.verify())
+
+
+def test_rows_of_an_overwritten_image_in_an_older_index_are_a_fault(tmp_path):
+    index = Index(tmp_path / "i")
+    payloads = [
+        {"image": "/c/a.png"},
+        {"image": "/c/a.png"},
+        {"image": "/c/b.pdf#page=1"},
+        {"image": "/c/b.pdf#page=2"},
+    ]
+    sources = ["/c/a.png", "/c/a.png", "/c/b.pdf", "/c/b.pdf"]
+    index.add(["new", "old", "p1", "p2"], np.eye(4), ["text"] * 4, payloads, sources=sources)
+    (fault,) = index.verify()
+    assert fault.startswith("2 rows of one image file, which was overwritten")
+    assert "'new', 'old'" in fault
+    index.forget_sources([("/c/a.png", "old")])
+    assert index.verify() == []
+
+
+def test_an_index_of_the_version_before_opens_and_learns_places(tmp_path):
+    """The tables are those of format 2; places and stamps are beside them and may be missing."""
+    index = Index(tmp_path / "i")
+    index.add(["a"], np.eye(4)[:1], ["text"], [{"n": 1}], sources=["/a"])
+    assert sorted(path.name for path in (tmp_path / "i").glob("*.lance")) == ["items.lance", "sources.lance"]
+    assert index.stats()["format"] == 2
+    again = Index(tmp_path / "i")
+    assert (again.places(["/"]), again.stamps(["/"])) == ([], {})
+    again.add_places([place("/b", "a", n=2)])
+    again.compact()
+    assert [row.other_payloads for row in Index(tmp_path / "i").page(1)] == [({"n": 2},)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from puma.errors import InputError
-from puma.index.interface import NewRow, PayloadJson, Place, checked_ids, checked_vectors, encoded_payload
+from puma.index.interface import NewRow, PayloadJson, checked_ids, checked_vectors, encoded_payload
+from puma.index.provenance import Place
 from puma.items.item import MODALITIES
 
 

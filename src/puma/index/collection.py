@@ -17,13 +17,13 @@ from puma.index.interface import (
     Engine,
     Hit,
     PayloadJson,
-    Place,
     Row,
     checked_ids,
     checked_k,
     checked_modality,
     checked_vectors,
 )
+from puma.index.provenance import Place, Stamp
 from puma.items.item import MODALITIES
 
 
@@ -280,6 +280,21 @@ class Index:
         engine = self._current()
         if engine is not None:
             engine.forget_places(known)
+
+    def put_stamps(self, stamps: Iterable[Stamp]) -> None:
+        """Remember of sources that were read to their end what their files were like, so that they need not be read
+        again as long as they are (:mod:`puma.search.ingest.unchanged`)."""
+        known = list(stamps)
+        for stamp in known:
+            checked_source(stamp.source)
+        engine = self._current()
+        if engine is not None:
+            engine.put_stamps(known)
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        """What is remembered of sources that are one of these paths or lie below one, by source."""
+        engine = self._current()
+        return {} if engine is None else engine.stamps([checked_source(path) for path in under])
 
     def verify(self) -> list[str]:
         """Read everything and say in plain words what is wrong with it; an empty list for a sound index."""

@@ -194,6 +194,10 @@ class Sources(Companion):
         """Every id that some source gave."""
         return {name for part in self.columns(["id"]) for (name,) in part}
 
+    def sources(self) -> set[str]:
+        """Every source that gave something."""
+        return {source for part in self.columns(["source"]) for (source,) in part}
+
     def _pairs(self, condition: str) -> set[tuple[str, str]]:
         def work() -> set[tuple[str, str]]:
             return {(source, name) for part in self.columns(["source", "id"], condition) for source, name in part}

@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from puma.errors import InputError
 from puma.index.filters import Filter
+from puma.index.provenance import Place, Stamp
 from puma.items.item import MODALITIES
 
 SCORE_DECIMALS = 6
@@ -78,20 +79,6 @@ class NewRow:
     payload: str
     content: str
     thumbnail: bool = False
-
-
-class Place(NamedTuple):
-    """Where an item was found and what was said of it there.
-
-    Args:
-        source: a path (or another name); empty for what was given directly.
-        id: the item's.
-        payload: its payload there, as :func:`encoded_payload` writes it.
-    """
-
-    source: str
-    id: str
-    payload: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +148,12 @@ class Engine(Protocol):
 
     def forget_places(self, places: Sequence[Place]) -> None:
         """Drop single places; each item keeps one at least."""
+
+    def put_stamps(self, stamps: Sequence[Stamp]) -> None:
+        """Remember the states of files that were read."""
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        """What is remembered of sources that are one of these paths or lie below one, by source."""
 
     def verify(self) -> list[str]:
         """Faults, in plain words."""

@@ -19,8 +19,10 @@ from typing import Any
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import maintenance, reader, verifying
 from puma.index.companions import Thumbnails, one_of
-from puma.index.interface import NewRow, Place, encoded_payload
+from puma.index.interface import NewRow, encoded_payload
 from puma.index.placing import PlaceWriter
+from puma.index.provenance import Place, Stamp
+from puma.index.stamps import Stamps
 from puma.index.tables import (
     FORMAT,
     ITEMS,
@@ -48,7 +50,7 @@ class LanceEngine(PlaceWriter):
     def __init__(self, folder: Path, table: Any) -> None:
         described = _described(folder, table)
         super().__init__(folder, table, int(described["dim"]), described["fingerprint"])
-        self._thumbnails = Thumbnails(folder)
+        self._thumbnails, self._stamps = Thumbnails(folder), Stamps(folder)
         self._rest_until = 0.0
 
     # Writing: under the write lock, so that a row, its image and its sources are never torn by another's deletion.
@@ -161,6 +163,14 @@ class LanceEngine(PlaceWriter):
         with locked(self.folder, "upkeep"):
             writing(self.folder, work)
 
+    def put_stamps(self, stamps: Sequence[Stamp]) -> None:
+        if stamps:
+            with locked(self.folder, "write"):
+                self._stamps.put(stamps)
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        return self._stamps.under(under)
+
     def thumbnail(self, name: str) -> bytes | None:
         row = self.get([name], vectors=False).get(name)
         return None if row is None else self._thumbnails.get(row.content)
@@ -181,6 +191,7 @@ class LanceEngine(PlaceWriter):
             if verifying.index_faults(self.folder, self.dim):
                 maintenance.drop_indexes(self.folder, self._table)  # they are built anew below
             dropped = maintenance.drop_orphans(self._table, self._thumbnails, self._sources, self._places)
+            self._stamps.drop(self._stamps.sources() - self._sources.sources())
         maintenance.maintain(self.folder, self._table, self.dim, reader.FLAT_ROWS, wait=maintenance.WAIT, thorough=True)
         with locked(self.folder, "write"), locked(self.folder, "upkeep"):
             maintenance.drop_old(self.folder)

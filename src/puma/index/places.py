@@ -14,7 +14,7 @@ from typing import Any
 
 from puma.index.companions import IDS_AT_ONCE, Companion, one_of
 from puma.index.filters import Filter, as_sql, filter_fields, matches
-from puma.index.interface import Place
+from puma.index.provenance import Place
 from puma.index.tables import PLACES, parts_of, place_schema, reading, writing
 
 Payload = dict[str, Any]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from puma.index.companions import Sources
-from puma.index.interface import NewRow, Place, encoded_payload
+from puma.index.interface import NewRow, encoded_payload
 from puma.index.places import implied
+from puma.index.provenance import Place
 from puma.index.reader import Reader
 from puma.index.tables import item_batch, writing
 

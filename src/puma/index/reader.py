@@ -22,8 +22,9 @@ from puma.index import maintenance
 from puma.index.companions import one_of
 from puma.index.exact.small import Block, exact_search, rounded
 from puma.index.filters import Filter, as_sql, quoted
-from puma.index.interface import Hit, Place, Row
+from puma.index.interface import Hit, Row
 from puma.index.places import Places, other_payloads, shown_payloads
+from puma.index.provenance import Place
 from puma.index.snapshot import Snapshot
 from puma.index.tables import ITEMS, connect, matrix, parts_of, reading
 

@@ -118,12 +118,9 @@ class Searcher:
             total=prepared.count() if progress else None,
             progress=progress,
             on_batch=on_batch,
+            remember=prepared.remember,
         )
-        settled = prepared.settle(added.skips)
-        added.deleted, added.kept = settled.deleted, settled.kept
-        replaced = settled.replaced & added.new_places
-        added.updated += len(replaced)
-        added.places -= len(replaced)
+        prepared.finish(added)
         if added.embedded or added.updated or added.deleted:
             self.index.optimize()
         return added

@@ -124,7 +124,9 @@ def test_a_path_that_does_not_exist_is_an_error_and_never_text(tmp_path, name):
 
 def test_faulty_paths_are_found_before_anything_is_read(tmp_path):
     (tmp_path / "x.doc").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"x.doc: unknown kind of file; known are .*\.parquet, \.pdf"):
+    with pytest.raises(
+        InputError, match=r"x.doc: unknown kind of file \(save it as PDF\); known are .*\.parquet, \.pdf"
+    ):
         read_items([image(tmp_path / "a.png"), tmp_path / "x.doc"])
     (tmp_path / "bad.csv").write_text("a;b\n")
     with pytest.raises(DataError, match=r"bad.csv, line 1: a column named text or image"):
@@ -142,7 +144,7 @@ def test_a_pipe_named_like_a_image_is_not_waited_for(tmp_path):
 
 def test_a_huge_file_is_not_read(tmp_path):
     with open(tmp_path / "big.png", "wb") as stream:
-        stream.truncate(101 * 2**20)  # sparse
+        stream.truncate(513 * 2**20)  # sparse
     _, skips, _ = split(read_items([tmp_path]))
     assert "over the limit" in skips[0].reason
 

@@ -68,6 +68,12 @@ def add(
     encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of text files and tables that are not UTF-8: cp1252, utf-16.")
     ] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read files again whose size and times say that they are unchanged.")
+    ] = False,
+    image_memory: Annotated[
+        int | None, typer.Option(min=1, metavar="MIB", help="What decoding one image may take; 2048 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Embed images and texts and store them. What is stored already is not embedded again, and a file that is read
@@ -82,13 +88,16 @@ def add(
     """
     from puma.errors import InputError
     from puma.index import Index
+    from puma.items.limits import set_image_memory
     from puma.search.ingest.options import ReadOptions
     from puma.search.ingest.prepared import PreparedPaths
 
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
-    options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden)
+    if image_memory is not None:
+        set_image_memory(image_memory * 2**20)
+    options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
     prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
     searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn)
     kept: list[Added] = []

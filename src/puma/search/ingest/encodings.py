@@ -75,22 +75,22 @@ def lines(path: Path, given: str | None) -> Iterator[tuple[str, str | Skip]]:
 
 def _other_lines(path: Path, encoding: str) -> Iterator[tuple[str, str | Skip]]:
     number = 0
-    with open(path, encoding=encoding, newline=None) as stream:
+    with open(path, encoding=encoding) as stream:
         while True:
-            where = f"{path}:{number + 1}"
+            number += 1
+            where = f"{path}:{number}"
             try:
                 line = stream.readline(MAX_LINE)
-                while line and len(line) == MAX_LINE and not line.endswith("\n"):
-                    line = stream.readline(MAX_LINE)
-                    if len(line) < MAX_LINE or line.endswith("\n"):
-                        yield where, Skip(where, f"the line is longer than {MAX_LINE:,} characters")
-                        line = stream.readline(MAX_LINE)
-                        number += 1
+                is_long = len(line) == MAX_LINE and not line.endswith("\n")
+                while is_long and (rest := stream.readline(MAX_LINE)) and not rest.endswith("\n"):
+                    pass
             except UnicodeError as error:
                 yield where, Skip(where, f"nothing can be read from here as {encoding} ({error}); see --encoding")
                 return
             if not line:
                 return
-            number += 1
+            if is_long:
+                yield where, Skip(where, f"the line is longer than {MAX_LINE:,} characters")
+                continue
             text = line.lstrip("\ufeff").strip() if number == 1 else line.strip()
             yield where, text or Skip(where, "empty line")

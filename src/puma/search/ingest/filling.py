@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from puma.errors import InputError
-from puma.index import Index
+from puma.index import Index, Stamp
 from puma.items.encoder import BATCH, Encoder, Skip, embed_readable
 from puma.search.ingest.portions import Pair, Portion, PortionReader
 from puma.search.ingest.records import Found
@@ -80,6 +80,7 @@ def fill(
     total: int | None = None,
     progress: bool = False,
     on_batch: Callable[[Added], object] | None = None,
+    remember: Callable[[list[Stamp]], object] | None = None,
 ) -> Added:
     """Embed and store what is not in the index yet.
 
@@ -87,16 +88,20 @@ def fill(
         batch_size: items embedded and stored at once; when they are on the disk, the next ones are embedded.
         known: pairs of source and id that the index has already.
         total: about how many entries will be found, for the bar's time left.
+        remember: called with what is to be remembered of files all of whose items are stored.
         on_batch: called with the counts so far whenever a batch is on the disk.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    added, failed = Added(), dict[str, str]()
+    added, failed, faulty = Added(), dict[str, str](), set[str | None]()
     reading = PortionReader(index, batch_size, known or set(), failed)
     bar_of = tqdm(total=total, desc="embedding", unit="item", disable=not progress, smoothing=0.1)
     with bar_of as bar, closing(_ahead(reading.portions(found))) as portions:
         for portion in portions:
             _store(encoder, index, portion, added, failed)
+            faulty.update(skip.source for skip in portion.skips)
+            if remember is not None and portion.finished:
+                remember([stamp for stamp in portion.finished if stamp.source not in faulty])
             # What costs nothing leaves the bar's total: rate and time left are those of embedding.
             if bar.total is not None:
                 bar.total = max(bar.total - (portion.entries() - portion.ignored - len(portion.fresh)), 0)
@@ -143,6 +148,7 @@ def _store(encoder: Encoder, index: Index, portion: Portion, added: Added, faile
     added.embedded += len(rows) - len(portion.changed)
     added.updated += len(portion.changed)
     added.present += portion.present
+    added.repeated += portion.repeated
     added.ignored += portion.ignored
     added.ignored_by += portion.reasons
     added.notes += portion.notes

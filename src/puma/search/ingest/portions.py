@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from puma.errors import ImageError, InputError
-from puma.index import Index, Place, Row
+from puma.index import Index, Place, Row, Stamp
 from puma.index.interface import PayloadJson, checked_ids, encoded_payload
 from puma.items.encoder import Skip
 from puma.items.item import TEXT
 from puma.items.thumbnails import make_thumbnail
-from puma.search.ingest.records import Finished, Found, Ignored, Note, Record, is_text
+from puma.search.ingest.records import Finished, Found, Ignored, Note, Record, Same, is_text
 
 HELD_BYTES = 128 * 2**20
 """A batch ends early when the images' files that it holds take more than this."""
@@ -47,7 +47,9 @@ class Portion:
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
+    finished: list[Stamp] = field(default_factory=list)
     present: int = 0
+    repeated: int = 0
     ignored: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Portion:
 
     def entries(self) -> int:
         """How many of what was read are dealt with here."""
-        return len(self.fresh) + len(self.repeats) + self.present + self.ignored + len(self.skips)
+        return len(self.fresh) + len(self.repeats) + self.present + self.repeated + self.ignored + len(self.skips)
 
 
 class PortionReader:
@@ -76,6 +78,8 @@ class PortionReader:
         self.thumbnails: dict[str, bytes] = {}
         self.counted = Portion()
         self.repeats: list[Repeat] = []
+        self.same: set[str] = set()
+        self.finished: list[Stamp] = []
         self.held = 0
 
     def portions(self, found: Iterable[Found]) -> Iterator[Portion]:
@@ -96,7 +100,7 @@ class PortionReader:
                     self._look_up()
                     yield self._portion(self.batch_size)
             self._look_up()
-            while self.fresh or self.counted.entries() or self.repeats:
+            while self.fresh or self.counted.entries() or self.repeats or self.finished:
                 yield self._portion(self.batch_size)
         finally:
             close = getattr(entries, "close", None)
@@ -105,6 +109,10 @@ class PortionReader:
 
     def _take(self, entry: Found) -> None:
         if isinstance(entry, Finished):
+            self.finished += [entry.stamp] if entry.stamp is not None else []
+            return
+        if isinstance(entry, Same):
+            self._take_same(entry)
             return
         if isinstance(entry, Ignored):
             self.counted.ignored += 1
@@ -143,6 +151,14 @@ class PortionReader:
         self.unsure.append(entry)
         self.held += entry.held_bytes()
 
+    def _take_same(self, entry: Same) -> None:
+        for name in entry.ids:
+            if name in self.seen or name in self.same:
+                self.counted.repeated += 1
+            else:
+                self.counted.present += 1
+                self.same.add(name)
+
     def _look_up(self) -> None:
         records, self.unsure = self.unsure, []
         stored = self.index.get([record.id for record in records], vectors=False)
@@ -150,6 +166,11 @@ class PortionReader:
         for record in records:
             row = stored.get(record.id)
             fresh = row is None or row.content != record.content
+            if record.id in self.same and row is not None and fresh:
+                self.counted.skips.append(
+                    record.skipped(f"id {record.id!r} is that of another item, with other content")
+                )
+                continue
             with_image = record.item.modality != TEXT
             # Of an index made before there were thumbnails, or one filled by hand.
             lacking = with_image and row is not None and not fresh and not row.thumbnail
@@ -166,7 +187,8 @@ class PortionReader:
                 self.fresh.append(record)
                 continue
             assert row is not None
-            self.counted.present += 1
+            self.counted.present += record.id not in self.same
+            self.counted.repeated += record.id in self.same
             record = replace(record, file=None)  # its vector is there: nothing of the file is needed
             same = record.payload == row.payload
             if lacking or (record.replaces and not same):
@@ -189,6 +211,8 @@ class PortionReader:
         waiting = {record.id for record in (*self.unsure, *self.fresh)}
         portion.repeats = [repeat for repeat in self.repeats if repeat.place.id not in waiting]
         self.repeats = [repeat for repeat in self.repeats if repeat.place.id in waiting]
+        if not waiting:
+            portion.finished, self.finished = self.finished, []
         return portion
 
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from puma.index import Index
-from puma.items.encoder import Skip
+from puma.index import Index, Stamp
+from puma.search.ingest.filling import Added
 from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
 from puma.search.ingest.reading import PathReader
 from puma.search.ingest.records import Found, source_of
-from puma.search.ingest.syncing import Settled, Watch
+from puma.search.ingest.syncing import Watch
 
 
 class PreparedPaths:
@@ -37,6 +37,7 @@ class PreparedPaths:
     ) -> None:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         self.index, self.sync, self.allow_empty = index, sync, allow_empty
+        self.options, self._waiting = options or ReadOptions(), list[Stamp]()
         readers = [PathReader(Path(path).expanduser(), options) for path in given]
         self._watch = Watch(index, readers)
         if sync and not allow_empty:
@@ -59,15 +60,31 @@ class PreparedPaths:
     def entries(self) -> Iterator[Found]:
         """Everything in the paths, one at a time."""
         named = {source_of(reader.path) for _, reader in self._readers}
+        unchanged = self._watch.unchanged(self.options)
+        readers = self._readers
         return self._watch.seeing(
-            (number, entry) for number, reader in self._readers for entry in reader.entries(named)
+            (number, entry) for number, reader in readers for entry in reader.entries(named, unchanged)
         )
 
-    def settle(self, skips: Sequence[Skip]) -> Settled:
+    def remember(self, stamps: Sequence[Stamp]) -> None:
+        """Remember files whose items are stored; of one that gave other items before, when those are gone."""
+        self._waiting += stamps
+        settled = [stamp for stamp in self._waiting if self._watch.is_settled(stamp.source)]
+        if settled:
+            self._waiting = [stamp for stamp in self._waiting if not self._watch.is_settled(stamp.source)]
+            self.index.put_stamps(settled)
+
+    def finish(self, added: Added) -> None:
         """Delete what the files that were read do not give any more, and with ``sync`` what came from files that are
-        gone.
+        gone; the counts go into ``added``.
 
         Raises:
             InputError: as :meth:`puma.search.ingest.syncing.Watch.settle`.
         """
-        return self._watch.settle(skips, sync=self.sync, allow_empty=self.allow_empty)
+        settled = self._watch.settle(added.skips, sync=self.sync, allow_empty=self.allow_empty)
+        self.remember([])
+        added.deleted, added.kept = settled.deleted, settled.kept
+        # A new place of a source that lost another one: its fields have changed.
+        replaced = settled.replaced & added.new_places
+        added.updated += len(replaced)
+        added.places -= len(replaced)

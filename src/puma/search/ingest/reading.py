@@ -18,8 +18,9 @@ from puma.search.ingest.delimited import check_delimited, delimited_rows
 from puma.search.ingest.documents import count_pages, pages
 from puma.search.ingest.jsonlines import can_give_items, json_lines, text_lines
 from puma.search.ingest.options import ReadOptions
-from puma.search.ingest.records import Finished, Found, Ignored, Note, Record, record_of, source_of
+from puma.search.ingest.records import Finished, Found, Ignored, Note, Record, Same, record_of, source_of
 from puma.search.ingest.tables import check_table, count_rows, rows
+from puma.search.ingest.unchanged import Reading
 from puma.search.ingest.walking import Step, walk
 
 IMAGES = SUFFIXES
@@ -80,7 +81,7 @@ def read_items(
         replace(entry, file=None) if isinstance(entry, Record) else entry
         for reader in readers
         for entry in reader.entries(named)
-        if not isinstance(entry, Finished)
+        if not isinstance(entry, (Finished, Same))
     )
 
 
@@ -117,14 +118,15 @@ class PathReader:
         steps = (step for step in self._walked if isinstance(step, tuple))
         return sum(_suffix(name) in IN_FOLDERS for _, names in steps for name in names)
 
-    def entries(self, named: Collection[str] = ()) -> Iterator[Found]:
+    def entries(self, named: Collection[str] = (), unchanged: Callable[[str], bool] | None = None) -> Iterator[Found]:
         """Everything in it, in a fixed order.
 
         Args:
             named: sources that are read by themselves, and so not once more in a folder.
+            unchanged: whether a source is as it was when it was last read, and need not be read again.
         """
         if not self.path.is_dir():
-            yield from _file(self.path, self.options)
+            yield from _file(self.path, self.options, unchanged)
             return
         steps, self._walked = self._walked, None
         for step in walk(self.path, self.options) if steps is None else steps:
@@ -135,7 +137,7 @@ class PathReader:
             for name in names:
                 path = Path(parent, name)
                 if source_of(path) not in named:
-                    yield from _in_folder(path, self.options)
+                    yield from _in_folder(path, self.options, unchanged)
 
 
 def _listed(paths: Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
@@ -191,13 +193,13 @@ def _line_count(path: Path) -> int:
     return max(1, round(found * size / len(block)))
 
 
-def _in_folder(path: Path, options: ReadOptions) -> Iterator[Found]:
+def _in_folder(path: Path, options: ReadOptions, unchanged: Callable[[str], bool] | None) -> Iterator[Found]:
     suffix = _suffix(path.name)
     if suffix not in IN_FOLDERS:
         reason = _REASONS.get(suffix)
         yield Ignored(str(path), f"{suffix or 'without a suffix'}" + (f" ({reason})" if reason else ""))
         return
-    if suffix not in IMAGES:
+    if suffix not in IMAGES and not (unchanged and unchanged(source_of(path))):
         try:
             if not os.path.isfile(path):  # a pipe would be waited for without end
                 yield Skip(str(path), "not a regular file", source_of(path))
@@ -211,21 +213,24 @@ def _in_folder(path: Path, options: ReadOptions) -> Iterator[Found]:
             return
         except OSError:
             pass  # reported below
-    yield from _file(path, options)
+    yield from _file(path, options, unchanged)
 
 
-def _file(path: Path, options: ReadOptions) -> Iterator[Found]:
+def _file(path: Path, options: ReadOptions, unchanged: Callable[[str], bool] | None) -> Iterator[Found]:
     """Everything in one file of a known kind."""
-    suffix = _suffix(path.name)
+    suffix, source = _suffix(path.name), source_of(path)
+    if unchanged is not None and unchanged(source):
+        yield Same(source)
+        return
+    reading = Reading(source, options.reading())
     try:
-        if suffix in IMAGES:
-            yield _image(path)
-        else:
-            yield from _READERS[suffix](path, options)
+        for entry in [_image(path)] if suffix in IMAGES else _READERS[suffix](path, options):
+            reading.see(entry)
+            yield entry
     except OSError as error:
-        yield Skip(str(path), f"cannot be read ({error.strerror or error})", source_of(path))
+        yield Skip(str(path), f"cannot be read ({error.strerror or error})", source)
     else:
-        yield Finished(source_of(path))
+        yield Finished(source, reading.stamp())
 
 
 def _image(path: Path) -> Record | Skip:

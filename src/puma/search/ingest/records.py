@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import ImageError, InputError
+from puma.index import Stamp
 from puma.index.interface import PayloadJson
 from puma.items.digest import read_content
 from puma.items.encoder import Skip
@@ -96,12 +97,26 @@ class Note:
 
 @dataclass(frozen=True)
 class Finished:
-    """A file was read to its end: what it gave before and does not give now is not in it any more."""
+    """A file was read to its end: what it gave before and does not give now is not in it any more.
+
+    Args:
+        source: its absolute path.
+        stamp: what is to be remembered of it; None where it has to be read again in any case.
+    """
 
     source: str
+    stamp: Stamp | None = None
 
 
-Found = Record | Skip | Ignored | Note | Finished
+@dataclass(frozen=True)
+class Same:
+    """A file that is as it was when it was last read: what it gave before is still in it."""
+
+    source: str
+    ids: tuple[str, ...] = ()
+
+
+Found = Record | Skip | Ignored | Note | Finished | Same
 
 
 def same_place(source: str, name: str, payload: Mapping[str, Any]) -> int:

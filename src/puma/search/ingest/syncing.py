@@ -15,9 +15,11 @@ from pathlib import Path
 from puma.errors import InputError
 from puma.index import Index, Place
 from puma.items.encoder import Skip
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
 from puma.search.ingest.reading import IN_FOLDERS, PathReader
-from puma.search.ingest.records import Finished, Found, Record, is_text, same_place, source_of
+from puma.search.ingest.records import Finished, Found, Record, Same, is_text, same_place, source_of
+from puma.search.ingest.unchanged import Unchanged
 
 IDS_AT_ONCE = 1024
 
@@ -48,6 +50,9 @@ class Watch:
         self._storable = [source for source in self.under if is_text(source)]
         self.known: set[Pair] = index.sources(self._storable) if self._storable else set()
         self._unseen = set(self.known)
+        self._given: dict[str, list[str]] = {}
+        for source, name in sorted(self.known):
+            self._given.setdefault(source, []).append(name)
         self._found = [0] * len(self.paths)
         self._read: set[str] = set()
         self._met: set[int] = set()
@@ -62,7 +67,20 @@ class Watch:
                 self._met.add(same_place(source, entry.id, entry.payload))
             elif isinstance(entry, Finished):
                 self._read.add(entry.source)
+            elif isinstance(entry, Same):
+                entry = Same(entry.source, tuple(self._given.get(entry.source, ())))
+                self._found[number] += len(entry.ids)
+                self._unseen -= {(entry.source, name) for name in entry.ids}
             yield entry
+
+    def unchanged(self, options: ReadOptions) -> Unchanged:
+        """What tells whether a source need not be read again."""
+        stamps = self.index.stamps(self._storable) if self._storable and not options.rehash else {}
+        return Unchanged(stamps, self.known, options.reading())
+
+    def is_settled(self, source: str) -> bool:
+        """Whether everything that the index held of a source that was read was in it."""
+        return all((source, name) not in self._unseen for name in self._given.get(source, ()))
 
     def lost(self) -> list[Path]:
         """Paths that are gone themselves, though the index holds items of them."""
@@ -105,6 +123,7 @@ class Watch:
             gone -= emptied
             kept |= emptied
         deleted = self.index.forget_sources(sorted(gone)) if gone else 0
+        self._unseen -= gone
         stale = self._stale_places(skips, kept)
         self.index.forget_places(stale)
         return Settled(deleted, len({name for _, name in kept}), {(place.source, place.id) for place in stale})
