@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from puma.errors import ImageError
 from puma.items.formats import EXTRA_FORMATS, why_not_read
@@ -24,6 +25,7 @@ MAX_SLOW_SAMPLES = 8_000_000
 """Largest image, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
 PPM): it takes a third of a microsecond each."""
 VALUES_AT_ONCE = 2**20
+_JPEG = b"\xff\xd8"
 SCALES = (1, 2, 4, 8)
 """By which a JPEG can be decoded smaller."""
 
@@ -77,7 +79,10 @@ def open_image(
             image = _opened(source, name, max_pixels, most_file_bytes() if max_bytes is None else max_bytes)
             if image is not source:
                 _fit_memory(image, name, least_side)
-            return _flattened(_upright(image), image is source)
+            upright = _upright(image)
+            if image is not source:  # a GIF's frame may be larger than its header said
+                _check_memory(name, upright.size, memory_needed(upright, *upright.size))
+            return _flattened(upright, image is source)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -114,7 +119,7 @@ class _Quiet:
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 # Pillow raises at twice this. It is asked again while a GIF is decoded, whose frame may be larger.
-                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, image_memory() // (2 * PLAIN)
+                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, image_memory() // PLAIN
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -173,8 +178,8 @@ def _opened(source: ImageSource, name: str, max_pixels: int | None, max_bytes: i
         if reason:
             raise ImageError(f"{name}: {reason}")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None
+        image = _jpeg(data) if data.startswith(_JPEG) else Image.open(io.BytesIO(data), formats=FORMATS)
+        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(_JPEG) else None
         if reason:
             raise ImageError(f"{name}: {reason}; save it anew")
     _check_size(*image.size, name, max_pixels)
@@ -186,6 +191,14 @@ def _opened(source: ImageSource, name: str, max_pixels: int | None, max_bytes: i
             f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
         )
     return image
+
+
+def _jpeg(data: bytes) -> Image.Image:
+    """Without Pillow's limit on pixels: a JPEG may be decoded at an eighth."""
+    try:
+        return JpegImagePlugin.jpeg_factory(io.BytesIO(data), "")
+    except (SyntaxError, IndexError, TypeError, struct.error):
+        raise UnidentifiedImageError from None
 
 
 def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
@@ -218,14 +231,18 @@ def _fit_memory(image: Image.Image, name: str, least_side: LeastSide) -> None:
     while needed > image_memory() and is_jpeg and scale < SCALES[-1]:
         scale *= 2
         needed = memory_needed(image, width // scale, height // scale)
-    if needed > image_memory():
-        raise ImageError(
-            f"{name}: {width} x {height} pixels take about {needed // 2**20:,} MiB to decode, over the limit of "
-            f"{image_memory() // 2**20:,}; scale the image down, or raise the limit (--image-memory)"
-        )
+    _check_memory(name, (width, height), needed)
     if scale > 1:
         # Once only: Pillow does nothing when it is asked again.
         image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
+
+
+def _check_memory(name: str, size: tuple[int, int], needed: int) -> None:
+    if needed > image_memory():
+        raise ImageError(
+            f"{name}: {size[0]} x {size[1]} pixels take about {needed // 2**20:,} MiB to decode, over the limit of "
+            f"{image_memory() // 2**20:,}; scale the image down, or raise the limit (--image-memory)"
+        )
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int | None) -> None:

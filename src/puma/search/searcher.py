@@ -74,17 +74,16 @@ class Searcher:
         options: ReadOptions | None = None,
         on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
-        """Read, embed and store everything in these paths (see :func:`puma.search.ingest.read_items`). Each batch is
-        safe on the disk before the next is embedded; after a kill, the same call goes on where it was. A file that is
-        read again replaces what it gave before.
+        """Read, embed and store what these paths hold (see :func:`puma.search.ingest.read_items`). Each batch is on
+        the disk before the next is embedded: after a kill, repeat. A file read again replaces what it gave before.
 
         Args:
             batch_size: items embedded and stored at once; fewer where their files are large.
             progress: a bar with rate and time left on stderr.
             sync: when all is read, remove the items that came from these paths and are not there any more. What could
                 not be read this time stays (:attr:`Added.kept`), and so does what came from elsewhere too.
-            allow_empty: with ``sync``, a path that has nothing in it any more, or is gone itself, is no mistake.
-            options: how the paths are read: columns, encoding, what is left out of folders.
+            allow_empty: with ``sync``, a path that is empty now, or gone itself, is no mistake.
+            options: columns, encoding, what is left out of folders.
             on_batch: called with the counts so far whenever a batch is on the disk.
 
         Raises:

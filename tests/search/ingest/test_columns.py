@@ -93,7 +93,7 @@ def test_a_path_under_another_name_that_ends_like_no_image_stays_a_field(folder)
 def test_an_address_is_no_missing_file(folder, address):
     (folder / "t.jsonl").write_text(json.dumps({"image": address}))
     _, (skip,), _ = split(folder / "t.jsonl")
-    assert "nothing is fetched" in skip.reason
+    assert "not fetched" in skip.reason
     assert address[:12] in skip.reason
 
 

@@ -63,7 +63,9 @@ class Columns:
         candidates = self.images_in(fields)
         named = self.options.image_column is not None
         image_name = next((name for name in candidates if named or name == "image" or _is_ours(fields[name])), None)
-        rest = {key: value for key, value in fields.items() if key not in (text_name, image_name)}
+        # Fields of these names that are not chosen have no place: an item's text and image are stored under them.
+        used = {text_name, image_name, "text", "image"}
+        rest = {key: value for key, value in fields.items() if key not in used}
         for key, value in rest.items():
             if key not in self.unused and looks_like_image(value):
                 self.unused.append(key)

@@ -5,6 +5,7 @@ Held in memory: of the records of a portion the images' files, and of everything
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import numpy as np
 from puma.errors import ImageError, InputError
 from puma.index import Index, Place, Row, Stamp
 from puma.index.interface import PayloadJson, checked_ids, encoded_payload
+from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import TEXT
 from puma.items.thumbnails import make_thumbnail
@@ -25,6 +27,8 @@ LOOKED_UP = 64
 """Records looked up in the index at once, at least, so that few fresh ones among many do not mean many look-ups."""
 REPEATS_HELD = 10_000
 """A batch ends early when so many repetitions wait for it."""
+
+_DIGEST = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 
 Pair = tuple[str, str]
 """A source and the id of something that was read from it."""
@@ -78,7 +82,6 @@ class PortionReader:
         self.thumbnails: dict[str, bytes] = {}
         self.counted = Portion()
         self.repeats: list[Repeat] = []
-        self.same: set[str] = set()
         self.finished: list[Stamp] = []
         self.held = 0
 
@@ -152,12 +155,14 @@ class PortionReader:
         self.held += entry.held_bytes()
 
     def _take_same(self, entry: Same) -> None:
+        named = [name for name in entry.ids if name not in self.seen and not _DIGEST.fullmatch(name)]
+        rows = self.index.get(named, vectors=False) if named else {}
         for name in entry.ids:
-            if name in self.seen or name in self.same:
+            if name in self.seen:
                 self.counted.repeated += 1
             else:
                 self.counted.present += 1
-                self.same.add(name)
+                self.seen[name] = (rows[name].content, entry.source) if name in rows else None
 
     def _look_up(self) -> None:
         records, self.unsure = self.unsure, []
@@ -166,11 +171,6 @@ class PortionReader:
         for record in records:
             row = stored.get(record.id)
             fresh = row is None or row.content != record.content
-            if record.id in self.same and row is not None and fresh:
-                self.counted.skips.append(
-                    record.skipped(f"id {record.id!r} is that of another item, with other content")
-                )
-                continue
             with_image = record.item.modality != TEXT
             # Of an index made before there were thumbnails, or one filled by hand.
             lacking = with_image and row is not None and not fresh and not row.thumbnail
@@ -187,8 +187,7 @@ class PortionReader:
                 self.fresh.append(record)
                 continue
             assert row is not None
-            self.counted.present += record.id not in self.same
-            self.counted.repeated += record.id in self.same
+            self.counted.present += 1
             record = replace(record, file=None)  # its vector is there: nothing of the file is needed
             same = record.payload == row.payload
             if lacking or (record.replaces and not same):
