@@ -192,7 +192,7 @@ def test_what_was_removed_by_hand_comes_back_and_other_columns_are_read(searcher
     searcher.index.delete([row.id for row in searcher.index.page(9) if row.payload.get("text") in ("c", "a")])
     assert counts(add(searcher, folder)) == (2, 4, 0, 0)
     added = add(searcher, folder / "t.jsonl", text_column="-")
-    assert (added.deleted, len(added.skips)) == (1, 1)  # the image alone is what the folder gave
+    assert (added.deleted, len(added.skips)) == (2, 1)  # a text alone is empty now
 
 
 def test_what_could_not_be_read_or_was_written_just_now_is_read_again(searcher, folder, opened):
