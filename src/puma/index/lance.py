@@ -76,6 +76,8 @@ class LanceEngine(PlaceWriter):
             return 0
         with locked(self.folder, "write"):
             self._upgraded()
+            # First: a kill before the sources go must not leave files that count as read though their rows are gone.
+            self._stamps.drop({source for source, _ in self._sources.of_ids(ids)})
             gone = self._delete(ids)
             self._sources.drop_ids(ids)
             self._places.drop_ids(ids)

@@ -240,3 +240,20 @@ def test_an_unchanged_files_items_are_repeats_of_what_came_before(searcher, fold
     assert ["with other content" in skip.reason for skip in added.skips] == [True]
     assert counts(added) == (0, 1, 1, 0)
     assert searcher.index.verify() == []
+
+
+def test_a_file_whose_rows_a_kill_left_half_deleted_is_read_again(searcher, folder, monkeypatch):
+    path = image(folder / "a.png", 1)
+    add(searcher, folder)
+    (row,) = searcher.index.page(9)
+    sources = searcher.index._engine._sources
+
+    def killed(ids):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "drop_ids", killed)
+        with pytest.raises(KeyboardInterrupt):
+            searcher.index.delete([row.id])
+    assert searcher.index.sources([str(folder)]) == {(str(path), row.id)}
+    assert counts(add(searcher, folder)) == (1, 0, 0, 0)

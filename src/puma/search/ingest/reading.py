@@ -240,6 +240,6 @@ def _image(path: Path) -> Record | Skip:
     return record_of({"image": source_of(path)}, Path("."), str(path), source_of(path))
 
 
-_READERS: dict[str, Callable[[Path, ReadOptions], Iterator[Record | Skip | Note]]]
-_READERS = {".txt": text_lines} | dict.fromkeys(JSON_LINES, json_lines) | dict.fromkeys(DELIMITED, delimited_rows)
+_READERS: dict[str, Callable[[Path, ReadOptions], Iterator[Record | Skip | Note]]] = {".txt": text_lines}
+_READERS |= dict.fromkeys(JSON_LINES, json_lines) | dict.fromkeys(DELIMITED, delimited_rows)
 _READERS |= dict.fromkeys(TABLES, rows) | dict.fromkeys(DOCUMENTS, pages)
