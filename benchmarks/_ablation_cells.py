@@ -90,7 +90,8 @@ class World:
         """Both stages' settings; the steps of the two add up to ``steps``."""
         common = {"learning_rate": rate, "seed": seed, "save_steps": 10**9}
         first = max(1, round(STAGE_1_SHARE * steps)) if variant.distil else 0
-        retrieve = {**vars(self.plan.retrieve), **common, **variant.changes, "steps": steps - first}
+        # The paper's loss, by which the variants are named; the recipe's own is another.
+        retrieve = {**vars(self.plan.retrieve), "loss": "mac", **common, **variant.changes, "steps": steps - first}
         own = PAPER_STAGE_1 if variant.distil == "paper" else {}
         distil = {**vars(self.plan.distil), **common, **own, "steps": first}
         return TrainConfig.from_dict(distil) if first else None, TrainConfig.from_dict(retrieve)

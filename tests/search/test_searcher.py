@@ -64,9 +64,11 @@ def test_instructions_by_default_given_and_none(searcher):
     searcher.search("red", 1, instruction="My own.")
     searcher.search("red", 1, instruction="")
     own = Searcher(searcher.encoder, searcher.index, instructions={("text", None): "Theirs."})
-    own.search("red", 1)
+    own.search("red", 1, merge="single")
+    searcher.search("red", 1)
     expected = [INSTRUCTIONS["text", "image"], "My own.", None, "Theirs."]
-    assert searcher.encoder.seen_instructions == expected
+    # Where no modality is asked for, each that the index has is, with its own instruction.
+    assert searcher.encoder.seen_instructions == expected + [INSTRUCTIONS["text", wanted] for wanted in MODALITIES]
     assert set(INSTRUCTIONS) == {(own, wanted) for own in MODALITIES for wanted in (*MODALITIES, None)}
 
 
@@ -202,7 +204,9 @@ def test_several_modalities_at_once(searcher):
     searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, ["image"])
     searcher.search("red", 1, ("image", "text"))
-    assert searcher.encoder.seen_instructions == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
+    searcher.search("red", 1, ("image", "text"), merge="single")
+    expected = [INSTRUCTIONS["text", wanted] for wanted in ("image", "text", "image", None)]
+    assert searcher.encoder.seen_instructions == expected
     with pytest.raises(InputError, match="modality"):
         searcher.search("red", 1, ["image", "video"])
 

@@ -63,9 +63,10 @@ def test_a_wrong_type_hides_no_other_fault():
     assert all(word in str(caught.value) for word in ("steps='many'", "warmup='long'", "decay=-1"))
 
 
-def test_defaults_are_the_papers_second_stage_and_plain_values():
+def test_defaults_are_the_papers_second_stage_but_for_the_loss_and_plain_values():
     config = TrainConfig()
-    assert (config.loss, config.margin, config.hard_negatives, config.grad_cache) == ("mac", None, 0, 0)
+    assert (config.loss, config.margin, config.hard_negatives, config.grad_cache) == ("split-mac", None, 0, 0)
+    assert (config.temperature, config.decay, config.other_weight, config.any_share) == (0.03, 0.5, 1.0, 0.0)
     assert (config.teacher, config.modality_dropout) == ("store", 0.0)
     assert TrainConfig.from_dict(asdict(config)) == config
     for loss in LOSSES:

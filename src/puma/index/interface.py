@@ -128,6 +128,9 @@ class Engine(Protocol):
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """Rows stored (of these modalities, that fit)."""
 
+    def sample(self) -> dict[str, np.ndarray]:
+        """By modality, for those there are rows of, the vectors of a fixed random sample of its rows."""
+
     def thumbnail(self, name: str) -> bytes | None:
         """The small image of an id; None if there is none."""
 

@@ -25,6 +25,7 @@ from puma.index.filters import Filter, as_sql, quoted
 from puma.index.interface import Hit, Row
 from puma.index.places import Places, other_payloads, shown_payloads
 from puma.index.provenance import Place
+from puma.index.sampling import Sampler
 from puma.index.snapshot import Snapshot
 from puma.index.tables import ITEMS, connect, matrix, parts_of, reading
 
@@ -58,6 +59,7 @@ class Reader:
         self._shares: tuple[int, dict[str, float]] = -1, {}
         self._cached: tuple[int, Snapshot] | None = None
         self._places = Places(folder)
+        self._sampler = Sampler(dim)
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         rows: dict[str, Row] = {}
@@ -115,6 +117,9 @@ class Reader:
         found = reading(self.folder, lambda: self._search(vectors, k, self._condition(modalities, where), exact))
         several = self._places.of_ids(hit.id for row in found for hit in row)
         return [[_shown(hit, several[hit.id], where) if hit.id in several else hit for hit in row] for row in found]
+
+    def sample(self) -> dict[str, np.ndarray]:
+        return reading(self.folder, lambda: self._sampler.sample(self._table))
 
     def _condition(self, modalities: Sequence[str] | None, where: Filter | None) -> str | None:
         if where is not None and "fields" not in self._table.schema.names:

@@ -22,10 +22,15 @@ from puma.mini.base.assemble import assemble
 from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings
-from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
+from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
+from puma.mini.extra_pairs.mixtures import Mixtures
+from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
+from puma.mini.features import training_mixtures, with_more_features
 from puma.mini.fetch.packages import cache_home
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
+from puma.retriever.stored_vision import VisionFeatures
+from puma.training.any_modality import with_any_instructions
 from puma.training.pairs import Pair, first_instructions, read_pairs
 from puma.training.recipes.recipe import Recipe
 from puma.training.run_folder import CONFIGURATION
@@ -45,7 +50,8 @@ IMAGE_TO_TEXT = 3
 
 def base_settings(recipe: Recipe) -> BaseSettings:
     """How the recipe's mini base is put together."""
-    return BaseSettings(image_size=recipe.image_size)
+    strides = HALVED_STRIDES if recipe.tower_cell == cell_size(HALVED_STRIDES) else STRIDES
+    return BaseSettings(tower=recipe.tower, image_size=recipe.image_size, strides=strides)
 
 
 def base_config(recipe: Recipe) -> Any:
@@ -199,9 +205,16 @@ def train_stages(
     Returns:
         The stages' logs, by ``distil`` and ``retrieve``.
     """
-    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict))
     if _reads_pixels(recipe):
         retriever.vision = vision = None
+    mixtures = None
+    if vision is not None and CLASSES in recipe.extra_pairs:
+        mixtures = training_mixtures(vision, recipe, root, home)
+    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict, mixtures=mixtures))
+    sources: VisionFeatures | None = vision
+    if vision is not None:
+        pairs, sources = with_more_features(vision, mixtures, pairs, recipe, base, home)
+        retriever.vision = sources
     targets = None
     if recipe.distil is not None and recipe.distil.distillation_weight > 0:
         targets = step("teacher", lambda: distillation_targets(base, recipe, pairs, home))
@@ -216,7 +229,7 @@ def train_stages(
                 pairs,
                 config,
                 work / name,
-                vision=vision,
+                vision=sources,
                 teacher=targets if name == "distil" else None,
                 validation=validation,
                 fixed=name == "distil" and retrieve_begun,
@@ -226,16 +239,27 @@ def train_stages(
             result = step(name, run)
         logs[name] = result.log
         tell(result, work / name, say)
-    retriever.instructions = first_instructions(root)
+    shares = [stage.any_share for stage in recipe.stages]
+    retriever.instructions = with_any_instructions(first_instructions(root), shares)
     return logs
 
 
-def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
-    """The data's pairs and the recipe's extra ones, with what is known to be right."""
-    pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
-    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
+def training_rows(
+    recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False, mixtures: Mixtures | None = None
+) -> list[Pair]:
+    """The data's pairs and the recipe's extra ones, with what is known to be right, and what would be if no modality
+    were asked for."""
+    negatives = max(stage.hard_negatives for stage in recipe.stages)
+    pairs = read_pairs(root, limit=recipe.rows_per_query, negatives=negatives, strict=strict)
+    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home, mixtures)
     pairs += more
-    return with_same_concept(pairs, {**concepts_of(root), **concepts}) if recipe.same_concept else pairs
+    any_asked = any(stage.any_share > 0 for stage in recipe.stages)
+    if not (recipe.same_concept or any_asked):
+        return pairs
+    concepts = {**concepts_of(root), **concepts}
+    if any_asked:
+        pairs = with_alike(pairs, concepts)
+    return with_same_concept(pairs, concepts) if recipe.same_concept else pairs
 
 
 def _reads_pixels(recipe: Recipe) -> bool:

@@ -71,8 +71,9 @@ class Retriever:
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
-        self.instructions: dict[tuple[str, str], str] = {}
-        """The instructions it was trained with, by (query modality, wanted modality); search uses the same."""
+        self.instructions: dict[tuple[str, str | None], str] = {}
+        """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
+        same."""
 
     @classmethod
     def from_pretrained(

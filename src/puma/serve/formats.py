@@ -40,7 +40,7 @@ def query_instruction(service: Service, item: Item) -> str | None:
     for searcher in service.searchers.values():
         return searcher.instruction_for(item.modality, None)
     own = getattr(service.encoder, "instructions", {})
-    return None if own else INSTRUCTIONS.get((item.modality, None))
+    return (own or INSTRUCTIONS).get((item.modality, None))
 
 
 def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedImage | None]:

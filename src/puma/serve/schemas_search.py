@@ -88,11 +88,14 @@ class Asked(BaseModel):
     """How the query was understood."""
 
     modality: Modality
-    instruction: str | None
+    instruction: str | None = Field(
+        description="What went before it; null for nothing, and where each kind of item was asked for with its own."
+    )
 
 
 class SearchAnswer(BaseModel):
-    """Hits, best first."""
+    """Hits, best first. Those of several kinds of item are ordered by how far each stands out among its kind, so their
+    scores need not fall."""
 
     index: str
     query: Asked

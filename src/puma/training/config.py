@@ -25,7 +25,7 @@ class TrainConfig:
     machine.
 
     Args:
-        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
+        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (the contrastive term).
         steps: optimisation steps; 0 takes ``epochs``.
         epochs: passes over the queries where ``steps`` and ``minutes`` are 0.
         minutes: wall time after which training ends, if ``steps`` do not end it before; 0 for none. Learning rate and
@@ -44,7 +44,8 @@ class TrainConfig:
             (:class:`puma.training.augmenting.Augmentation`). With this or ``tower_rate`` stored vision features are
             not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
-        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's, ``split-mac`` also keeps
+            candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
             (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
@@ -63,6 +64,11 @@ class TrainConfig:
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.training.dropout.ModalityDropout`).
+        any_share: the share of the rows whose query asks for no modality, in [0, 1): they get the general instruction
+            of a search for any modality, and the losses count all candidates as of the query's own
+            (:class:`puma.training.any_modality.AnyModality`). It needs data that tells what else is right
+            (``same_concept`` of a recipe does): what it does not tell is a negative, in every modality. A target that
+            was stored for the row's own instruction is not used for such a query.
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
             alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
@@ -101,7 +107,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
-    loss: str = "mac"
+    loss: str = "split-mac"
     other_weight: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
@@ -115,6 +121,7 @@ class TrainConfig:
     teacher: str = "store"
     teacher_share: float = 1.0
     modality_dropout: float = 0.0
+    any_share: float = 0.0
     balance: float = 1.0
     lora_rank: int = 128
     lora_alpha: int = 256
@@ -192,7 +199,7 @@ class TrainConfig:
                 "give a number in [0, 1]",
             ),
             *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
-            *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
+            *each("lora_dropout any_share", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
             (
                 "epochs",
                 ("epochs", "steps", "minutes"),

@@ -29,7 +29,6 @@ from puma.training.budget import UNBOUNDED, Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
 from puma.training.distributed import equalise, join, processes, wait
-from puma.training.dropout import EpochCollator, ModalityDropout
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
 from puma.training.run_folder import best_weights, drop_bests, entries, resume, same_configuration
@@ -38,6 +37,7 @@ from puma.training.sharding import check_sharding, is_sharded
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.shared import SharedTeacher, choose_teacher
 from puma.training.trainable import check_four_bits, choose_trainable, finish_model, hold
+from puma.training.transforms import EpochCollator, InTurn, transforms_of
 from puma.training.unreadable import Unreadable
 from puma.training.validation import TrainingEncoder, Validation, best_of
 from puma.training.workers import default_workers, worker_errors
@@ -233,7 +233,7 @@ def _make_collator(
     *,
     pixel_type: torch.dtype | None,
 ) -> EpochCollator:
-    dropout = ModalityDropout(config.modality_dropout, config.seed) if config.modality_dropout else None
+    transforms = transforms_of(config)
     collator = PairCollator(
         pairs,
         retriever.inputs,
@@ -241,11 +241,11 @@ def _make_collator(
         vision,
         targets,
         hard_negatives=config.hard_negatives,
-        transform=dropout,
+        transform=InTurn(transforms) if transforms else None,
         pixel_type=pixel_type,
     )
     augment = Augmentation(retriever.inputs.processor.image_processor, config.seed) if config.augment else None
-    return EpochCollator(collator, dropout, augment)
+    return EpochCollator(collator, transforms, augment)
 
 
 def _evaluation(

@@ -16,6 +16,7 @@ from puma.items.skips import Skip, summary
 from puma.pruning import decoder_of
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.training.any_modality import with_any_instructions
 from puma.training.config import TrainConfig
 from puma.training.distributed import join, processes, wait
 from puma.training.pairs import Pair, first_instructions, read_pairs
@@ -122,7 +123,8 @@ def train_two_stages(
     result = train(retriever, pairs, retrieve, work / "retrieve", validation=validation)
     logs["retrieve"] = result.log
     tell(result, work / "retrieve", say)
-    retriever.instructions = first_instructions(data)
+    shares = [stage.any_share for stage in (distil, retrieve) if stage is not None]
+    retriever.instructions = with_any_instructions(first_instructions(data), shares)
     cast_weights(retriever.model, retriever.saved_dtype)  # the base's own type
     if processes()[0] == 0:
         retriever.save_pretrained(target)

@@ -35,6 +35,13 @@ def search(
     ] = None,
     offset: Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the best: the next page.")] = 0,
     instruction: Annotated[str | None, typer.Option(help="Instead of the default one; '' for none.")] = None,
+    merge: Annotated[
+        str,
+        typer.Option(
+            help="How hits of several modalities come into one order: calibrated, rank, score, or single (one query "
+            "and one search for all)."
+        ),
+    ] = "calibrated",
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
@@ -52,15 +59,17 @@ def search(
     from puma.index import Index
     from puma.index.filters import checked_filter
     from puma.index.interface import checked_modality
+    from puma.search.merging import checked_merge
 
     query = query_item(text, image)
     for given in modality or ():
         checked_modality(given)
+    checked_merge(merge)
     condition = parse_where(where)
     checked_filter(condition)
     opened = Index(index, create=False)
     hits = searcher_of(opened, model, dtype=dtype, attn=attn).search(
-        query, k, modality or None, instruction, where=condition, minus=minus or (), offset=offset
+        query, k, modality or None, instruction, where=condition, minus=minus or (), offset=offset, merge=merge
     )
     if as_json:
         print_json([asdict(hit) for hit in hits])

@@ -13,8 +13,8 @@ from puma.cli.commands._shared import Json, print_json
 PAPER = "qwen2-vl-7b"
 """The recipe whose first stage the flags start from."""
 
-HELP = """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is
-given again.
+HELP = """Prune a base, distil, train with a contrastive loss, merge and save. An interrupted run goes on when the
+command is given again.
 
 RECIPE is a YAML file or the name of a shipped one: mini, puma-mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b,
 qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from puma.index import Index, Stamp
-from puma.search.ingest.filling import Added
+from puma.items.encoder import BATCH, Encoder
+from puma.search.ingest.filling import Added, fill
 from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
 from puma.search.ingest.reading import PathReader
@@ -74,13 +75,31 @@ class PreparedPaths:
             self._waiting = [stamp for stamp in self._waiting if not self._watch.is_settled(stamp.source)]
             self.index.put_stamps(settled)
 
-    def finish(self, added: Added) -> None:
-        """Delete what the files that were read do not give any more, and with ``sync`` what came from files that are
-        gone; the counts go into ``added``.
+    def fill(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int = BATCH,
+        progress: bool = False,
+        on_batch: Callable[[Added], object] | None = None,
+    ) -> Added:
+        """Read, embed and store everything; then delete what the files that were read do not give any more, and with
+        ``sync`` what came from files that are gone. Arguments as :meth:`puma.Searcher.add_paths` takes them.
 
         Raises:
             InputError: as :meth:`puma.search.ingest.syncing.Watch.settle`.
         """
+        added = fill(
+            encoder,
+            self.index,
+            self.entries(),
+            batch_size=batch_size,
+            known=self.known,
+            total=self.count() if progress else None,
+            progress=progress,
+            on_batch=on_batch,
+            remember=self.remember,
+        )
         settled = self._watch.settle(added.skips, sync=self.sync, allow_empty=self.allow_empty)
         self.remember([])
         added.deleted, added.kept = settled.deleted, settled.kept
@@ -88,3 +107,4 @@ class PreparedPaths:
         replaced = settled.replaced & added.new_places
         added.updated += len(replaced)
         added.places -= len(replaced)
+        return added

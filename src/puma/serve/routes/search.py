@@ -123,11 +123,12 @@ async def _answer(
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
-    hits, more = await page_of_hits(own, searcher, query, k=k, offset=offset, where=where)
+    batch = await query_batch(own, searcher, query)
+    hits, more = await page_of_hits(own, searcher, batch, k=k, offset=offset, where=where, hidden=query.hidden)
     return json_answer(
         {
             "index": name,
-            "query": {"modality": query.item.modality, "instruction": query_batch(searcher, query).instructions[0]},
+            "query": {"modality": query.item.modality, "instruction": batch.instruction},
             "hits": [stored_item(hit, name) for hit in hits],
             "offset": offset,
             "more": more,

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from puma.index import Hit
 from puma.search.searcher import Searcher
-from puma.serve.queries import named, page_of_hits, parse_query, wanted
+from puma.serve.queries import named, page_of_hits, parse_query, query_batch, wanted
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
 from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
@@ -75,17 +75,24 @@ async def search(
     modality = wanted(_modalities(where))
     common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
     queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
+    batches = [await query_batch(own, searcher, query) for query in queries]
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where) for query in queries)
+        *(page_of_hits(own, searcher, batch, k=body.max_num_results, where=where) for batch in batches)
     )
     best: dict[str, Hit] = {}
-    for hit in (hit for hits, _ in pages for hit in hits):
+    places: dict[str, int] = {}
+    for place, hit in ((place, hit) for hits, _ in pages for place, hit in enumerate(hits)):
+        places[hit.id] = min(place, places.get(hit.id, place))
         if hit.id not in best or hit.score > best[hit.id].score:
             best[hit.id] = hit
+    # Where one search was made for each modality, only a hit's place tells how good it is.
+    if all(len(batch.wanted) == 1 for batch in batches):
+        places = dict.fromkeys(places, 0)
     least = -2.0
     if body.ranking_options is not None and body.ranking_options.score_threshold is not None:
         least = body.ranking_options.score_threshold
-    ranked = sorted((hit for hit in best.values() if hit.score >= least), key=lambda hit: (-hit.score, hit.id))
+    kept = (hit for hit in best.values() if hit.score >= least)
+    ranked = sorted(kept, key=lambda hit: (places[hit.id], -hit.score, hit.id))
     return json_answer(
         {
             "object": "vector_store.search_results.page",
