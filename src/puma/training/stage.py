@@ -40,7 +40,7 @@ from puma.training.teacher.shared import SharedTeacher, choose_teacher
 from puma.training.trainable import check_four_bits, choose_trainable, finish_model, hold
 from puma.training.transforms import EpochCollator, InTurn, transforms_of
 from puma.training.unreadable import Unreadable
-from puma.training.validation import TrainingEncoder, Validation, best_of
+from puma.training.validation import Judge, TrainingEncoder, best_of
 from puma.training.workers import default_workers, worker_errors
 
 
@@ -77,7 +77,7 @@ def train(
     *,
     vision: VisionFeatures | None = None,
     teacher: Targets | DualDepth | None = None,
-    validation: Validation | None = None,
+    validation: Judge | None = None,
     fixed: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
@@ -244,7 +244,7 @@ def _make_collator(
 
 
 def _evaluation(
-    retriever: Retriever, config: TrainConfig, vision: VisionFeatures | None, validation: Validation | None
+    retriever: Retriever, config: TrainConfig, vision: VisionFeatures | None, validation: Judge | None
 ) -> Any:
     """What makes the figures of the weights as they are; None where nothing is evaluated here."""
     if not config.eval_every or validation is None:
