@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,3 +59,12 @@ def features_of(
 def variant_name(path: str | os.PathLike[str], variant: int) -> str:
     """How an item names an image's variant; variant 0 is the image itself."""
     return f"variant:{variant}:{os.fspath(path)}" if variant else os.fspath(path)
+
+
+def has_known_tower(folder: Path) -> bool:
+    """Whether a model folder's tower is one whose outputs can be stored: FastVLM's with an EfficientNet."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["model_type"] == "fast_vlm" and config["vision_config"]["model_type"] == "efficientnet")
+    except (OSError, ValueError, KeyError, TypeError):  # a hub name, or a fault that loading the model will tell
+        return False
