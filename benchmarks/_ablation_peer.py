@@ -21,7 +21,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
-from puma.training.stage import batches_of
+from puma.training.planned import batches_of
 
 ADAPTIVE_NOTE = (
     "As it is, AdaptiveLayerLoss stops on this multimodal model with `KeyError: 'all_layer_embeddings'`: it asks for "

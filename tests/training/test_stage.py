@@ -27,8 +27,8 @@ from puma.training.collating import PairCollator, id_key, known_keys
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.planned import batches_of
 from puma.training.run_folder import MARK, latest_checkpoint
-from puma.training.stage import batches_of
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.store import PromptTargets, teacher_states
 

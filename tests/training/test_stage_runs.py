@@ -18,8 +18,8 @@ from puma.training.collating import PairCollator
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.planned import batches_of
 from puma.training.run_folder import CONFIGURATION, same_configuration
-from puma.training.stage import batches_of
 from puma.training.trainable import choose_trainable
 
 CONFIG = TrainConfig(

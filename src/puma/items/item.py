@@ -10,14 +10,15 @@ import numpy as np
 from PIL import Image
 
 from puma.errors import InputError
-from puma.items.opening import FORMATS, MAX_BYTES, MAX_PIXELS, FileBytes, ImageSource, LeastSide, image_name, open_image
+from puma.items.limits import MAX_BYTES, MAX_MEMORY
+from puma.items.opening import FORMATS, FileBytes, ImageSource, LeastSide, image_name, open_image
 
 __all__ = [
     "FORMATS",
     "IMAGE",
     "IMAGE_TEXT",
     "MAX_BYTES",
-    "MAX_PIXELS",
+    "MAX_MEMORY",
     "MODALITIES",
     "TEXT",
     "FileBytes",

@@ -26,6 +26,7 @@ from puma.items.encoder import BATCH, Encoder, Skip
 from puma.items.item import IMAGE, TEXT, Item, as_item
 from puma.search.finding import find, searches
 from puma.search.ingest.filling import Added, fill
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.prepared import PreparedPaths
 from puma.search.ingest.records import Record, encoded_text, payload_of, record_of_item
 from puma.search.merging import CALIBRATED
@@ -72,24 +73,26 @@ class Searcher:
         progress: bool = True,
         sync: bool = False,
         allow_empty: bool = False,
+        options: ReadOptions | None = None,
         on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
-        """Read, embed and store everything in these paths (see :func:`puma.search.ingest.read_items`). Each batch is
-        safe on the disk before the next is embedded; after a kill, the same call goes on where it was.
+        """Read, embed and store what these paths hold (see :func:`puma.search.ingest.read_items`). Each batch is on
+        the disk before the next is embedded: after a kill, repeat. A file read again replaces what it gave before.
 
         Args:
             batch_size: items embedded and stored at once; fewer where their files are large.
             progress: a bar with rate and time left on stderr.
             sync: when all is read, remove the items that came from these paths and are not there any more. What could
                 not be read this time stays (:attr:`Added.kept`), and so does what came from elsewhere too.
-            allow_empty: with ``sync``, a path that has nothing in it any more, or is gone itself, is no mistake.
+            allow_empty: with ``sync``, a path that is empty now, or gone itself, is no mistake.
+            options: columns, encoding, what is left out of folders.
             on_batch: called with the counts so far whenever a batch is on the disk.
 
         Raises:
             InputError: a path does not exist or is of no known kind; nothing was done then. With ``sync``, a path has
                 nothing in it though the index holds items of it (a disk that is not mounted?); nothing was deleted.
         """
-        prepared = PreparedPaths(self.index, paths, sync=sync, allow_empty=allow_empty)
+        prepared = PreparedPaths(self.index, paths, sync=sync, allow_empty=allow_empty, options=options)
         return self.add_prepared(prepared, batch_size=batch_size, progress=progress, on_batch=on_batch)
 
     def add_prepared(
@@ -107,17 +110,7 @@ class Searcher:
         """
         if prepared.index.path != self.index.path:
             raise InputError(f"prepared: its paths are for index {prepared.index.path}, not for {self.index.path}")
-        added = fill(
-            self.encoder,
-            self.index,
-            prepared.entries(),
-            batch_size=batch_size,
-            known=prepared.known,
-            total=prepared.count() if progress else None,
-            progress=progress,
-            on_batch=on_batch,
-        )
-        added.deleted, added.kept = prepared.settle(added.skips)
+        added = prepared.fill(self.encoder, batch_size=batch_size, progress=progress, on_batch=on_batch)
         if added.embedded or added.updated or added.deleted:
             self.index.optimize()
         return added

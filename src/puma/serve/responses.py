@@ -48,6 +48,9 @@ def stored_item(row: Row | Hit, index: str) -> dict[str, Any]:
         "file": file_of(row.payload),
         "metadata": metadata_of(row.payload),
         "thumbnail": image,
+        "other_places": [
+            {"file": file_of(payload), "metadata": metadata_of(payload)} for payload in row.other_payloads
+        ],
     }
 
 

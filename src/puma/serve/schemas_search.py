@@ -59,6 +59,13 @@ class SearchRequest(Strict):
     )
 
 
+class OtherPlace(BaseModel):
+    """Where an item was found too, and what was said of it there."""
+
+    file: str | None
+    metadata: dict[str, Any]
+
+
 class Stored(BaseModel):
     """An item of an index."""
 
@@ -68,6 +75,7 @@ class Stored(BaseModel):
     file: str | None = Field(description="Base name of the file it came from.")
     metadata: dict[str, Any]
     thumbnail: str | None = Field(description="Address of a small picture, on this service.")
+    other_places: list[OtherPlace] = Field(description="The same content stored in other files or with other metadata.")
 
 
 class Found(Stored):

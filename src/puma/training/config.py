@@ -10,9 +10,9 @@ from typing import Any
 from puma.errors import ConfigError
 from puma.losses import LOSSES
 from puma.losses.distillation import KINDS
+from puma.training.distillation_settings import distillation_rules
 
 STAGES = ("distil", "retrieve")
-TEACHERS = ("store", "shared")
 BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
 REPORTS = ("none", "tensorboard", "wandb", "trackio")
 FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
@@ -21,8 +21,7 @@ FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training. The defaults are those of stage 2 (docs/method.md) where they do not depend on the
-    machine.
+    """One stage of training. The defaults are those of stage 2 (docs/method.md), the machine's own aside.
 
     Args:
         stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (the contrastive term).
@@ -56,10 +55,19 @@ class TrainConfig:
             whole batch (GradCache). 0 runs it in one piece.
         symmetric: average the candidates' view into the contrastive loss.
         contrastive_weight, distillation_weight: of the two terms.
-        distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
+        distillation: ``mse`` on raw states (the paper), ``cosine``, ``relational`` or ``row-softmax``
+            (:func:`puma.losses.distillation_loss`).
+        distillation_temperature, distillation_centre: its temperature, for ``row-softmax``, and whose mean over a batch
+            is subtracted first: ``none``, the ``teacher``'s, or ``both``.
+        distillation_within: ``relational`` and ``row-softmax`` compare an item with all of its ``batch``, or only with
+            those that are searched for alike (``modality``): queries for a modality, and the candidates of it.
+        distillation_map: learn a linear map from the student's states to the teacher's, for the distillation alone;
+            needed by ``mse`` and ``cosine`` where their widths differ.
+        items_only: with ``stage="distil"``: read the data's items without its pairs, so unlabelled ones too.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers
-            (:class:`puma.training.teacher.dual_depth.DualDepth`).
+            very backbone that is trained, adapters off, all layers (:mod:`puma.training.teacher.dual_depth`); a path
+            with a slash is the folder of a trained retriever or of a sentence-transformers model of texts;
+            ``all-minilm-l6-v2`` is such a model, fetched for ``base: mini``.
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
@@ -118,6 +126,11 @@ class TrainConfig:
     contrastive_weight: float = 1.0
     distillation_weight: float = 0.0
     distillation: str = "mse"
+    distillation_temperature: float = 0.05
+    distillation_centre: str = "none"
+    distillation_within: str = "batch"
+    distillation_map: bool = False
+    items_only: bool = False
     teacher: str = "store"
     teacher_share: float = 1.0
     modality_dropout: float = 0.0
@@ -167,7 +180,6 @@ class TrainConfig:
         def one_of(name: str, choices: tuple[str, ...]) -> list[Any]:
             return each(name, lambda value: value in choices, f"give one of {choices}")
 
-        shared = self.teacher == "shared"
         frozen_in = self.base_precision
         return [
             *one_of("stage", STAGES),
@@ -175,7 +187,6 @@ class TrainConfig:
             *one_of("precision", ("fp32", "bf16")),
             *one_of("loss", LOSSES),
             *one_of("distillation", KINDS),
-            *one_of("teacher", TEACHERS),
             *one_of("base_precision", BASE_PRECISIONS),
             *one_of("report_to", REPORTS),
             *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
@@ -185,7 +196,8 @@ class TrainConfig:
                 "give a whole number of at least 0",
             ),
             *each(
-                "decay other_weight projector_rate tower_rate distillation_weight weight_decay minutes",
+                "decay other_weight projector_rate tower_rate weight_decay minutes contrastive_weight "
+                "distillation_weight",
                 lambda value: value >= 0,
                 "give at least 0",
             ),
@@ -205,24 +217,6 @@ class TrainConfig:
                 ("epochs", "steps", "minutes"),
                 lambda: self.steps > 0 or self.minutes > 0 or self.epochs > 0,
                 "give a positive number, or steps",
-            ),
-            (
-                "lora_rank",
-                ("lora_rank",),
-                lambda: not shared or self.lora_rank > 0,
-                "with teacher='shared' give a positive rank: the teacher is this model without its adapters",
-            ),
-            (
-                "projector_rate",
-                ("projector_rate",),
-                lambda: not shared or self.projector_rate == 0,
-                "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
-            ),
-            (
-                "tower_rate",
-                ("tower_rate",),
-                lambda: not shared or self.tower_rate == 0,
-                "with teacher='shared' give 0: the teacher looks through the same tower, and is frozen",
             ),
             (
                 "base_precision",
@@ -248,6 +242,7 @@ class TrainConfig:
                 lambda: self.patience == 0 or self.eval_every > 0,
                 "stops after evaluations without a gain: give eval_every too, the steps between them",
             ),
+            *distillation_rules(self),
         ]
 
     @property

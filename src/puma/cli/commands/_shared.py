@@ -79,7 +79,7 @@ NoResume = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index's folder.")]
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .parquet, .pdf.")
+    list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf.")
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from puma.cli.commands._shared import Attention, Dtype, IndexFolder, Json, Model, print_json, query_item, searcher_of
-from puma.cli.commands.index import ModalityList, describe
+from puma.cli.commands.index import ModalityList, describe, describe_others
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +76,8 @@ def search(
         return
     for rank, hit in enumerate(hits, start=offset + 1):
         typer.echo(f"{rank:3}  {hit.score:7.4f}  {hit.modality:10}  {describe(hit.payload) or hit.id}")
+        for line in describe_others(hit.other_payloads):
+            typer.echo(line)
     if not hits:
         conditions = [f"modality {' or '.join(modality)}"] if modality else []
         conditions += ["these fields"] if where else []

@@ -58,7 +58,8 @@ def extra_pairs(
     missing = {0, 1, 3} - set(benchmark.tasks("train"))
     if missing:
         raise InputError(f"extra_pairs: {root} lacks the tasks {sorted(missing)}, whose instructions they take")
-    held, rows = HeldOut(root), []
+    held = HeldOut(root)
+    rows: list[tuple[Pair, str]] = []
     for kind in kinds:
         if kind != CLASSES:
             rows += KINDS[kind](held, benchmark, size, home)
