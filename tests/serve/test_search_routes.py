@@ -69,7 +69,11 @@ def test_the_same_hits_as_the_searchers(client, indexes):
 def test_the_answer_says_how_the_query_was_understood(client):
     answer = client.post("/search", json={"text": "red", "modality": "image", "index": "other", "k": 1}).json()
     assert answer["index"] == "other"
-    assert answer["query"] == {"modality": "text", "instruction": INSTRUCTIONS["text", "image"]}
+    assert answer["query"] == {
+        "modality": "text",
+        "instruction": INSTRUCTIONS["text", "image"],
+        "truncated": False,
+    }
     assert (answer["offset"], answer["more"]) == (0, True)
     assert answer["took_ms"] >= 0
     assert client.post("/search", json={"text": "red", "instruction": ""}).json()["query"]["instruction"] is None

@@ -12,6 +12,7 @@ from pathlib import Path
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.items.opening import MAX_BYTES, FileBytes, ImageSource, open_image
+from puma.items.references import no_such_file
 
 ID_LENGTH = 32
 """Hexadecimal digits of a content digest: 128 bits."""
@@ -95,6 +96,6 @@ def _file_bytes(path: Path) -> bytes:
             raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: {no_such_file(str(path))}") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None

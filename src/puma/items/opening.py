@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from puma.errors import ImageError
 from puma.items.image_checks import why_costly, why_too_many_scans
+from puma.items.references import no_such_file, what_instead
 
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
@@ -82,11 +83,9 @@ def open_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; scale the image down") from None
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError(f"{name}: {no_such_file(name)}") from None
     except PermissionError:
         raise ImageError(f"{name}: may not be read; look at the file's permissions") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from None
     except MemoryError:
         raise ImageError(f"{name}: too large to decode in memory") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
@@ -164,7 +163,12 @@ def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> 
         if reason:
             raise ImageError(f"{name}: {reason}; no ordinary image has that, save it anew")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            instead = what_instead(data)
+            found = f"{instead}, " if instead else ""
+            raise ImageError(f"{name}: {found}not an image of a known format ({', '.join(FORMATS)})") from None
         reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None
         if reason:
             raise ImageError(f"{name}: {reason}; save it anew")

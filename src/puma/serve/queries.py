@@ -13,6 +13,7 @@ from puma.index import Hit
 from puma.items.item import MODALITIES, Item
 from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
+from puma.serve.formats import words
 from puma.serve.images import image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.service import Service
@@ -61,7 +62,7 @@ async def parse_query(
         InputError: there is nothing to search for, or too much.
         ImageError: the image cannot be used.
     """
-    text = text if text and text.strip() else None
+    text = words(text, "text") if text and text.strip() else None
     modality = wanted(modality)
     if item is not None:
         if image is not None:
@@ -97,14 +98,19 @@ async def page_of_hits(
     k: int,
     offset: int = 0,
     where: Mapping[str, Any] | None = None,
+    min_score: float | None = None,
 ) -> tuple[list[Hit], bool]:
-    """Hits ``offset`` to ``offset + k``, and whether there are more after them."""
+    """Hits ``offset`` to ``offset + k``, and whether there are more after them.
+
+    Args:
+        min_score: hits of a smaller score are left out; they are the last ones, so places stay as they are.
+    """
     vector = await vector_of(service, query_batch(searcher, query))
     # One more to see whether there are more, and one for the item that is left out.
     fetched = k + offset + 1 + (query.hidden is not None)
     options: dict[str, Any] = {} if where is None else {"where": where}
     hits = await service.find(searcher, vector, fetched, modality=query.modality, **options)
-    hits = [hit for hit in hits if hit.id != query.hidden]
+    hits = [hit for hit in hits if hit.id != query.hidden and (min_score is None or hit.score >= min_score)]
     return hits[offset : offset + k], len(hits) > offset + k
 
 

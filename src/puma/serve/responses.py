@@ -6,7 +6,7 @@ This is the only place that turns a payload into what a client may see: no folde
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 from urllib.parse import urlencode
@@ -29,10 +29,20 @@ RESERVED = ("text", "image")
 """Keys of a payload that are the item itself; all others are its metadata."""
 
 
-def json_answer(content: Any) -> Response:
-    """A JSON response. ``content`` holds only what JSON can say; NaN is a defect of ours and raises ValueError."""
+TRUNCATED = "X-Puma-Truncated"
+"""The header that names the inputs, by their places, of which the model did not read the end."""
+_MOST_NAMED = 200
+
+
+def json_answer(content: Any, truncated: Sequence[int] = ()) -> Response:
+    """A JSON response. ``content`` holds only what JSON can say; NaN is a defect of ours and raises ValueError.
+
+    Args:
+        truncated: places of inputs that were too long; the first of them go into the header :data:`TRUNCATED`.
+    """
+    headers = {TRUNCATED: ", ".join(map(str, truncated[:_MOST_NAMED]))} if truncated else None
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text.encode("utf-8"), media_type="application/json")
+    return Response(text.encode("utf-8"), headers=headers, media_type="application/json")
 
 
 def stored_item(row: Row | Hit, index: str) -> dict[str, Any]:

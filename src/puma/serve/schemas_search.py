@@ -19,7 +19,9 @@ from puma.serve.schemas import (
     IndexName,
     Instruction,
     ItemId,
+    MinScore,
     Modality,
+    NullIs,
     Strict,
     Word,
 )
@@ -47,13 +49,14 @@ class SearchRequest(Strict):
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     image: Image | None = None
     item: ItemId | None = Field(None, description='Id of a stored item: "search with this result".')
-    minus: Annotated[list[Word], Field(max_length=16)] = Field([], description="Words to lead away from.")
+    minus: Annotated[list[Word], Field(max_length=16), NullIs([])] = Field([], description="Words to lead away from.")
     modality: AnyModality | None = Field(None, description="What to get: one kind, or several.")
     where: Filter | None = Field(None, description="Conditions on metadata; applied before ranking.")
-    k: Annotated[int, Field(ge=1, le=MAX_K), WHOLE] = Field(10, description="Hits wanted.")
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), WHOLE] = Field(
+    k: Annotated[int, Field(ge=1, le=MAX_K), WHOLE, NullIs(10)] = Field(10, description="Hits wanted.")
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), WHOLE, NullIs(0)] = Field(
         0, description="Hits to pass over: the next page."
     )
+    min_score: MinScore | None = Field(None, description="Hits of a smaller score are left out.")
     instruction: Instruction | None = Field(
         None, description="What is looked for, in words; an empty string for none. By default one that fits."
     )
@@ -81,6 +84,7 @@ class Asked(BaseModel):
 
     modality: Modality
     instruction: str | None
+    truncated: bool = Field(description="Whether the words were too many to be read to their end.")
 
 
 class SearchAnswer(BaseModel):
@@ -161,7 +165,7 @@ class NewItem(Strict):
     id: ItemId | None = Field(None, description="By default a digest of the content.")
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     image: Image | None = None
-    metadata: Metadata = Field(
+    metadata: Annotated[Metadata, NullIs({})] = Field(
         {}, description="Kept beside the item and returned with it; strings, numbers and booleans can be filtered by."
     )
 
@@ -189,6 +193,7 @@ class AddAnswer(BaseModel):
     present: int = Field(description="Stored already with the same content.")
     updated: int = Field(description="Of those present, whose metadata changed.")
     repeated: int
+    truncated: list[int] = Field(description="Places of the items whose text was too long to be read whole.")
     skipped: list[Skipped]
 
 

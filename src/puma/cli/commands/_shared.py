@@ -14,6 +14,7 @@ import typer
 from puma.errors import IndexMismatchError, InputError, ModelError
 from puma.items.encoder import Skip
 from puma.items.item import Item
+from puma.items.references import image_reference
 
 if TYPE_CHECKING:
     from puma.index import Index
@@ -200,8 +201,13 @@ def query_item(text: str | None, image: Path | None) -> Item:
     is loaded.
 
     Raises:
-        InputError: neither was given. ImageError: the image cannot be opened.
+        InputError: neither was given, or the text is an image. ImageError: the image cannot be opened.
     """
+    if not (text or "").strip() and image is None:
+        raise InputError('nothing to search for: give words, as in puma search INDEX "a red fox", or --image FILE')
+    reference = image_reference(text or "")
+    if reference in ("data URI", "base64"):
+        raise InputError(f"the query's words are an image ({reference}); save it to a file and give --image FILE")
     item = Item(text=text, image=image)
     item.open_image()
     return item

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from puma.errors import InputError
+from puma.index.filters import ORDERED
 
-_FORM = re.compile(r"\s*(?P<key>[^=<>!]+?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-_KINDS = {"=": "eq", "!=": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_FORM = re.compile(r"\s*(?P<key>[^=<>!]+?)\s*(?P<sign>!=|<=|>=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_SIGN = re.compile(r"[=<>]|!=")
+_JOINED = re.compile(r"\s(?:and|or|&&|\|\|)\s+[^=<>!\s]+\s*(?:!=|[<>]=?|=)", re.IGNORECASE)
+_KINDS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
 def parse_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
@@ -47,6 +50,9 @@ def _one(condition: str) -> dict[str, Any]:
     if match is None:
         raise InputError(f"--where {condition!r:.200}: give KEY=VALUE, with =, !=, <, <=, > or >=, or a filter as JSON")
     key, kind, word = match["key"], _KINDS[match["sign"]], match["value"]
+    fault = _fault(kind, word)
+    if fault:
+        raise InputError(f"--where {condition!r:.200}: {fault}")
     value = _value(word)
     plain = {"type": kind, "key": key, "value": value}
     if isinstance(value, str) or kind not in ("eq", "ne"):
@@ -54,6 +60,19 @@ def _one(condition: str) -> dict[str, Any]:
     # Whether "2020" is a number is for the payload to say, and it may be either.
     as_word = {"type": kind, "key": key, "value": word}
     return {"type": "or" if kind == "eq" else "and", "filters": [plain, as_word]}
+
+
+def _fault(kind: str, word: str) -> str | None:
+    """What is wrong with a value that holds signs of comparison, or None. In double quotes it may hold anything."""
+    if word.startswith('"'):
+        return None
+    if _SIGN.match(word):
+        return f"two signs of comparison; give one of {', '.join(_KINDS)}, or the value in double quotes"
+    if kind in ORDERED and not word:
+        return "a value is missing after the sign"
+    if (kind in ORDERED and re.search(r"[=<>]", word)) or _JOINED.search(word):
+        return "several conditions in one; give --where for each, or the value in double quotes"
+    return None
 
 
 def _value(word: str) -> str | int | float | bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
+from puma.items.references import is_address, no_such_file
 from puma.search.ingest.documents import count_pages, pages
 from puma.search.ingest.records import Found, Ignored, Record, pool_fields, pool_root, record_of, source_of
 from puma.search.ingest.tables import check_table, count_rows, rows
@@ -116,6 +117,8 @@ def _listed(paths: Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[s
 def _check(path: Path) -> None:
     known = IMAGES + LISTS + TABLES + DOCUMENTS
     if not os.path.exists(path):  # unlike Path.exists, never an OSError for an over-long name
+        if is_address(str(path)):
+            raise InputError(f"{path}: {no_such_file(str(path))}")
         raise InputError(f"{path}: no such file or folder (a path is never taken for text; put texts into a .txt file)")
     if path.is_dir():
         return

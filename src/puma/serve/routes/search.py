@@ -14,7 +14,18 @@ from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
 from puma.serve.queries import SearchQuery, named, page_of_hits, parse_query, query_batch
 from puma.serve.responses import json_answer, stored_item
-from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
+from puma.serve.schemas import (
+    ERRORS,
+    MAX_K,
+    MAX_OFFSET,
+    IndexName,
+    Instruction,
+    ItemId,
+    MinScore,
+    Modalities,
+    Text,
+    Word,
+)
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
 from puma.serve.service import Service, service
 
@@ -53,7 +64,7 @@ async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_e
         minus=body.minus,
     )
     where = None if body.where is None else body.where.model_dump()
-    return await _answer(own, searcher, name, query, body.k, body.offset, where, started)
+    return await _answer(own, searcher, name, query, body.k, body.offset, where, body.min_score, started)
 
 
 @router.get("/search", response_model=SearchAnswer, summary="The same for links and curl")
@@ -67,6 +78,7 @@ async def search_link(
     k: PageSize = 10,
     offset: Offset = 0,
     instruction: Instruction | None = None,
+    min_score: Annotated[MinScore | None, Query()] = None,
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
@@ -74,7 +86,7 @@ async def search_link(
     query = await parse_query(
         own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, started)
+    return await _answer(own, searcher, name, query, k, offset, None, min_score, started)
 
 
 @router.post("/search/upload", response_model=SearchAnswer, summary="Search with a picture file")
@@ -88,6 +100,7 @@ async def search_upload(
     k: Annotated[int, Form(ge=1, le=MAX_K)] = 10,
     offset: Annotated[int, Form(ge=0, le=MAX_OFFSET)] = 0,
     instruction: Annotated[Instruction | None, Form()] = None,
+    min_score: Annotated[MinScore | None, Form()] = None,
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
@@ -98,7 +111,7 @@ async def search_upload(
     query = await parse_query(
         own, searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, started)
+    return await _answer(own, searcher, name, query, k, offset, None, min_score, started)
 
 
 @router.get("/indexes", response_model=IndexesAnswer, summary="The indexes that are served")
@@ -119,18 +132,26 @@ async def _answer(
     k: int,
     offset: int,
     where: Mapping[str, Any] | None,
+    min_score: float | None,
     started: float,
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
-    hits, more = await page_of_hits(own, searcher, query, k=k, offset=offset, where=where)
+    hits, more = await page_of_hits(own, searcher, query, k=k, offset=offset, where=where, min_score=min_score)
+    batch = query_batch(searcher, query)
+    cut = await own.cut_places(batch.items, batch.instructions)
     return json_answer(
         {
             "index": name,
-            "query": {"modality": query.item.modality, "instruction": query_batch(searcher, query).instructions[0]},
+            "query": {
+                "modality": query.item.modality,
+                "instruction": batch.instructions[0],
+                "truncated": bool(cut),
+            },
             "hits": [stored_item(hit, name) for hit in hits],
             "offset": offset,
             "more": more,
             "took_ms": round((time.perf_counter() - started) * 1000, 1),
-        }
+        },
+        cut,
     )

@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from puma.index import Hit
 from puma.search.searcher import Searcher
-from puma.serve.queries import named, page_of_hits, parse_query, wanted
+from puma.serve.queries import named, page_of_hits, parse_query, query_batch, wanted
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
-from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
+from puma.serve.schemas_stores import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
 from puma.serve.service import service
 
 router = APIRouter(tags=["vector stores"], responses=ERRORS)
@@ -36,6 +36,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
+@router.get("/vector_stores", include_in_schema=False)
 @router.get("/v1/vector_stores", response_model=StoresAnswer, summary="The indexes")
 async def stores(
     request: Request,
@@ -56,6 +57,7 @@ async def stores(
     )
 
 
+@router.get("/vector_stores/{store}", include_in_schema=False)
 @router.get("/v1/vector_stores/{store}", response_model=StoreEntry, summary="One index")
 async def store(request: Request, store: StoreId) -> Response:
     own = service(request)
@@ -63,6 +65,7 @@ async def store(request: Request, store: StoreId) -> Response:
     return json_answer(await own.blocking(_entry, searcher, name))
 
 
+@router.post("/vector_stores/{store}/search", include_in_schema=False)
 @router.post("/v1/vector_stores/{store}/search", response_model=StoreSearchAnswer, summary="Search an index")
 async def search(
     request: Request, store: StoreId, body: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
@@ -75,17 +78,20 @@ async def search(
     modality = wanted(_modalities(where))
     common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
     queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
+    least = None if body.ranking_options is None else body.ranking_options.score_threshold
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where) for query in queries)
+        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where, min_score=least) for query in queries)
     )
     best: dict[str, Hit] = {}
     for hit in (hit for hits, _ in pages for hit in hits):
         if hit.id not in best or hit.score > best[hit.id].score:
             best[hit.id] = hit
-    least = -2.0
-    if body.ranking_options is not None and body.ranking_options.score_threshold is not None:
-        least = body.ranking_options.score_threshold
-    ranked = sorted((hit for hit in best.values() if hit.score >= least), key=lambda hit: (-hit.score, hit.id))
+    ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.id))
+    cut = [
+        place
+        for place, query in enumerate(queries)
+        if await own.cut_places((batch := query_batch(searcher, query)).items, batch.instructions)
+    ]
     return json_answer(
         {
             "object": "vector_store.search_results.page",
@@ -93,7 +99,8 @@ async def search(
             "data": [_hit(hit, name) for hit in ranked[: body.max_num_results]],
             "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
-        }
+        },
+        cut,
     )
 
 
