@@ -36,9 +36,20 @@ def test_an_images_bytes_are_recognised_bare_and_in_a_uri(kind):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a red fox", "data: the new oil", "data:", "iVBORw0KGgo", "/9j/ is how a JPEG begins in base64, as you can see",
-     "look: data:image/png;base64,AAAA", "https://example.org/", "see https://example.org/a.png", "a.png", "/tmp/a.png"],
-)  # fmt: skip
+    [
+        "",
+        "a red fox",
+        "data: the new oil",
+        "data:",
+        "iVBORw0KGgo",
+        "/9j/ is how a JPEG begins in base64, as you can see",
+        "look: data:image/png;base64,AAAA",
+        "https://example.org/",
+        "see https://example.org/a.png",
+        "a.png",
+        "/tmp/a.png",
+    ],
+)
 def test_words_stay_words(text):
     assert image_reference(text) is None
 

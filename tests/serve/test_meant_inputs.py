@@ -248,18 +248,42 @@ def test_which_picture_is_broken_is_said(client, address):
 @pytest.mark.parametrize(
     ("path", "body", "fields"),
     [
-        ("/v1/embeddings", {"input": "red"}, ("model", "messages", "dimensions", "encoding_format", "instruction", "task",
-                                              "user", "modality", "truncate", "input_type", "output_dimension")),
-        ("/v2/embed", {"texts": ["red"]}, ("model", "images", "inputs", "input_type", "embedding_types",
-                                           "output_dimension", "truncate")),
-        ("/v1/vector_stores/my/search", {"query": "red"}, ("image", "filters", "max_num_results", "ranking_options",
-                                                           "rewrite_query", "instruction")),
-        ("/search", {"text": "red"}, ("index", "image", "item", "minus", "modality", "where", "k", "offset",
-                                      "instruction", "min_score")),
+        (
+            "/v1/embeddings",
+            {"input": "red"},
+            (
+                "model",
+                "messages",
+                "dimensions",
+                "encoding_format",
+                "instruction",
+                "task",
+                "user",
+                "modality",
+                "truncate",
+                "input_type",
+                "output_dimension",
+            ),
+        ),
+        (
+            "/v2/embed",
+            {"texts": ["red"]},
+            ("model", "images", "inputs", "input_type", "embedding_types", "output_dimension", "truncate"),
+        ),
+        (
+            "/v1/vector_stores/my/search",
+            {"query": "red"},
+            ("image", "filters", "max_num_results", "ranking_options", "rewrite_query", "instruction"),
+        ),
+        (
+            "/search",
+            {"text": "red"},
+            ("index", "image", "item", "minus", "modality", "where", "k", "offset", "instruction", "min_score"),
+        ),
         ("/items", {"items": [{"text": "red fox", "id": None, "image": None, "metadata": None}]}, ("index",)),
         ("/v1/rerank", {"query": "red", "documents": ["a"]}, ("model", "top_n", "return_documents", "instruction")),
     ],
-)  # fmt: skip
+)
 def test_null_is_the_default(address, path, body, fields):
     def content(answer):
         assert answer.status_code == 200, answer.text

@@ -11,6 +11,8 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import Hit
 from puma.items.item import MODALITIES, Item
+from puma.search.grouping import FETCHED, grouped
+from puma.search.ingest.fields import FOLDER
 from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
 from puma.serve.formats import words
@@ -104,7 +106,15 @@ async def page_of_hits(
 
     Args:
         min_score: hits of a smaller score are left out; they are the last ones, so places stay as they are.
+
+    Raises:
+        InputError: ``where`` asks for folders, which this service does not tell.
     """
+    if not service.settings.originals and FOLDER in keys_of(where):
+        raise InputError(
+            f"where: this service tells nothing of folders, so there is no filter by {FOLDER!r}; its operator can "
+            "allow it with --originals"
+        )
     vector = await vector_of(service, query_batch(searcher, query))
     # One more to see whether there are more, and one for the item that is left out.
     fetched = k + offset + 1 + (query.hidden is not None)
@@ -112,6 +122,25 @@ async def page_of_hits(
     hits = await service.find(searcher, vector, fetched, modality=query.modality, **options)
     hits = [hit for hit in hits if hit.id != query.hidden and (min_score is None or hit.score >= min_score)]
     return hits[offset : offset + k], len(hits) > offset + k
+
+
+async def page_of_groups(
+    service: Service, searcher: Searcher, query: SearchQuery, *, k: int, offset: int = 0, **options: Any
+) -> tuple[list[list[Hit]], bool]:
+    """As :func:`page_of_hits`, with near-duplicates in groups (:mod:`puma.search.grouping`), each best first. Groups
+    are counted, not hits."""
+    hits, more = await page_of_hits(service, searcher, query, k=(offset + k + 1) * FETCHED, **options)
+    groups = await service.blocking(grouped, searcher.index, hits)
+    return groups[offset : offset + k], more or len(groups) > offset + k
+
+
+def keys_of(where: Mapping[str, Any] | None) -> set[str]:
+    """The fields that a filter asks about."""
+    if where is None:
+        return set()
+    if "filters" in where:
+        return {key for part in where["filters"] for key in keys_of(part)}
+    return {str(where.get("key"))}
 
 
 def _stored(searcher: Searcher, name: str) -> Item:

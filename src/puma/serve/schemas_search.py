@@ -56,6 +56,8 @@ class SearchRequest(Strict):
     offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), WHOLE, NullIs(0)] = Field(
         0, description="Hits to pass over: the next page."
     )
+    group: Annotated[bool, NullIs(False)] = Field(False, description="Whether near-duplicates are one hit.")
+    drop_weak: Annotated[bool, NullIs(False)] = Field(False, description="Whether hits are left out that are `weak`.")
     min_score: MinScore | None = Field(None, description="Hits of a smaller score are left out.")
     instruction: Instruction | None = Field(
         None, description="What is looked for, in words; an empty string for none. By default one that fits."
@@ -69,14 +71,30 @@ class Stored(BaseModel):
     modality: Modality
     text: str | None
     file: str | None = Field(description="Base name of the file it came from.")
+    path: str | None = Field(description="The file's whole path; null unless the service gives out originals.")
     metadata: dict[str, Any]
     thumbnail: str | None = Field(description="Address of a small picture, on this service.")
+    original: str | None = Field(description="Address of the file itself; null as `path`.")
+
+
+class Duplicate(BaseModel):
+    """A hit that is nearly the same as a better one."""
+
+    id: str
+    score: float
+    file: str | None
+    path: str | None
 
 
 class Found(Stored):
     """A hit."""
 
     score: float = Field(description="Cosine similarity.")
+    weak: bool | None = Field(
+        None,
+        description="Whether this model gives such scores also where nothing fits; null where that was not measured.",
+    )
+    duplicates: list[Duplicate] | None = Field(None, description="Where hits are grouped: its near-duplicates.")
 
 
 class Asked(BaseModel):

@@ -18,6 +18,7 @@ from puma.errors import InputError
 from puma.index import Hit
 from puma.items.encoder import Encoder
 from puma.items.item import Item
+from puma.search.cutoffs import Cutoffs
 from puma.search.searcher import Searcher
 from puma.serve.batching import Batcher
 from puma.serve.metrics import Metrics
@@ -66,8 +67,15 @@ class TextCounter(Protocol):
 class Service:
     """The running service. One a process; routes get it by :func:`service`."""
 
-    def __init__(self, encoder: Encoder, searchers: Mapping[str, Searcher], settings: ServeSettings) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        searchers: Mapping[str, Searcher],
+        settings: ServeSettings,
+        cutoffs: Cutoffs | None = None,
+    ) -> None:
         self.encoder, self.searchers, self.settings = encoder, dict(searchers), settings
+        self.cutoffs = cutoffs
         self.metrics = Metrics()
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)

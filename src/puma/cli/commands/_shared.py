@@ -213,6 +213,13 @@ def query_item(text: str | None, image: Path | None) -> Item:
     return item
 
 
+def warn_of_cut(encoder: Any, query: Item) -> None:
+    """A line on stderr where the model does not read a query's words to their end."""
+    counter = getattr(encoder, "text_tokens", None)
+    if counter is not None and len(query.text or "") > counter.limit and counter.is_cut(query.text):
+        typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
+
+
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
 

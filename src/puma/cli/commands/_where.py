@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +17,16 @@ _JOINED = re.compile(r"\s(?:and|or|&&|\|\|)\s+[^=<>!\s]+\s*(?:!=|[<>]=?|=)", re.
 _KINDS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
-def parse_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
+def parse_where(
+    conditions: Sequence[str] | None, folder: str | os.PathLike[str] | None = None
+) -> dict[str, Any] | None:
     """Conditions, all of which must hold, as a filter; None for none.
 
     Args:
         conditions: each ``KEY=VALUE``, with ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``; or a filter as JSON. A value
             that reads as a number, true or false is compared as one, and with ``=`` as a word too; in double quotes it
-            is a word only.
+            is a word only. A ``date`` is always compared as a word: ``date>=2024``.
+        folder: only images whose files are in it or below it.
 
     Raises:
         InputError: one of them is neither.
@@ -34,6 +38,10 @@ def parse_where(conditions: Sequence[str] | None) -> dict[str, Any] | None:
         'and'
     """
     found = [_one(condition) for condition in conditions or ()]
+    if folder is not None:
+        from puma.search.ingest.fields import below
+
+        found.append(below(folder))
     if not found:
         return None
     return found[0] if len(found) == 1 else {"type": "and", "filters": found}
@@ -53,7 +61,7 @@ def _one(condition: str) -> dict[str, Any]:
     fault = _fault(kind, word)
     if fault:
         raise InputError(f"--where {condition!r:.200}: {fault}")
-    value = _value(word)
+    value = word if key == "date" and kind in ORDERED and not word.startswith('"') else _value(word)
     plain = {"type": kind, "key": key, "value": value}
     if isinstance(value, str) or kind not in ("eq", "ne"):
         return plain

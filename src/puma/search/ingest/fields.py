@@ -1,5 +1,7 @@
-"""Fields that an image's own file gives its payload, to filter by: ``folder``, ``width``, ``height``, ``date``. Loads no
-torch."""
+"""Fields that an image's own file gives its payload, to filter by: ``folder``, ``width``, ``height``, ``date``.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 

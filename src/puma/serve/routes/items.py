@@ -45,7 +45,7 @@ async def items(
     own = service(request)
     searcher, name = named(own, index)
     rows = await own.blocking(searcher.index.page, limit + 1, after, wanted(modality))
-    shown = [stored_item(row, name) for row in rows[:limit]]
+    shown = [stored_item(row, name, own.settings.originals) for row in rows[:limit]]
     more = len(rows) > limit
     return json_answer({"index": name, "items": shown, "more": more, "after": shown[-1]["id"] if more else None})
 
@@ -57,7 +57,7 @@ async def item(request: Request, id: ItemId, index: IndexName | None = None) -> 
     found = await own.blocking(searcher.index.get, [id], vectors=False)
     if id not in found:
         raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
-    return json_answer(stored_item(found[id], name))
+    return json_answer(stored_item(found[id], name, own.settings.originals))
 
 
 @router.post("/items", response_model=AddAnswer, summary="Store items")

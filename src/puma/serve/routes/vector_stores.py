@@ -96,7 +96,7 @@ async def search(
         {
             "object": "vector_store.search_results.page",
             "search_query": [text for text in texts if text is not None],
-            "data": [_hit(hit, name) for hit in ranked[: body.max_num_results]],
+            "data": [_hit(hit, name, own.settings.originals) for hit in ranked[: body.max_num_results]],
             "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
         },
@@ -116,12 +116,11 @@ def _modalities(where: Mapping[str, Any] | None) -> list[str] | str | None:
     return values if set(values) <= {"text", "image", "image,text"} else None
 
 
-def _hit(hit: Hit, index: str) -> dict[str, Any]:
-    shown = stored_item(hit, index)
+def _hit(hit: Hit, index: str, originals: bool) -> dict[str, Any]:
+    shown = stored_item(hit, index, originals)
     attributes = {key: _attribute(value) for key, value in shown["metadata"].items() if value is not None}
     attributes["modality"] = hit.modality
-    if shown["thumbnail"] is not None:
-        attributes["thumbnail"] = shown["thumbnail"]
+    attributes |= {key: shown[key] for key in ("thumbnail", "path", "original") if shown[key] is not None}
     return {
         "file_id": hit.id,
         "filename": shown["file"] or hit.id,
