@@ -93,6 +93,9 @@ def test_hits_show_the_item_and_no_folder(client):
         "file": "green.png",
         "metadata": {"brand": "b1", "price": 10},
         "thumbnail": "/thumbnail?index=my&id=green",
+        "path": None,
+        "original": None,
+        "weak": None,
     }
     assert "someone" not in answer.text
     text = client.get("/search", params={"text": "blue whale", "modality": "text", "k": 1}).json()["hits"][0]
@@ -228,6 +231,8 @@ def test_items_page_by_page(client):
         "file": None,
         "metadata": {"hot": True},
         "thumbnail": "/thumbnail?index=my&id=tea",
+        "path": None,
+        "original": None,
     }
     assert "gone" in message(client.get("/item", params={"id": "gone"}), 404)
     assert message(client.get("/item", params={"id": "a\x00b"}), 422)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def folder_searcher(folder: Path, model: Path | None, **options: Any) -> Any:
     """A Searcher of a folder whose index was brought up to date: new files embedded, those that are gone removed."""
     prepared = prepared_folder(folder, model)
     searcher = searcher_of(prepared.index, model, **options)
-    added = searcher.add_prepared(prepared)
+    added = searcher.add_prepared(prepared, progress=sys.stderr.isatty())
     if added.embedded or added.deleted or added.skips:
         print_skips(added.skips)
         parts = f"{added.embedded} added, {added.deleted} removed, {len(added.skips)} skipped"
