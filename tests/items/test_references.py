@@ -6,8 +6,8 @@ import io
 import pytest
 from PIL import Image
 
-from puma.errors import ImageError
-from puma.items import Item
+from puma.errors import ImageError, InputError
+from puma.items import Item, as_item
 from puma.items.digest import content_digest
 from puma.items.references import encoded_bytes, image_reference, is_address, what_instead
 
@@ -52,6 +52,26 @@ def test_an_images_bytes_are_recognised_bare_and_in_a_uri(kind):
 )
 def test_words_stay_words(text):
     assert image_reference(text) is None
+
+
+def test_a_data_uri_without_its_head_or_among_words():
+    bare = base64.b64encode(encoded("PNG")).decode()
+    assert image_reference(f"image/png;base64,{bare}") == "data URI"
+    assert image_reference(f"what is in data:image/png;base64,{bare}?") == "data URI among words"
+    assert image_reference(f"![a fox](data:image/png;base64,{bare})") == "data URI among words"
+
+
+@pytest.mark.parametrize("box", [b"\0\0\0\x20ftypavif", b"\0\0\0\x18ftypheic"])
+def test_formats_that_begin_with_a_box(box):
+    assert image_reference(base64.b64encode(box + bytes(60)).decode()) == "base64"
+
+
+def test_in_python_a_string_that_is_an_image_is_refused():
+    uri = "data:image/png;base64," + base64.b64encode(encoded("PNG")).decode()
+    for text in (uri, uri.partition(",")[2]):
+        with pytest.raises(InputError, match="an image as base64, not words"):
+            as_item(text)
+    assert as_item("data: the new oil").text == "data: the new oil"
 
 
 def test_addresses_and_paths():

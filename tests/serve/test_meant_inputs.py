@@ -75,6 +75,7 @@ URI = data_uri(RED)
         ("/v1/embeddings", {"input": "data:text/plain;base64,aGVsbG8="}),
         ("/v1/embeddings", {"messages": [{"role": "user", "content": URI}]}),
         ("/v1/embeddings", {"messages": [{"role": "user", "content": [{"type": "text", "text": URI}]}]}),
+        ("/v1/embeddings", {"input": f"what is in {URI}?"}),
         ("/v2/embed", {"texts": [URI]}),
         ("/v2/embed", {"inputs": [{"content": [{"type": "text", "text": URI}]}]}),
         ("/search", {"text": URI}),

@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from puma.search import Searcher
+from puma.search.cutoffs import Cutoffs
 from support.browsing import Visitor, launched, noise, shelf
 from support.encoders import ToyEncoder
 from support.served import png, served
@@ -466,3 +467,16 @@ def test_without_originals_there_is_no_way_to_a_file(visitor: Visitor) -> None:
     expect(page.locator("#detail img.large")).to_be_visible()
     expect(page.locator("#detail").get_by_role("link")).to_have_count(0)
     expect(page.get_by_role("button", name="Copy the path")).to_have_count(0)
+
+
+def test_weak_results_are_marked(browser: Browser, tmp_path: Path) -> None:
+    cutoffs = Cutoffs({("text", None, "image"): 0.8, ("text", None, "text"): 2.0})
+    toys = {"toys": shelf(tmp_path / "toys.index", 27)}
+    with served(toys, cutoffs=cutoffs) as address, Visitor(browser, address) as visitor:
+        page = visitor.open("/?text=red")
+        visitor.settled()
+        for card in page.locator('.card[data-modality="text"]').all():
+            expect(card.locator(".weak")).to_have_text("weak")
+        strong = page.locator('.card[data-modality="image"]').first
+        expect(strong.locator(".weak")).to_have_count(0)
+        expect(page.locator('.card[data-modality="image,text"] .weak')).to_have_count(0)

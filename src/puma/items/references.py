@@ -14,13 +14,20 @@ from puma.errors import ImageError
 
 _ADDRESS = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{1,20}:)?//|\s*(?:file|ftp|https?|blob|s3|gs|hf):", re.IGNORECASE)
 """One letter before the colon is a drive of Windows, not a scheme."""
-_DATA_URI = re.compile(r"\s*data:\s*(?:image/|[a-z]+/[a-z0-9.+-]+[;,]|;\s*base64)", re.IGNORECASE)
+_DATA_URI = re.compile(
+    r"\s*image/[a-z0-9.+-]+;\s*base64,|"  # what is left where somebody cut "data:" off
+    r"\s*data:\s*(?:image/|[a-z]+/[a-z0-9.+-]+[;,]|;\s*base64)",
+    re.IGNORECASE,
+)
 _IMAGE_ADDRESS = re.compile(
     r"\s*(?:https?|file|ftp|s3|gs|hf|blob):\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|ppm|avif|heic|svg)(?:[?#]\S*)?\s*",
     re.IGNORECASE,
 )
+_INSIDE = re.compile(r"data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]{64}", re.IGNORECASE)
 _HEADS = ("iVBORw0KGgo", "/9j/", "R0lGODdh", "R0lGODlh", "UklGR", "SUkqA", "TU0AK")
 """Base64 of the first bytes of PNG, JPEG, both GIFs, WebP and both TIFFs."""
+_BOX = re.compile(r"AAAA.GZ0eX")
+"""Of AVIF and HEIC, which begin with a box's length and ``ftyp``."""
 _SHORTEST_BASE64 = 40
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 LONGEST_HEADER = 200
@@ -51,7 +58,8 @@ def image_reference(text: str) -> str | None:
     """What a text is that stands for an image and says nothing by itself; None for a text in words.
 
     Returns:
-        ``data URI``, ``base64`` (of an image's bytes), ``address`` (of an image file) or None.
+        ``data URI``, ``base64`` (of an image's bytes), ``address`` (of an image file), ``data URI among words``, or
+        None.
 
     Examples:
         >>> image_reference("https://example.org/fox.jpg?size=2"), image_reference("see https://example.org/fox.jpg")
@@ -60,9 +68,11 @@ def image_reference(text: str) -> str | None:
     start = text[:64].lstrip()
     if is_data_uri(text):
         return "data URI"
-    if start.startswith(_HEADS) and len(text) >= _SHORTEST_BASE64 and _BASE64.fullmatch(text):
+    if (start.startswith(_HEADS) or _BOX.match(start)) and len(text) >= _SHORTEST_BASE64 and _BASE64.fullmatch(text):
         return "base64"
-    return "address" if _IMAGE_ADDRESS.fullmatch(text[:2_000]) else None
+    if _IMAGE_ADDRESS.fullmatch(text[:2_000]):
+        return "address"
+    return "data URI among words" if _INSIDE.search(text) else None
 
 
 def encoded_bytes(text: str, name: str, max_bytes: int) -> bytes:

@@ -77,7 +77,7 @@ def item_of_string(text: str, limits: ServeSettings, name: str, modality: str | 
     if modality == "image":
         return Item(image=image_from_text(text, limits, name).data)
     reference = image_reference(text) if modality is None else None
-    if reference is None:
+    if reference in (None, "data URI among words"):
         return item_of(text, None, name)
     if reference == "address":
         raise ImageError(
@@ -94,7 +94,7 @@ def words(text: str | None, name: str) -> str | None:
         InputError: it is a picture as data URI or base64, which a model would read letter by letter.
     """
     found = None if text is None else image_reference(text)
-    if found in ("data URI", "base64"):
+    if found not in (None, "address"):
         raise InputError(f"{name}: a picture ({found}) where words are expected; send it in the field for pictures")
     return text
 

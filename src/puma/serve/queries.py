@@ -105,7 +105,7 @@ async def page_of_hits(
     """Hits ``offset`` to ``offset + k``, and whether there are more after them.
 
     Args:
-        min_score: hits of a smaller score are left out; they are the last ones, so places stay as they are.
+        min_score: hits of a smaller score are left out of the page; the places of the others stay as they are.
 
     Raises:
         InputError: ``where`` asks for folders, which this service does not tell.
@@ -120,8 +120,14 @@ async def page_of_hits(
     fetched = k + offset + 1 + (query.hidden is not None)
     options: dict[str, Any] = {} if where is None else {"where": where}
     hits = await service.find(searcher, vector, fetched, modality=query.modality, **options)
-    hits = [hit for hit in hits if hit.id != query.hidden and (min_score is None or hit.score >= min_score)]
-    return hits[offset : offset + k], len(hits) > offset + k
+    hits = [hit for hit in hits if hit.id != query.hidden]
+    page, rest = hits[offset : offset + k], hits[offset + k :]
+    if min_score is None:
+        return page, bool(rest)
+    scores = [hit.score for hit in hits]
+    # Where hits are in the order of their scores, nothing comes after the first that is below.
+    ended = scores == sorted(scores, reverse=True) and bool(rest) and rest[0].score < min_score
+    return [hit for hit in page if hit.score >= min_score], bool(rest) and not ended
 
 
 async def page_of_groups(

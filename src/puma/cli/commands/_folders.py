@@ -20,6 +20,7 @@ def is_plain_folder(path: Path) -> bool:
     """Whether this is a folder of files, no index: nothing in it was made by one."""
     from puma.index.tables import ITEMS, LOCKS, exists
 
+    path = path.expanduser()
     if not path.is_dir() or exists(path, ITEMS):
         return False
     names = {entry.name for entry in path.iterdir()} - {*LOCKS.values(), f"{ITEMS}.lance"}
@@ -30,7 +31,7 @@ def cached_index(folder: Path, model: Path | None) -> Path:
     """Where the index of a folder is kept, for each model apart."""
     from puma.mini.fetch.packages import cache_home
 
-    place = os.path.realpath(folder)
+    place = os.path.realpath(folder.expanduser())
     used = str(model.absolute()) if model is not None else os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
     digest = hashlib.sha256(f"{place}\0{used}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return cache_home() / "folders" / f"{Path(place).name or 'root'}-{digest}.index"
@@ -47,7 +48,7 @@ def prepared_folder(folder: Path, model: Path | None) -> PreparedPaths:
 
     where = cached_index(folder, model)
     where.parent.mkdir(parents=True, exist_ok=True)
-    return PreparedPaths(Index(where), [Path(os.path.realpath(folder))], sync=True, allow_empty=True)
+    return PreparedPaths(Index(where), [Path(os.path.realpath(folder.expanduser()))], sync=True, allow_empty=True)
 
 
 def folder_searcher(folder: Path, model: Path | None, **options: Any) -> Any:
