@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from puma.errors import InputError
 from puma.retriever.inputs import Inputs
@@ -12,7 +14,7 @@ from puma.retriever.inputs import Inputs
 
 class TextTokens:
     """Counts and decodes tokens. Several threads may use it, also while the retriever embeds: it has a tokenizer of its
-    own.
+    own, copied when it is first needed.
 
     Args:
         inputs: of the retriever.
@@ -22,8 +24,11 @@ class TextTokens:
         self.limit = inputs.prompt.max_text_tokens
         """Tokens of a text that the model reads; what comes after them is cut off."""
         self._harmless = inputs.harmless
-        self._tokenizer, self._lock = copy.deepcopy(inputs.tokenizer), threading.Lock()
-        self._special = set(self._tokenizer.all_special_ids) | {inputs.ret_id}
+        self._inputs, self._lock = inputs, threading.Lock()
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        return copy.deepcopy(self._inputs.tokenizer)
 
     def count(self, text: str) -> int:
         """Tokens of a whole text, as the model would read it without a limit."""
@@ -41,8 +46,8 @@ class TextTokens:
         Raises:
             InputError: they are not what this tokenizer makes of a text, so they are another tokenizer's.
         """
-        size = len(self._tokenizer)
-        unknown = next((number for number in ids if not 0 <= number < size or number in self._special), None)
+        size, special = len(self._tokenizer), {*self._tokenizer.all_special_ids, self._inputs.ret_id}
+        unknown = next((number for number in ids if not 0 <= number < size or number in special), None)
         if unknown is not None:
             raise InputError(f"token {unknown} is none of the {size:,} that stand for text here; {_FOREIGN}")
         with self._lock:

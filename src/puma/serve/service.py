@@ -80,8 +80,9 @@ class Service:
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)
         self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added
-        # Made here, before requests come: a copy of the tokenizer takes a moment.
         self.text_tokens: TextCounter | None = getattr(encoder, "text_tokens", None)
+        if self.text_tokens is not None:
+            self.text_tokens.count("")  # copies the tokenizer now, while nobody uses it
         # One writer: more would only wait for each other's commits.
         self.writing, self.writers = asyncio.Lock(), 0
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
