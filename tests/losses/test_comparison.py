@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from puma.errors import InputError
-from puma.losses import LOSS_FUNCTIONS, LOSSES, comparison, mac_loss, negative_shares
+from puma.losses import LOSS_FUNCTIONS, LOSSES, comparison, mac_loss, negative_shares, split_losses, split_mac_loss
 from puma.losses.comparison import compare
 
 SHARED = {
     "queries", "candidates", "target_modality", "candidate_modality", "temperature", "hard_temperature", "exclude",
     "margin",
 }  # fmt: skip
-OWN = {"siglip": {"bias"}, "graph-cut": {"weight"}}
+OWN = {"siglip": {"bias"}, "graph-cut": {"weight"}, "split-mac": {"other_weight"}}
 
 
 def batch():
@@ -43,7 +43,7 @@ def test_a_loss_and_its_shares_take_one_set_of_cosines(name, monkeypatch):
     assert calls == []
 
 
-@pytest.mark.parametrize("function", [mac_loss, negative_shares])
+@pytest.mark.parametrize("function", [mac_loss, negative_shares, split_mac_loss, split_losses])
 def test_two_temperatures_are_needed_where_both_are_used(function):
     with pytest.raises(InputError, match="hard_temperature=None"):
         function(*batch(), temperature=0.1)

@@ -13,6 +13,7 @@ from puma.losses.distillation import KINDS
 from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
 
 CASES = [*LOSSES, *(f"{loss}-symmetric" for loss in LOSSES), "margin", *KINDS, "cached"]
+CASES += ["split-mac-margin", "split-mac-cached", "any"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,11 @@ def test_the_mean_of_the_ranks_losses_is_the_one_loss(results, world):
 def test_the_cached_gradient_is_the_plain_one(results):
     plain, cached = results[1][0]["mac-symmetric"], results[1][0]["cached"]
     assert cached["terms"]["contrastive"] == pytest.approx(plain["terms"]["contrastive"], rel=1e-6)
+
+
+def test_cases_differ_in_more_than_their_names(results):
+    terms = [results[1][0][case]["terms"]["contrastive"] for case in CASES if case.startswith(("split-mac", "any"))]
+    assert len({round(value, 4) for value in terms}) == len(terms) == 5
 
 
 def test_rows_come_own_first_and_gradients_add_up(results):

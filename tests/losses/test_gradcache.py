@@ -133,6 +133,9 @@ def test_gradients_equal_the_plain_ones(family):
     plain = step(model, [chunk])
     assert_same(plain, step(model, [chunk], grad_cache=3))
     assert_same(plain, step(model, [chunk], grad_cache=100))
+    split = step(model, [chunk], loss="split-mac", other_weight=0.3)
+    assert split[0]["contrastive"] != pytest.approx(plain[0]["contrastive"], rel=1e-3)
+    assert_same(split, step(model, [chunk], loss="split-mac", other_weight=0.3, grad_cache=3))
 
 
 def test_random_numbers_are_those_of_the_first_pass():

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 
+from puma.losses.batch_keys import ANY
 from puma.losses.gathering import gather_rows, gather_sizes
 from puma.training.objective import RetrievalObjective
 
@@ -24,10 +25,13 @@ HARD = [0, 2, 0, 1, 0, 2]
 CASES = {
     **{
         f"{loss}{'-symmetric' * both}": {"loss": loss, "symmetric": both}
-        for loss in ("mac", "infonce", "siglip", "facility-location", "graph-cut")
+        for loss in ("mac", "split-mac", "infonce", "siglip", "facility-location", "graph-cut")
         for both in (False, True)
     },
     "margin": {"margin": 0.05, "symmetric": True},
+    "split-mac-margin": {"loss": "split-mac", "other_weight": 0.3, "margin": 0.05, "symmetric": True},
+    "split-mac-cached": {"loss": "split-mac", "other_weight": 3.0, "grad_cache": 2, "symmetric": True},
+    "any": {"loss": "split-mac", "symmetric": True},
     "mse": {"distillation_weight": 0.5},
     "cosine": {"distillation_weight": 0.5, "distillation": "cosine"},
     "relational": {"distillation_weight": 0.5, "distillation": "relational"},
@@ -47,8 +51,9 @@ class Tiny(nn.Module):
         return {"token_embeddings": torch.tanh(self.map(chunk["x"]))[:, None]}
 
 
-def batch(first, count):
-    """The part of the one batch that has ``count`` queries from ``first`` on, with their hard negatives."""
+def batch(first, count, any_modality=()):
+    """The part of the one batch that has ``count`` queries from ``first`` on, with their hard negatives; the queries
+    ``any_modality`` ask for no modality."""
     g = torch.Generator().manual_seed(1)
     total = QUERIES + sum(HARD)
     x = torch.randn(QUERIES + total, DIM, generator=g)
@@ -80,7 +85,7 @@ def batch(first, count):
         for part in parts
     ]
     chunks[0] |= {
-        "puma_target_modality": modality[rows],
+        "puma_target_modality": torch.tensor([ANY if i in any_modality else int(modality[i]) for i in rows]),
         "puma_candidate_modality": modality[candidates],
         "puma_candidate_key": key[candidates],
         "puma_content_key": content[candidates],
@@ -108,7 +113,7 @@ def work(rank, world, folder):
         try:
             objective = RetrievalObjective(wrapped, temperature=0.2, decay=1.0, **options)
             objective.progress = 0.3
-            terms = objective(batch(first, count))
+            terms = objective(batch(first, count, any_modality=(1, 4) if name == "any" else ()))
         except ValueError as error:  # alike on all ranks: an unknown kind
             results[name] = str(error)
             continue

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from puma.errors import InputError
-from puma.losses import LOSS_FUNCTIONS, LOSSES, distillation_loss, hard_temperature, mac_loss, negative_shares
+from puma.losses import (
+    LOSS_FUNCTIONS,
+    LOSSES,
+    distillation_loss,
+    hard_temperature,
+    mac_loss,
+    negative_shares,
+    split_losses,
+    split_mac_loss,
+)
+from puma.losses.batch_keys import ANY
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 
@@ -71,13 +81,11 @@ def test_hard_negatives_are_candidates_of_every_query(name):
 def test_masks_of_all_kinds_meet_in_the_loss():
     """Query 0 knows candidate 1; candidates 2 and 5 have one content; candidate 4 is candidate 3 again; a margin."""
     model = Table(4 + 6)
-    chunks = chunks_of(
-        4,
-        2,
-        key=torch.tensor([0, 1, 2, 3, 3, 5]),
-        content=torch.tensor([0, 1, 2, 3, 3, 2]),
-        known=torch.tensor([[0, 1], [1, -1], [2, -1], [3, -1]]),
-    )
+    facts = {
+        "key": torch.tensor([0, 1, 2, 3, 3, 5]),
+        "content": torch.tensor([0, 1, 2, 3, 3, 2]),
+        "known": torch.tensor([[0, 1], [1, -1], [2, -1], [3, -1]]),
+    }
     exclude = torch.zeros(4, 6, dtype=torch.bool)
     exclude[0, 1] = exclude[2, 5] = exclude[3, 4] = True
     exclude[:, 4] = True  # a repeat counts once
@@ -85,14 +93,43 @@ def test_masks_of_all_kinds_meet_in_the_loss():
     options = {"temperature": 0.2, "hard_temperature": 0.2, "exclude": exclude, "margin": 0.1}
     args = (*parts_of(model, 4), modality[:4], modality)
     objective = RetrievalObjective(model, temperature=0.2, margin=0.1)
-    loss = float(objective(chunks)["contrastive"].detach())
+    loss = float(objective(chunks_of(4, 2, **facts))["contrastive"].detach())
     assert loss == pytest.approx(float(mac_loss(*args, **options).detach()), rel=1e-6)
     assert loss != pytest.approx(float(mac_loss(*args, **{**options, "margin": None}).detach()), rel=1e-3)
     shares = negative_shares(*args, **options)
-    assert {key: float(value) for key, value in objective.last_shares.items()} == pytest.approx(
-        {key: float(value) for key, value in shares.items()}
+    assert numbers(objective.last_figures) == pytest.approx(
+        {f"share_{key}": value for key, value in numbers(shares).items()}
     )
-    assert float(sum(objective.last_shares.values())) == pytest.approx(1.0)
+    assert sum(numbers(objective.last_figures).values()) == pytest.approx(1.0)
+    split = RetrievalObjective(model, temperature=0.2, margin=0.1, loss="split-mac", other_weight=0.5)
+    loss = float(split(chunks_of(4, 2, **facts))["contrastive"].detach())
+    assert loss == pytest.approx(float(split_mac_loss(*args, **options, other_weight=0.5).detach()), rel=1e-6)
+    parts = numbers(split_losses(*args, **options, other_weight=0.5))
+    assert numbers(split.last_figures) == pytest.approx({f"{key}_loss": value for key, value in parts.items()})
+    assert min(parts.values()) > 0
+
+
+def numbers(figures):
+    return {key: float(value) for key, value in figures.items()}
+
+
+@pytest.mark.parametrize("name", ["mac", "split-mac"])
+def test_both_views_agree_on_a_query_that_asks_for_no_modality(name):
+    model = Table(4 + 6)
+    chunks = chunks_of(4, 2)
+    codes = chunks[0]["puma_candidate_modality"]
+    targets = torch.tensor([0, ANY, 0, 1])
+    chunks[0]["puma_target_modality"] = targets
+    objective = RetrievalObjective(model, temperature=0.3, decay=0.8, symmetric=True, loss=name)
+    objective.progress = 1.0
+    queries, candidates = parts_of(model, 4)
+    options = {"temperature": 0.3, "hard_temperature": hard_temperature(0.3, 0.8, 1.0)}
+    forward = LOSS_FUNCTIONS[name](queries, candidates, targets, codes, **options)
+    backward = LOSS_FUNCTIONS[name](candidates[:4], queries, codes[:4], targets, **options)
+    loss = float(objective(chunks)["contrastive"].detach())
+    assert loss == pytest.approx(float((forward + backward).detach()) / 2, rel=1e-6)
+    asked = LOSS_FUNCTIONS[name](queries, candidates, codes[:4], codes, **options)
+    assert float(forward.detach()) != pytest.approx(float(asked.detach()), rel=1e-4)
 
 
 def test_a_repeated_positive_keeps_its_own_view():
@@ -209,6 +246,11 @@ def test_no_distillation_asks_no_teacher():
         ({"loss": "triplet"}, "triplet"),
         ({"grad_cache": -1}, "grad_cache=-1"),
         ({"temperature": 0.0}, "temperature=0.0"),
+        ({"temperature": float("inf"), "loss": "split-mac"}, "temperature=inf"),
+        ({"decay": -0.5, "loss": "split-mac"}, "decay=-0.5"),
+        ({"other_weight": -1.0, "loss": "split-mac"}, "other_weight=-1.0: give a number of at least 0"),
+        ({"other_weight": float("nan"), "loss": "split-mac"}, "other_weight=nan"),
+        ({"other_weight": 0.5}, "other_weight=0.5: only loss='split-mac'"),
     ],
 )
 def test_faults_are_named_at_once(changes, said):
@@ -223,3 +265,5 @@ def test_a_stage_hands_all_its_settings_to_the_objective():
     }  # fmt: skip
     objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
     assert {name: getattr(objective, name) for name in settings} == settings
+    split = RetrievalObjective.from_config(Table(2), TrainConfig(loss="split-mac", other_weight=0.3))
+    assert (split.loss, split.other_weight) == ("split-mac", 0.3)

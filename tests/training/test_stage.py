@@ -1,6 +1,7 @@
 """Training: what moves and what does not, resume after kill -9, the objective against its parts, teachers of both
 kinds."""
 
+import json
 import os
 import shutil
 import signal
@@ -253,6 +254,14 @@ def test_log_tells_both_groups_shares(base, tmp_path):
     for entry in log:
         assert 0 < entry["share_hard"] < 1, "pictures and texts are both among the targets"
         assert entry["share_hard"] + entry["share_other"] == pytest.approx(1.0, abs=1e-5)
+    split = replace(config, loss="split-mac", other_weight=0.5)
+    log = train(fresh(base), make_pairs(), split, tmp_path / "split", show_progress=False).log
+    for entry in log:
+        assert min(entry["same_loss"], entry["other_loss"]) > 0
+        assert entry["same_loss"] + entry["other_loss"] == pytest.approx(entry["loss"], abs=1e-3)
+        assert "share_hard" not in entry
+    lines = (tmp_path / "split" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["other_loss"] for line in lines] == [entry["other_loss"] for entry in log]
 
 
 SHARED = replace(

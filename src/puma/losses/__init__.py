@@ -11,6 +11,7 @@ from puma.losses.comparison import cosine_scores
 from puma.losses.distillation import distillation_loss
 from puma.losses.mac import hard_temperature, mac_loss, negative_shares, temperature_matrix
 from puma.losses.negatives import false_negatives
+from puma.losses.split_mac import split_losses, split_mac_loss
 
 LOSSES = tuple(LOSS_FUNCTIONS)
 """The contrastive losses' names."""
@@ -28,5 +29,7 @@ __all__ = [
     "mac_loss",
     "negative_shares",
     "siglip_loss",
+    "split_losses",
+    "split_mac_loss",
     "temperature_matrix",
 ]

@@ -1,7 +1,8 @@
 """What MAC-Loss is compared with: InfoNCE, SigLIP's sigmoid loss, and two submodular set losses.
 
 All have the signature of :func:`puma.losses.mac_loss` and treat false negatives and the margin as it does, so that a
-comparison differs in the loss alone; they know one temperature and no modalities. :data:`LOSS_FUNCTIONS` names them.
+comparison differs in the loss alone; they know one temperature and no modalities. :data:`LOSS_FUNCTIONS` names all
+losses.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional
 from puma.errors import InputError
 from puma.losses.comparison import Comparison, OnTensors, on_tensors
 from puma.losses.mac import mac_loss
+from puma.losses.split_mac import split_mac_loss
 
 
 @on_tensors
@@ -97,9 +99,13 @@ def graph_cut_loss(comparison: Comparison, *, weight: float = 1.0) -> torch.Tens
 
 LOSS_FUNCTIONS: dict[str, OnTensors[torch.Tensor]] = {
     "mac": mac_loss,
+    "split-mac": split_mac_loss,
     "infonce": infonce_loss,
     "siglip": siglip_loss,
     "facility-location": facility_location_loss,
     "graph-cut": graph_cut_loss,
 }
 """The contrastive losses by the name that a configuration gives them."""
+
+TWO_TEMPERATURES = ("mac", "split-mac")
+"""Those whose hard temperature falls while training goes on; the others have one temperature."""

@@ -16,7 +16,9 @@ PART_KEYS = (ROWS, WITH_IMAGE)
 """In every chunk, about its own items."""
 
 TARGET_MODALITY = PREFIX + "target_modality"
-"""int64 [q]: the modality of each query's positive."""
+"""int64 [q]: the modality of each query's positive, or :data:`ANY`."""
+ANY = -1
+"""The modality code of a query that asks for no modality: candidates of every modality count as of its own."""
 CANDIDATE_MODALITY = PREFIX + "candidate_modality"
 """int64 [c]."""
 CANDIDATE_KEY = PREFIX + "candidate_key"

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from puma.errors import InputError
+from puma.losses.batch_keys import ANY
 from puma.losses.negatives import compared
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ class Comparison:
         scores: cosines [q, c], fp32, with gradient.
         keep: bool [q, c], the candidates in a query's sum; always its positive.
         candidates: [c, d], as they were given.
-        target_modality: integer codes [q], the modality of each query's positive.
+        target_modality: integer codes [q], the modality of each query's positive, or
+            :data:`puma.losses.batch_keys.ANY`.
         candidate_modality: integer codes [c].
         temperature: tau_norm.
         hard_temperature: tau of same-modality candidates; None where only one temperature is known.
@@ -50,13 +52,23 @@ class Comparison:
 
     @functools.cached_property
     def same_modality(self) -> torch.Tensor:
-        """bool [q, c]: the candidates of the modality of the query's positive."""
-        return self.target_modality[:, None] == self.candidate_modality[None, :]
+        """bool [q, c]: the candidates of the modality of the query's positive (:func:`same_modality`)."""
+        return same_modality(self.target_modality, self.candidate_modality)
 
     @functools.cached_property
     def positive_scores(self) -> torch.Tensor:
         """Cosines of each query's positive with all candidates, [q, c], fp32."""
         return cosine_scores(self.candidates[: len(self.scores)], self.candidates)
+
+    @property
+    def needed_hard_temperature(self) -> float:
+        """:attr:`hard_temperature`; raises InputError where it is None."""
+        if self.hard_temperature is None:
+            raise InputError(
+                "hard_temperature=None: give the temperature of candidates of the positive's modality, a positive "
+                "number"
+            )
+        return self.hard_temperature
 
     def masked_scores(self) -> torch.Tensor:
         """:attr:`scores`, -inf where a candidate takes no part."""
@@ -109,6 +121,17 @@ def compare(
     )
 
 
+def same_modality(target_modality: torch.Tensor, candidate_modality: torch.Tensor) -> torch.Tensor:
+    """bool [q, c]: whether candidate j has the modality that query i asks for; always where either code is
+    :data:`puma.losses.batch_keys.ANY`.
+
+    It holds of the pair, whichever side asks: in the candidates' view, where queries stand as candidates, a query that
+    asks for no modality is again of every candidate's own.
+    """
+    target, candidate = target_modality[:, None], candidate_modality[None, :]
+    return (target == candidate) | (target == ANY) | (candidate == ANY)
+
+
 def cosine_scores(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Cosine of every query with every candidate, [q, c], in fp32, also under autocast."""
     with torch.autocast(queries.device.type, enabled=False):
@@ -141,10 +164,11 @@ class OnTensors(Protocol[T]):
         Args:
             queries: [q, d], of any length (normalised here).
             candidates: [c, d], c >= q; the positive of query i is candidate i.
-            target_modality: integer codes [q]: the modality of each query's positive.
+            target_modality: integer codes [q]: the modality of each query's positive, or
+                :data:`puma.losses.batch_keys.ANY` for a query that asks for none: all candidates are then of its own.
             candidate_modality: integer codes [c].
             temperature: tau_norm, > 0.
-            hard_temperature: tau of same-modality candidates, > 0. MAC-Loss alone needs it.
+            hard_temperature: tau of same-modality candidates, > 0. MAC-Loss and split MAC-Loss need it.
             exclude: bool [q, c], True where a candidate is a false negative; it leaves the sum *before* the
                 temperatures apply. The positives (the diagonal) are never excluded. A query left with no negative has a
                 loss of 0 (SigLIP's, which judges each pair by itself, apart).

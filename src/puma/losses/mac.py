@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from puma.errors import InputError
-from puma.losses.comparison import Comparison, on_tensors
+from puma.losses.comparison import Comparison, on_tensors, same_modality
 
 
 def hard_temperature(temperature: float, decay: float, progress: float) -> float:
@@ -47,14 +47,14 @@ def temperature_matrix(
     ``temperature``.
 
     Args:
-        target_modality: integer codes [q], the modality of each query's positive.
+        target_modality: integer codes [q], the modality of each query's positive, or
+            :data:`puma.losses.batch_keys.ANY`.
         candidate_modality: integer codes [c].
 
     Returns:
         fp32 [q, c].
     """
-    same = target_modality[:, None] == candidate_modality[None, :]
-    return torch.where(same, hard, temperature).to(torch.float32)
+    return torch.where(same_modality(target_modality, candidate_modality), hard, temperature).to(torch.float32)
 
 
 @on_tensors
@@ -87,14 +87,9 @@ def negative_shares(comparison: Comparison) -> dict[str, torch.Tensor]:
 
 def _logits(comparison: Comparison) -> torch.Tensor:
     """[q, c]: cosines over their temperatures, -inf where a candidate is out."""
-    if comparison.hard_temperature is None:
-        raise InputError(
-            "hard_temperature=None: give the temperature of candidates of the positive's modality; equal to "
-            "temperature it is plain InfoNCE"
-        )
     return comparison.masked_scores() / temperature_matrix(
         comparison.target_modality,
         comparison.candidate_modality,
         comparison.temperature,
-        comparison.hard_temperature,
+        comparison.needed_hard_temperature,
     )

@@ -41,7 +41,7 @@ class Watch:
 
 
 class Bar(TrainerCallback):
-    """One line with rate, time left and the loss."""
+    """One line with rate, time left, the loss and, of split MAC-Loss, its two addends."""
 
     bar: Any = None
 
@@ -54,7 +54,8 @@ class Bar(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+            shown = {name: logs[name] for name in ("loss", "same_loss", "other_loss") if name in logs}
+            self.bar.set_postfix({name: f"{float(value):.3f}" for name, value in shown.items()}, refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()

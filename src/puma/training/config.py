@@ -45,6 +45,8 @@ class TrainConfig:
             not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
         loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        other_weight: of the second term of ``split-mac``, candidates of other modalities
+            (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
@@ -100,6 +102,7 @@ class TrainConfig:
     beta2: float = 0.999
     clip: float = 1.0
     loss: str = "mac"
+    other_weight: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None
@@ -175,7 +178,7 @@ class TrainConfig:
                 "give a whole number of at least 0",
             ),
             *each(
-                "decay projector_rate tower_rate distillation_weight weight_decay minutes",
+                "decay other_weight projector_rate tower_rate distillation_weight weight_decay minutes",
                 lambda value: value >= 0,
                 "give at least 0",
             ),
@@ -225,6 +228,12 @@ class TrainConfig:
                 ("base_precision", "precision"),
                 lambda: frozen_in not in ("bf16", "4bit") or self.precision == "bf16",
                 "with precision='fp32' give auto or fp32",
+            ),
+            (
+                "other_weight",
+                ("other_weight", "loss"),
+                lambda: self.other_weight == 1 or self.loss == "split-mac",
+                "only loss='split-mac' has a second term; give 1.0, or that loss",
             ),
             (
                 "patience",

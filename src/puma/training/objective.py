@@ -16,13 +16,14 @@ from torch import nn
 
 from puma.errors import InputError
 from puma.losses import batch_keys
-from puma.losses.baselines import LOSS_FUNCTIONS
-from puma.losses.comparison import compare
+from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
+from puma.losses.comparison import Comparison, compare
 from puma.losses.distillation import distillation_loss
 from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
 from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
 from puma.losses.negatives import NONE, false_negatives, repeated
+from puma.losses.split_mac import split_losses
 from puma.retriever.pooling import last_token_state
 
 _Targets = tuple[torch.Tensor, torch.Tensor]
@@ -39,12 +40,13 @@ class RetrievalObjective(nn.Module):
     Args:
         model: a ``SentenceTransformer``; its pipeline's token states are pooled here, raw.
         temperature: tau_norm.
-        decay: of the hard temperature; 0 makes MAC-Loss plain InfoNCE.
+        decay: of the hard temperature of "mac" and "split-mac"; 0 makes MAC-Loss plain InfoNCE.
         contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
         distillation: the kind, see :func:`puma.losses.distillation_loss`.
         symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
+        other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss has it.
         margin: mask candidates whose cosine beats the positive's by more than this; None: none.
         grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
             with the batch; 0: off.
@@ -69,6 +71,7 @@ class RetrievalObjective(nn.Module):
         distillation: str = "mse",
         symmetric: bool = False,
         loss: str = "mac",
+        other_weight: float = 1.0,
         margin: float | None = None,
         grad_cache: int = 0,
         shared_teacher: Any = None,
@@ -83,16 +86,23 @@ class RetrievalObjective(nn.Module):
         self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
         self.distillation = distillation
-        self.loss, self.margin, self.grad_cache = loss, margin, grad_cache
+        self.loss, self.other_weight, self.margin, self.grad_cache = loss, other_weight, margin, grad_cache
         if not 0 < teacher_share <= 1:
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
         self.teacher_share = teacher_share
         self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
-        self.last_shares: dict[str, torch.Tensor] = {}
-        """After a step: the fractions ``hard`` and ``other`` of the negatives' softmax mass, for this process's queries
-        (:func:`puma.losses.negative_shares`); for other losses than "mac" as if they were InfoNCE."""
+        if not (other_weight >= 0 and math.isfinite(other_weight)):
+            raise InputError(f"other_weight={other_weight!r}: give a number of at least 0")
+        if other_weight != 1 and loss != "split-mac":
+            raise InputError(f"other_weight={other_weight!r}: only loss='split-mac' has a second term; leave it at 1")
+        self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
+        self.last_figures: dict[str, torch.Tensor] = {}
+        """After a step, of this process's queries against all candidates: for "split-mac" its two addends ``same_loss``
+        and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
+        the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other losses than "mac" as if they were
+        InfoNCE."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
@@ -119,7 +129,7 @@ class RetrievalObjective(nn.Module):
     def _contrastive(self, batch: _Batch) -> torch.Tensor:
         q = batch.own  # this process's queries; candidates i < q are their positives
         hard = self.temperature
-        if self.loss == "mac":
+        if self.loss in TWO_TEMPERATURES:
             hard = hard_temperature(self.temperature, self.decay, self.progress)
         options: dict[str, Any] = {"temperature": self.temperature, "hard_temperature": hard, "margin": self.margin}
         function = LOSS_FUNCTIONS[self.loss]
@@ -132,8 +142,8 @@ class RetrievalObjective(nn.Module):
             exclude=wrong[:q] | repeated(batch.candidate_key),
             **options,
         )
-        loss = function.of(comparison)
-        self.last_shares = negative_shares.of(comparison)
+        loss = function.of(comparison, **self._options)
+        self.last_figures = self._figures(comparison)
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
@@ -144,10 +154,16 @@ class RetrievalObjective(nn.Module):
                 batch.target_modality,
                 exclude=wrong[:, :q].T,
                 **options,
+                **self._options,
             )
             loss = (loss + backward) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries))
+
+    def _figures(self, comparison: Comparison) -> dict[str, torch.Tensor]:
+        if self.loss == "split-mac":
+            return {f"{group}_loss": value for group, value in split_losses.of(comparison, **self._options).items()}
+        return {f"share_{group}": value for group, value in negative_shares.of(comparison).items()}
 
     def _distillation(self, batch: _Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
         if targets is not None:

@@ -48,9 +48,10 @@ class TrainResult:
     """What a stage did.
 
     Args:
-        log: one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and the shares ``share_hard`` and
-            ``share_other`` of the negatives' weight; and one an evaluation, with ``step``, ``eval_hit_<task>`` and
-            ``eval_hit_mean``.
+        log: one dict a logging step, with ``step``, ``epoch``, ``loss``, the terms, and two figures of the queries'
+            view: the addends ``same_loss`` and ``other_loss`` of split MAC-Loss (where it is not symmetric, their sum
+            is the contrastive loss), else the shares ``share_hard`` and ``share_other`` of the negatives' weight; and
+            one an evaluation, with ``step``, ``eval_hit_<task>`` and ``eval_hit_mean``.
         steps: done in all.
         pairs_per_second: over all processes, of the steps done by this call.
         best_step: the evaluation whose weights these are; None for the last step's.

@@ -51,7 +51,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.batches, self.watch = batches, watch
-        self._shares: dict[str, list[Any]] = {}
+        self._figures: dict[str, list[Any]] = {}
         self.replicated = self.accelerator.distributed_type.name.startswith("MULTI_")
         if self.replicated:
             # Mixed precision and placement only, no DistributedDataParallel: see puma.training.distributed.
@@ -100,8 +100,8 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         # The training step puts everything in train mode; a frozen tower's BatchNorm statistics would move.
         self.accelerator.unwrap_model(self.model)[0].model.get_encoder("image").eval()
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        for name, value in (getattr(self.loss, "last_shares", None) or {}).items():
-            self._shares.setdefault(name, []).append(value)
+        for name, value in (getattr(self.loss, "last_figures", None) or {}).items():
+            self._figures.setdefault(name, []).append(value)
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,12 +133,12 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         return figures
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the first process's shares of both groups of negatives, means since the last entry, and the passes
-        over the data, of which the trainer itself knows nothing."""
+        """Adds the first process's figures of both groups of negatives (``last_figures`` of
+        :class:`puma.training.objective.RetrievalObjective`), means since the last entry, and the passes over the data,
+        of which the trainer itself knows nothing."""
         if "loss" in logs:
-            shares = {f"share_{name}": float(sum(v) / len(v)) for name, v in self._shares.items() if v}
-            logs = {**logs, **shares}
-            self._shares = {}
+            logs = {**logs, **{name: float(sum(v) / len(v)) for name, v in self._figures.items() if v}}
+            self._figures = {}
         super().log(logs, *args, **kwargs)
         done = self.state.global_step * self.args.gradient_accumulation_steps
         self.state.log_history[-1]["epoch"] = done / max(1, len(self.batches.batches))
