@@ -297,7 +297,7 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
         (["index", "compact", "none.index"], "no index there"),
         (["index", "export", "none.index", "x.jsonl"], "no index there"),
         (["index", "rm", "none.index", "x"], "no index there"),
-        (["index", "rm", "none.index"], "Missing argument"),
+        (["index", "rm", "none.index"], "give ids to remove"),
         (["search"], "Missing argument"),
         (["index", "add", "i", "gone.png"], "no such file or folder"),
         (["index", "add", "i"], "Missing argument"),

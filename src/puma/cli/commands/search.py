@@ -114,7 +114,7 @@ def search(
         groups = [one for one in groups if one[0].score >= min_score]
     cutoffs = cutoffs_of(searcher.encoder, model)
     weak: dict[str, bool | None] = {
-        one[0].id: cutoffs and cutoffs.is_weak(query.modality, modality, one[0].modality, one[0].score)
+        one[0].id: None if cutoffs is None else cutoffs.is_weak(query.modality, modality, one[0].modality, one[0].score)
         for one in groups
     }
     if drop_weak:
