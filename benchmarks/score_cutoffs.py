@@ -8,8 +8,10 @@ For each query modality, modality searched for (or none) and modality of the hit
 - *right*: the best score of a right candidate, over the queries that have one among their first ten;
 - *absent*: the best score when all candidates of the query's concept are taken out of the pool: nothing there is right.
 
-The cut-off is the score that 90 % of *right* reach. ``absent_above`` is the share of *absent* that reach it too: what
-is still passed off as a hit where there is none. Near-duplicates (``--duplicates``) are measured beside it: the cosine
+What is the query itself (the same text or picture) is in neither. The cut-off is the score that 90 % of *right* reach.
+``absent_above`` is the share of *absent* that reach it too: what is still passed off as a hit where there is none. A
+cut-off that lets more than half of them pass tells nothing; it is printed and left out of the table. ``standing`` is
+that share where scores are measured as standard deviations above the query's mean over the candidates. Near-duplicates (``--duplicates``) are measured beside it: the cosine
 of 400 pictures with copies of them, and with each other.
 """
 
@@ -33,6 +35,8 @@ from puma.search.queries import INSTRUCTIONS
 from puma.storage.folders import write_json
 
 KEPT = 0.9
+USEFUL = 0.5
+"""Of the best scores where nothing is right, the share that may reach a cut-off."""
 FIRST = 10
 PACKAGED = Path(__file__).parents[1] / "src" / "puma" / "search" / "puma_cutoffs.json"
 
@@ -40,6 +44,12 @@ PACKAGED = Path(__file__).parents[1] / "src" / "puma" / "search" / "puma_cutoffs
 def concept(entry: Query | Candidate) -> str:
     """What an entry shows, by OpenPics' own name."""
     return str(json.loads(entry.src or "{}").get("concept"))
+
+
+def is_itself(query: Query, candidate: Candidate) -> bool:
+    """Whether a candidate holds nothing but what the query holds."""
+    text = (query.text or "").strip().lower() == (candidate.text or "").strip().lower()
+    return text and query.image_path == candidate.image_path
 
 
 def instruction(retriever: Any, query: str, wanted: str | None) -> str | None:
@@ -51,12 +61,12 @@ def instruction(retriever: Any, query: str, wanted: str | None) -> str | None:
 
 def cutoff(right: np.ndarray, absent: np.ndarray, kept: float = KEPT) -> dict[str, float]:
     """The score that ``kept`` of ``right`` reach, and the share of ``absent`` that reach it."""
-    score = float(np.floor(np.quantile(right, 1 - kept) * 1e4) / 1e4)
+    score = round(float(np.floor(np.quantile(right.astype(np.float64), 1 - kept) * 1e4) / 1e4), 4)
     return {"score": score, "absent_above": round(float((absent >= score).mean()), 3)}
 
 
 def distributions(
-    scores: np.ndarray, positives: np.ndarray, same: np.ndarray, first: int = FIRST
+    scores: np.ndarray, positives: np.ndarray, same: np.ndarray, itself: np.ndarray, first: int = FIRST
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two kinds of best scores.
 
@@ -64,10 +74,12 @@ def distributions(
         scores: [queries, candidates].
         positives: bool, which candidates are right.
         same: bool, which candidates are of the query's concept, right or not.
+        itself: bool, which candidates are the query's own text or picture.
 
     Returns:
         (right, absent): one number a query, of the queries that have a right one among the first, and of all.
     """
+    scores, positives = np.where(itself, -2, scores), positives & ~itself
     best = np.where(positives, scores, -2).max(1)
     # Ties count against: a right one that ties with the last of the first is not among them.
     among = (scores >= best[:, None]).sum(1) - (np.where(positives, scores, -2) >= best[:, None]).sum(1) < first
@@ -95,16 +107,23 @@ def measure(retriever: Any, root: Path, limit: int) -> list[dict[str, Any]]:
         same = np.array([[concept(one)] for one, _ in asked]) == names[None]
         # A query may be of any task here: whatever shows its concept is right, too.
         positives = np.array([[one.did in right for one in candidates] for _, right in asked]) | same
+        itself = np.array([[is_itself(one, other) for other in candidates] for one, _ in asked])
         for wanted in ("text", "image", "image,text", None):
             scores = retriever.encode(items, instruction(retriever, kind, wanted)) @ vectors.T
             for hit in ("text", "image", "image,text") if wanted is None else (wanted,):
                 columns = kinds == hit
-                right, absent = distributions(scores[:, columns], positives[:, columns], same[:, columns])
+                which = positives[:, columns], same[:, columns], itself[:, columns]
+                own = scores[:, columns].astype(np.float64)
+                right, absent = distributions(own, *which)
                 if len(right) < 30:
                     continue
                 row = {"query": kind, "wanted": wanted, "hit": hit} | cutoff(right, absent)
-                rows.append(row | {"right": len(right), "queries": len(asked)})
-                print(rows[-1], flush=True)
+                standing = (own - own.mean(1, keepdims=True)) / own.std(1, keepdims=True)
+                row |= {"standing": cutoff(*distributions(standing, *which))["absent_above"]}
+                row |= {"right": len(right), "queries": len(asked)}
+                print(row, flush=True)
+                if row["absent_above"] <= USEFUL:
+                    rows.append(row)
     return rows
 
 
@@ -147,6 +166,9 @@ def main() -> None:
         return
     rows = measure(retriever, options.root, options.limit)
     table = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"models": {}}
+    if not rows:
+        print("no score tells right from absent with this model; nothing is written")
+        return
     table["models"][retriever.fingerprint] = {"name": options.name, "kept": KEPT, "cutoffs": rows}
     write_json(options.out, table)
 
