@@ -11,8 +11,10 @@ For each query modality, modality searched for (or none) and modality of the hit
 What is the query itself (the same text or picture) is in neither. The cut-off is the score that 90 % of *right* reach.
 ``absent_above`` is the share of *absent* that reach it too: what is still passed off as a hit where there is none. A
 cut-off that lets more than half of them pass tells nothing; it is printed and left out of the table. ``standing`` is
-that share where scores are measured as standard deviations above the query's mean over the candidates. Near-duplicates (``--duplicates``) are measured beside it: the cosine
-of 400 pictures with copies of them, and with each other.
+that share where scores are measured as standard deviations above the query's mean over the candidates.
+
+Near-duplicates (``--duplicates``) are measured beside it: the cosine of 400 pictures with copies of them, and with each
+other.
 """
 
 from __future__ import annotations

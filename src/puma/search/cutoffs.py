@@ -2,8 +2,8 @@
 
 They are measured (``benchmarks/score_cutoffs.py``) for each model, query modality, modality searched for and modality
 of the hit, since their scores do not compare. A model's folder may hold a table of its own; the package's holds those
-of shipped models whose scores tell right hits from the best of nothing. A weak hit is labelled, or left out where that is asked for; nothing is left out by
-itself.
+of shipped models whose scores tell right hits from the best of nothing. A weak hit is labelled, or left out where that
+is asked for; nothing is left out by itself.
 """
 
 from __future__ import annotations
