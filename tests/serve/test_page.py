@@ -428,8 +428,8 @@ def test_an_open_result_leads_to_its_file(own: Visitor, files: Path) -> None:
     opened.value.wait_for_load_state()
     # No script runs in it, so what the browser shows is looked at.
     shown = Image.open(io.BytesIO(opened.value.screenshot())).convert("RGB")
-    colour = Image.open(path).convert("RGB").getpixel((5, 5))
-    width, height = Image.open(path).size
+    with Image.open(path) as file:
+        (width, height), colour = file.size, file.convert("RGB").getpixel((5, 5))
     counts = {shade: count for count, shade in shown.getcolors(2**22) or []}
     assert counts.get(colour) == width * height
     opened.value.close()

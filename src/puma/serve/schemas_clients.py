@@ -85,7 +85,7 @@ class TextOrImage(Strict):
     image: Image | None = None
 
 
-Token = Annotated[int, Field(ge=0, lt=2**31)]
+Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
 
 
