@@ -24,14 +24,15 @@ from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.projector import training_pairs
 from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
-from puma.mini.training import base_settings, distillation_targets, for_this_machine
+from puma.mini.targets import distillation_targets
+from puma.mini.training import base_settings, for_this_machine
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, read_pairs
+from puma.training.planned import batches_of
 from puma.training.recipes.recipe import Recipe, read_recipe
-from puma.training.stage import batches_of
 from puma.training.teacher.store import PromptTargets, teacher_states
 
 KS = (1, 5, 10)
@@ -90,7 +91,8 @@ class World:
         """Both stages' settings; the steps of the two add up to ``steps``."""
         common = {"learning_rate": rate, "seed": seed, "save_steps": 10**9}
         first = max(1, round(STAGE_1_SHARE * steps)) if variant.distil else 0
-        retrieve = {**vars(self.plan.retrieve), **common, **variant.changes, "steps": steps - first}
+        # The paper's loss, by which the variants are named; the recipe's own is another.
+        retrieve = {**vars(self.plan.retrieve), "loss": "mac", **common, **variant.changes, "steps": steps - first}
         own = PAPER_STAGE_1 if variant.distil == "paper" else {}
         distil = {**vars(self.plan.distil), **common, **own, "steps": first}
         return TrainConfig.from_dict(distil) if first else None, TrainConfig.from_dict(retrieve)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
-from puma.training.stage import batches_of
+from puma.training.planned import batches_of
 
 ADAPTIVE_NOTE = (
     "As it is, AdaptiveLayerLoss stops on this multimodal model with `KeyError: 'all_layer_embeddings'`: it asks for "
@@ -31,7 +31,12 @@ ADAPTIVE_NOTE = (
 
 
 def train_by_peer(
-    retriever: Retriever, pairs: Sequence[Pair], config: TrainConfig, *, adaptive: bool = False
+    retriever: Retriever,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    *,
+    adaptive: bool = False,
+    watch: tuple[int, Callable[[], dict[str, float]]] | None = None,
 ) -> list[dict[str, float]]:
     """Train in place.
 
@@ -39,6 +44,7 @@ def train_by_peer(
         pairs: the rows; those that our own batches would take with this configuration are used, and mixed anew.
         config: steps, rates, schedule, optimiser, batch size, precision and seed; its loss is not used.
         adaptive: wrap the loss in ``AdaptiveLayerLoss`` with its defaults.
+        watch: (steps, figures): what is logged every so many steps, and after the last one, of the weights as they are.
 
     Returns:
         The trainer's log.
@@ -103,11 +109,30 @@ def train_by_peer(
             loss=loss,
             data_collator=SentenceTransformerDataCollator(preprocess_fn=preprocess),
         )
+        if watch is not None:
+            trainer.add_callback(_watching(trainer, *watch))
         trainer.train()
     if adaptive:
         model.config.text_config.output_hidden_states = False
     model.requires_grad_(False).eval()
-    return [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
+    shown = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_wrong_mean" in entry]
+    return [{k: float(v) for k, v in entry.items()} for entry in shown]
+
+
+def _watching(trainer: Any, every: int, figures: Callable[[], dict[str, float]]) -> Any:
+    from transformers import TrainerCallback
+
+    class Watching(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % every and state.global_step < state.max_steps:
+                return
+            trainer.model.eval()
+            with torch.random.fork_rng(devices=[]):
+                found = figures()
+            trainer.model.train()
+            trainer.log(found)
+
+    return Watching()
 
 
 def _trainer_class() -> type:

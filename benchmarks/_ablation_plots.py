@@ -1,4 +1,4 @@
-"""The ablation's two plots, as SVG text: hit@10 over depth, and every variant with a dot for each seed."""
+"""The benchmarks' plots, as SVG text: hit@10 over depth, every variant with a dot for each seed, shares over steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 INK, GREY, DOT = "#222", "#ccc", "#1f6f8b"
+CURVES = ("#1f6f8b", "#c0561f", "#6b8e23", "#7a4fa3", "#888888", "#b8860b")
+"""Colours of curves, in order."""
 FONT = 'font-family="sans-serif" font-size="12"'
 
 
@@ -51,7 +53,35 @@ def depth_plot(points: Sequence[Line], levels: Mapping[str, float]) -> str:
     return _svg(width, height, parts)
 
 
-def seeds_plot(lines: Sequence[Line]) -> str:
+def lines_plot(curves: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
+    """A curve a name through its points (x, percent), named at its right end; x from 0, percent from 0 to 100."""
+    width, height, left, right, bottom, top = 760, 360, 50, 300, 34, 26
+    last = max(x for points in curves.values() for x, _ in points)
+
+    def x_of(value: float) -> float:
+        return left + (width - left - right) * value / last
+
+    def y_of(value: float) -> float:
+        return height - bottom - (height - bottom - top) * value / 100
+
+    parts = [_text(left, 14, title, "start")]
+    for value in range(0, 101, 20):
+        parts.append(_rule(left, y_of(value), x_of(last), y_of(value), GREY))
+        parts.append(_text(left - 6, y_of(value) + 4, f"{value}", "end"))
+    for share in range(5):
+        parts.append(_text(x_of(last * share / 4), height - bottom + 18, f"{last * share / 4:g}", "middle"))
+    below = float("inf")
+    ends = sorted(curves.items(), key=lambda item: item[1][-1][1])
+    for name, points in ends:  # from below, so that no two names lie on each other
+        colour = CURVES[list(curves).index(name) % len(CURVES)]
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        below = min(y_of(points[-1][1]), below - 15)
+        parts.append(_text(x_of(last) + 8, below + 4, f"{name} ({points[-1][1]:.1f})", "start").replace(INK, colour))
+    return _svg(width, height, parts)
+
+
+def seeds_plot(lines: Sequence[Line], caption: str = "hit@10, test, mean of eight tasks (%)") -> str:
     """One row a variant: a dot a seed, a stroke at the mean."""
     row, left, width = 22, 340, 760
     height = 50 + row * len(lines)
@@ -71,7 +101,7 @@ def seeds_plot(lines: Sequence[Line]) -> str:
         parts += [_dot(x(value), y) for value in line.values]
         parts.append(_rule(x(mean), y - 8, x(mean), y + 8, INK))
         parts.append(_text(width - 6, y + 4, f"{mean:.1f}", "end"))
-    parts.append(_text(left, height - 4, "hit@10, test, mean of eight tasks (%)", "start"))
+    parts.append(_text(left, height - 4, caption, "start"))
     return _svg(width, height, parts)
 
 

@@ -109,11 +109,12 @@ def main() -> None:
     else:
         from puma.mini.base.assemble import assemble
         from puma.mini.base.projector import training_pairs
-        from puma.mini.base.settings import BaseSettings
         from puma.mini.base.vision import tower_precision
         from puma.mini.baseline import RidgeBaseline
+        from puma.mini.training import base_settings
+        from puma.training.recipes.recipe import read_recipe
 
-        base = assemble(settings=BaseSettings(image_size=96), images=root)
+        base = assemble(settings=base_settings(read_recipe("puma-mini")), images=root)
         encoder = RidgeBaseline.fit(base, *training_pairs(root), precision=tower_precision())
     row = {
         "name": options.name,

@@ -29,7 +29,8 @@ from puma.evaluation.metrics import means
 from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
 from puma.mini.base.known_images import known_images
-from puma.mini.training import base_settings, distillation_targets, student
+from puma.mini.targets import distillation_targets
+from puma.mini.training import base_settings, student
 from puma.storage.folders import write_json
 from puma.training import train
 from puma.training.config import TrainConfig

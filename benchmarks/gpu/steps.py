@@ -107,12 +107,33 @@ def _feeding(run: Run, out: Path, seconds: float) -> list[str]:
     return [str(script), "--out", str(out), *scale]
 
 
+def _distillation(run: Run, out: Path, seconds: float) -> list[str]:
+    """The deep teacher, trained contrastively, then its students of six layers with and without it."""
+    script = ROOT / "benchmarks" / "distillation_pays.py"
+    variants = ["none", "deep-alone", "deep-rows", "deep-cosine", "deep-relational", "deep-map"]
+    scale = ["--steps", "480", "--deep-steps", "480"]
+    if run.small:
+        variants = ["none", "deep-rows"]
+        scale = ["--steps", "2", "--deep-steps", "2", "--layers", "2", "--deep-layers", "8", "--batch-size", "8"]
+    more = ["--labels", "0", "--seconds", str(round(seconds * 0.8)), "--work", str(run.work / "distillation")]
+    return [str(script), "--out", str(out), "--variants", *variants, *scale, *more]
+
+
+def _puma_mini(run: Run, out: Path, seconds: float) -> list[str]:
+    script = ROOT / "benchmarks" / "gpu" / "puma_mini.py"
+    # the base, the images' sizes and the evaluation take their part of the time, too
+    train = 3.0 if run.small else max(10.0, seconds * 0.6)
+    return [str(script), "--out", str(out), "--seconds", f"{train:.0f}", *(["--quick"] if run.small else [])]
+
+
 STEPS = (
     Step("tests", 0.22, _tests, lines_of),
     Step("shape", 0.36, _shape),
     Step("encode", 0.12, _encode),
     Step("train-k6", 0.13, _train(6, 2), needs_parts=True),
     Step("train-full", 0.13, _train(30, 8), needs_parts=True),
+    Step("distillation", 0.30, _distillation, needs_parts=True),
+    Step("puma-mini", 0.30, _puma_mini, needs_parts=True),
     Step("feeding", 0.04, _feeding),
 )
 
@@ -137,4 +158,11 @@ def headline(name: str, results: Any) -> str:
     if name.startswith("train"):
         row = results[-1]
         return f"k={row['layers']}, {row['steps']} steps, mean hit@10 on val {100 * row['mean_hit_rate@10']:.1f} %"
+    if name == "distillation":
+        return "; ".join(f"{row['variant']} {100 * row['mean_hit_rate@10']:.1f} %" for row in results)
+    if name == "puma-mini":
+        row = results[-1]
+        return (
+            f"{row['steps']} steps in {row['seconds']:.0f} s, mean hit@10 on val {100 * row['mean_hit_rate@10']:.1f} %"
+        )
     return "figures written"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from puma.cli import app as cli
 from puma.errors import DownloadError
+from puma.search import Searcher
 from support.encoders import ToyEncoder
 
 
@@ -52,19 +53,33 @@ def test_add_search_and_look(toy, things, tmp_path, capsys):
     assert "texts.txt:2: empty line" in err
     code, out, _ = run(capsys, "index", "add", index, things, "--json")
     assert json.loads(out) | {"skips": []} == {
-        "embedded": 0, "present": 2, "updated": 0, "repeated": 0, "ignored": 0, "deleted": 0, "kept": 0, "skipped": 0,
+        "embedded": 0, "present": 2, "updated": 0, "repeated": 0, "places": 0, "ignored": 0, "deleted": 0, "kept": 0,
+        "skipped": 0, "ignored_by": {}, "notes": [],
         "skips": [], "rows": 4,
     }  # fmt: skip
     code, out, _ = run(capsys, "search", index, "green", "-k", "2", "--modality", "image")
     assert "green.png" in out.splitlines()[0]
     assert len(out.splitlines()) == 2
     code, out, _ = run(capsys, "search", index, "fox", "--image", things / "red.png", "--json")
-    assert set(json.loads(out)[0]) == {"id", "score", "modality", "payload", "thumbnail"}
+    assert set(json.loads(out)[0]) == {"id", "score", "modality", "payload", "thumbnail", "other_payloads"}
     code, out, _ = run(capsys, "index", "stats", index, "--json")
     assert json.loads(out)["modalities"] == {"text": 2, "image": 2, "image,text": 0}
     code, out, _ = run(capsys, "index", "ls", index, "-n", "1", "--modality", "text")
     assert len(out.splitlines()) == 1
     assert code == 0
+
+
+def test_the_searchers_order_and_other_ways_to_merge(toy, things, tmp_path, capsys):
+    index = tmp_path / "my.index"
+    run(capsys, "index", "add", index, things, tmp_path / "texts.txt")
+    searcher = Searcher(ToyEncoder(), index)
+    for merge in (None, "calibrated", "rank", "score", "single"):
+        code, out, err = run(capsys, "search", index, "red", "--json", *(["--merge", merge] if merge else []))
+        expected = searcher.search("red", 10, **({"merge": merge} if merge else {}))
+        assert (code, [hit["id"] for hit in json.loads(out)]) == (0, [hit.id for hit in expected]), err
+    code, _, err = run(capsys, "search", index, "red", "--merge", "best")
+    assert code == 2
+    assert "merge must be one of 'calibrated', 'rank', 'score', 'single', got 'best'" in err
 
 
 @pytest.fixture

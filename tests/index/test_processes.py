@@ -9,9 +9,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from puma.errors import StorageError
+from puma.errors import IndexMismatchError, StorageError
 from puma.index import Index, maintenance, reader, tables
 from support import index_child
 from support.index_child import BATCH, DIM, rows_of, shrink
@@ -164,3 +165,43 @@ def test_upkeep_is_done_by_one_process_at_a_time(tmp_path, small):
     index.add(**rows_of("a", 8))
     assert index.stats()["search"] == "ivf_rq"
     assert index.stats()["fragments"] < 8
+
+
+@pytest.mark.parametrize("threads", [2, 6])
+def test_creations_at_once_all_go_on(tmp_path, threads):
+    for turn in range(10):
+        path, barrier, faults = tmp_path / f"{turn}", threading.Barrier(threads), []
+
+        def create(n, path=path, barrier=barrier, faults=faults):
+            barrier.wait()
+            try:
+                Index(path, dim=8, fingerprint="f").add([f"{n}"], np.eye(8)[n : n + 1], ["text"])
+            except Exception as error:
+                faults.append(error)
+
+        running = [threading.Thread(target=create, args=(n,)) for n in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        assert not faults
+        assert len(Index(path)) == threads
+
+
+def test_of_two_creations_of_different_lengths_one_is_refused(tmp_path):
+    barrier, found = threading.Barrier(2), []
+
+    def create(dim):
+        barrier.wait()
+        try:
+            found.append(Index(tmp_path / "i", dim=dim).dim)
+        except IndexMismatchError as error:
+            found.append(str(error))
+
+    running = [threading.Thread(target=create, args=(dim,)) for dim in (4, 8)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert sum(isinstance(one, int) for one in found) == 1
+    assert sum("holds vectors of length" in str(one) for one in found) == 1

@@ -1,17 +1,29 @@
 """Extra pairs: no name that gives a held-out concept away, icons drawn once, one concept's candidates no negatives."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from puma.data import mbeir
 from puma.errors import InputError
-from puma.items import Item
+from puma.items import MODALITIES, Item
 from puma.mini.extra_pairs import icons, wordnet
 from puma.mini.extra_pairs.held_out import HeldOut
-from puma.mini.extra_pairs.pairs import ICON_NAME, ICON_QUERY, WORD, concepts_of, extra_pairs, with_same_concept
+from puma.mini.extra_pairs.pairs import (
+    CHANGED,
+    ICON_NAME,
+    ICON_QUERY,
+    WORD,
+    concepts_of,
+    extra_pairs,
+    with_alike,
+    with_same_concept,
+)
+from puma.mini.training import training_rows
 from puma.training.pairs import Pair, read_pairs
+from puma.training.recipes.recipe import read_recipe
 
 NAMES = {"train": ["red fox", "grey fox", "old house", "new house"], "val": ["snow owl"], "test": ["night train"]}
 BODY = '<rect x="2" y="2" width="12" height="9" fill="currentColor"/>'
@@ -122,3 +134,55 @@ def test_candidates_of_ones_concept_are_known_to_be_right(root):
     assert {pair.known for pair in foxes} == {frozenset({"20:1", "20:2"})}
     other = Pair(Item(text="a"), Item(text="b"), None, 6, "q", "20:9", frozenset({"20:9"}))
     assert with_same_concept([*pairs, other], {"q": "fox"})[-1] is other
+
+
+def concept_pairs():
+    """The concepts of two foxes, as text, image and captioned image, and a task that changes one into a wolf."""
+    text, image, both = Item(text="fox"), Item(image="fox.png"), Item(text="a fox", image="fox2.png")
+    named = [(0, text, image), (3, image, text), (2, text, both), (4, image, image), (8, both, both), (6, both, text)]
+    pairs = [
+        Pair(query, candidate, "Find it.", task, f"q{task}", f"c{task}", frozenset({f"c{task}"}))
+        for task, query, candidate in named
+    ]
+    wolf = Pair(both, Item(image="wolf.png"), "But a wolf.", CHANGED, "q7", "wolf", frozenset({"wolf"}))
+    house = Pair(Item(text="house"), Item(image="house.png"), "Find it.", 0, "q9", "house", frozenset({"house"}))
+    concepts = {f"q{task}": "fox" for task in (0, 3, 2, 4, 8, 6, 7)} | {"q9": "house"}
+    return [*pairs, wolf, house], concepts
+
+
+def test_a_concept_is_known_in_the_modality_asked_for_and_a_changed_thing_is_none_of_it():
+    pairs, concepts = concept_pairs()
+    known = {pair.task: pair.known for pair in with_same_concept(pairs, concepts) if pair.query_id != "q9"}
+    assert (known[0], known[3], known[2]) == ({"c0", "c4"}, {"c3", "c6"}, {"c2", "c8"}), "images, texts, both; no wolf"
+    assert (known[4], known[6], known[7]) == ({"c4"}, {"c6"}, {"wolf"})
+
+
+def test_what_is_alike_is_told_where_any_modality_may_answer():
+    pairs, concepts = concept_pairs()
+    alike = {pair.query_id: pair.alike for pair in with_alike(pairs, concepts)}
+    everything = {"c0", "c3", "c2", "c4", "c8", "c6"}
+    assert {pair.candidate.modality for pair in pairs if pair.candidate_id in everything} == set(MODALITIES)
+    assert all(alike[f"q{task}"] == everything for task in (0, 2, 3, 4, 8))
+    assert alike["q6"] == alike["q7"] == frozenset(), "a question or a change has its own answer"
+    assert alike["q9"] == {"house"}
+    assert [pair.known for pair in with_alike(pairs, concepts)] == [pair.known for pair in pairs]
+
+
+@pytest.mark.parametrize("same_concept", [False, True])
+def test_a_recipe_whose_rows_may_ask_for_no_modality_knows_what_is_alike(root, same_concept):
+    changes = {"same_concept": same_concept}
+    plain = training_rows(read_recipe("mini", changes), root, None)
+    asking = training_rows(read_recipe("mini", {**changes, "retrieve.any_share": 0.2}), root, None)
+    assert {pair.alike for pair in plain} == {frozenset()}
+    foxes = [pair for pair in asking if pair.candidate_id in ("20:1", "20:2")]
+    assert {pair.alike for pair in foxes} == {frozenset({"20:1", "20:2"})}
+    assert [pair.known for pair in asking] == [pair.known for pair in plain]
+
+
+def test_a_recipe_with_hard_negatives_reads_the_datas(root):
+    path = mbeir.query_path(root, "tiny", 0, "train")
+    mbeir.write_queries(path, [replace(query, negatives=("20:3", "20:4")) for query in mbeir.read_queries(path)])
+    assert not any(pair.negatives for pair in training_rows(read_recipe("mini"), root, None))
+    rows = training_rows(read_recipe("mini", {"retrieve.hard_negatives": 1}), root, None)
+    assert {pair.task for pair in rows if pair.negatives} == {0}
+    assert all(len(pair.negatives) == 1 for pair in rows if pair.task == 0)

@@ -101,3 +101,43 @@ def test_the_command_writes_the_adapter(base, benchmark, tmp_path):  # noqa: F81
         command += ["--set", f"{name}={value}"]
     assert main([*command, "--adapter", str(tmp_path / "new" / "a.safetensors")]) == 0
     assert np.isfinite(read_adapter(tmp_path / "new" / "a.safetensors", base, device="cpu").encode(["red"])).all()
+
+
+def test_a_frozen_tower_reads_stored_variants_and_mixtures(tiny_base, benchmark, tmp_path, monkeypatch):  # noqa: F811
+    """Classes, variants and a resume: no image goes through the tower in a step, and the adapter is the same."""
+    from puma.mini import features
+    from puma.mini.base.classifier import Classifier
+    from puma.mini.base.known_images import known_images
+
+    rng = np.random.default_rng(0)
+    names = ("red dots", "stripes", "tiger")
+    classifier = Classifier(rng.normal(size=(3, 320)).astype(np.float32), np.zeros(3, np.float32), names)
+    monkeypatch.setattr(features, "load_classifier", lambda *_: classifier)
+    monkeypatch.setattr("puma.mini.extra_pairs.pairs.COUNT", 40)
+    monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
+    changes = {
+        **STEPS,
+        "retrieve.tower_rate": 0.0,
+        "retrieve.augment": False,
+        "retrieve.steps": 3,
+        "extra_pairs": ["classes"],
+        "image_variants": 2,
+    }
+    recipe = read_recipe("puma-mini", changes)
+    vision = known_images(tiny_base, benchmark, None, show_progress=False)
+    mixtures = features.training_mixtures(vision, recipe, benchmark, None)
+    pairs = training.training_rows(recipe, benchmark, None, mixtures=mixtures)
+    varied, sources = features.with_more_features(vision, mixtures, pairs, recipe, tiny_base, None)
+    items = [item for pair in varied for item in (pair.query, pair.candidate) if item.image is not None]
+    kinds = {str(item.image).split(":")[0] for item in items}
+    assert {"variant", "mixture"} <= kinds
+    assert len(kinds) > 2  # and images as they are
+    assert all(sources.lookup(item) is not None for item in items)
+    variant = next(item for item in items if str(item.image).startswith("variant:"))
+    plain = Item(image=Path(str(variant.image).split(":", 2)[2]))
+    assert (sources.lookup(variant) != sources.lookup(plain)).any()
+    assert [pair.candidate_id for pair in varied] == [pair.candidate_id for pair in pairs]
+
+    retriever = training.student(tiny_base, recipe, vision)
+    logs = training.train_stages(retriever, recipe, tiny_base, benchmark, tmp_path / "work", vision=vision)
+    assert logs["retrieve"][-1]["step"] == 3

@@ -64,9 +64,11 @@ def test_instructions_by_default_given_and_none(searcher):
     searcher.search("red", 1, instruction="My own.")
     searcher.search("red", 1, instruction="")
     own = Searcher(searcher.encoder, searcher.index, instructions={("text", None): "Theirs."})
-    own.search("red", 1)
+    own.search("red", 1, merge="single")
+    searcher.search("red", 1)
     expected = [INSTRUCTIONS["text", "image"], "My own.", None, "Theirs."]
-    assert searcher.encoder.seen_instructions == expected
+    # Where no modality is asked for, each that the index has is, with its own instruction.
+    assert searcher.encoder.seen_instructions == expected + [INSTRUCTIONS["text", wanted] for wanted in MODALITIES]
     assert set(INSTRUCTIONS) == {(own, wanted) for own in MODALITIES for wanted in (*MODALITIES, None)}
 
 
@@ -77,7 +79,7 @@ def test_what_is_there_already_is_not_embedded_again(searcher, folder):
     Image.new("RGB", (8, 8), (9, 9, 9)).save(folder / "red.png")  # new content; also under the id "fox"
     added = searcher.add_paths([folder, folder / "texts.jsonl"], progress=False)
     assert (added.embedded, added.present, searcher.encoder.calls) == (2, 3, calls + 2)
-    assert len(searcher.index) == 6  # the old red image under its content's id, and the new one
+    assert len(searcher.index) == 5  # the old red image is at no path any more
 
 
 def test_a_changed_payload_is_stored_without_embedding_again(searcher, folder):
@@ -95,6 +97,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(folder, tmp_path):
                 raise KeyboardInterrupt
             return super().encode(items, instruction=instruction)
 
+    (folder / "texts.jsonl").unlink()
     with pytest.raises(KeyboardInterrupt):
         Searcher(Dying(), tmp_path / "index").add_paths([folder], batch_size=1, progress=False)
     again = Searcher(ToyEncoder(), tmp_path / "index")
@@ -114,7 +117,7 @@ def test_bad_images_and_lines_are_counted_with_their_reason(folder, tmp_path):
     )
     searcher = Searcher(ToyEncoder(), tmp_path / "index")
     added = searcher.add_paths([folder, folder / "texts.jsonl"], progress=False)
-    assert (added.embedded, len(added.skips), added.ignored, len(searcher.index)) == (3, 8, 1, 3)
+    assert (added.embedded, len(added.skips), added.ignored, len(searcher.index)) == (3, 8, 0, 3)
     reasons = {skip.where.rsplit("/", 1)[1]: skip.reason for skip in added.skips}
     expected = {
         "cut.png": "cannot be decoded",
@@ -201,7 +204,9 @@ def test_several_modalities_at_once(searcher):
     searcher.encoder.seen_instructions.clear()
     searcher.search("red", 1, ["image"])
     searcher.search("red", 1, ("image", "text"))
-    assert searcher.encoder.seen_instructions == [INSTRUCTIONS["text", "image"], INSTRUCTIONS["text", None]]
+    searcher.search("red", 1, ("image", "text"), merge="single")
+    expected = [INSTRUCTIONS["text", wanted] for wanted in ("image", "text", "image", None)]
+    assert searcher.encoder.seen_instructions == expected
     with pytest.raises(InputError, match="modality"):
         searcher.search("red", 1, ["image", "video"])
 
@@ -319,6 +324,7 @@ def test_every_image_has_a_thumbnail_however_it_was_added(searcher, folder):
 
 
 def test_missing_thumbnails_are_made_without_embedding_again(folder, tmp_path):
+    (folder / "texts.jsonl").unlink()
     encoder, index = ToyEncoder(), Index(tmp_path / "index", dim=32, fingerprint="toy-1")
     records = list(read_items([folder]))[:3]
     vectors = encoder.encode([record.item for record in records])
@@ -422,6 +428,7 @@ def test_an_error_of_the_encoder_ends_the_run_and_the_reading(tmp_path):
 
 
 def test_the_bar_tells_rate_and_time_left(folder, tmp_path, capsys):
+    (folder / "texts.jsonl").unlink()
     Searcher(ToyEncoder(), tmp_path / "index").add_paths([folder], batch_size=1)
     shown = capsys.readouterr().err
     assert "3/3" in shown

@@ -1,6 +1,7 @@
 """/v1/embeddings and /v1/models, called by the real openai client of a real server."""
 
 import base64
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from puma.items import Item
 from puma.search.queries import INSTRUCTIONS
+from puma.serve.formats import query_instruction
 from support.encoders import ToyEncoder
 from support.served import data_uri, png, served, toy_searcher
 
@@ -212,3 +214,16 @@ def test_a_real_models_vectors_come_whole_through_every_shape(base):
             answer = httpx.post(f"{address}{path}", json=body, timeout=60).json()
             got = answer["data"][0]["embedding"] if "data" in answer else answer["embeddings"]["float"][0]
             same(np.array([got]), retriever.encode([item], instruction))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, INSTRUCTIONS["text", None]),
+        ({("text", "image"): "Show me:"}, None),
+        ({("text", "image"): "Show me:", ("text", None): "Find anything."}, "Find anything."),
+    ],
+)
+def test_without_an_index_a_model_that_was_taught_an_instruction_for_any_modality_gets_it(own, said):
+    service = SimpleNamespace(searchers={}, encoder=SimpleNamespace(instructions=own))
+    assert query_instruction(service, Item("red")) == said

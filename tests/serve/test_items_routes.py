@@ -142,3 +142,15 @@ def test_many_add_at_once_and_all_is_stored(tmp_path):
             thread.join()
     assert [answer["embedded"] for answer in answers] == [6] * 5
     assert len(searcher.index) == 30
+
+
+def test_one_content_with_two_metadata_is_one_item_that_both_find(client):
+    answer = add(client, {"text": "red", "metadata": {"brand": "A"}}, {"text": "red", "metadata": {"brand": "B"}})
+    assert (len(set(answer["ids"])), answer["embedded"]) == (1, 1)
+    add(client, {"text": "red", "metadata": {"brand": "C"}})
+    for brand in "ABC":
+        where = {"type": "eq", "key": "brand", "value": brand}
+        (hit,) = client.post("/search", json={"text": "red", "where": where}).json()["hits"]
+        assert hit["metadata"] == {"brand": brand}
+        others = [other["metadata"]["brand"] for other in hit["other_places"]]
+        assert sorted([brand, *others]) == ["A", "B", "C"]

@@ -77,10 +77,22 @@ def test_the_answer_says_how_the_query_was_understood(client):
     assert (answer["offset"], answer["more"]) == (0, True)
     assert answer["took_ms"] >= 0
     assert client.post("/search", json={"text": "red", "instruction": ""}).json()["query"]["instruction"] is None
-    # One kind in a list is that kind, all kinds are any: each has its own instruction.
-    for modality, wanted in ((["image"], "image"), (["text", "image", "image,text"], None)):
+    assert (
+        client.post("/search", json={"text": "red", "instruction": "Mine."}).json()["query"]["instruction"] == "Mine."
+    )
+    # One kind in a list is that kind; several are asked for one by one, each with its own instruction.
+    for modality, said in ((["image"], INSTRUCTIONS["text", "image"]), (["text", "image", "image,text"], None)):
         query = client.post("/search", json={"text": "red", "modality": modality}).json()["query"]
-        assert query["instruction"] == INSTRUCTIONS["text", wanted]
+        assert query["instruction"] == said
+
+
+def test_every_modality_is_embedded_within_the_limit_of_inputs_of_one_query(tmp_path):
+    mine = toy_searcher(tmp_path)
+    with served({"my": mine}, max_inputs=2) as address, httpx.Client(base_url=address) as client:
+        answer = client.post("/search", json={"text": "red fox", "minus": ["fox"]}).json()
+        same_hits(answer["hits"], mine.search("red fox", 10, minus=["fox"]))
+        refused = client.post("/search", json={"text": "red fox", "minus": ["fox", "whale"]})
+        assert "limit of 2" in message(refused, 400, 413, 422)
 
 
 def test_hits_show_the_item_and_no_folder(client):
@@ -96,6 +108,7 @@ def test_hits_show_the_item_and_no_folder(client):
         "path": None,
         "original": None,
         "weak": None,
+        "other_places": [],
     }
     assert "someone" not in answer.text
     text = client.get("/search", params={"text": "blue whale", "modality": "text", "k": 1}).json()["hits"][0]
@@ -233,6 +246,7 @@ def test_items_page_by_page(client):
         "thumbnail": "/thumbnail?index=my&id=tea",
         "path": None,
         "original": None,
+        "other_places": [],
     }
     assert "gone" in message(client.get("/item", params={"id": "gone"}), 404)
     assert message(client.get("/item", params={"id": "a\x00b"}), 422)

@@ -3,6 +3,7 @@
 import openai
 import pytest
 
+from puma.items import MODALITIES
 from puma.search.queries import INSTRUCTIONS
 from support.served import data_uri, png, served, toy_searcher
 
@@ -66,15 +67,20 @@ def test_filters_of_the_clients_types(stores, indexes):
 def test_the_instruction_is_that_of_the_modality_filtered_for(stores, indexes):
     seen = indexes["my"].encoder.seen_instructions
     for filters, wanted in (
-        ({"type": "eq", "key": "modality", "value": "image"}, "image"),
-        ({"type": "in", "key": "modality", "value": ["text"]}, "text"),
-        ({"type": "in", "key": "modality", "value": ["text", "image"]}, None),
-        ({"type": "ne", "key": "modality", "value": "image"}, None),
-        ({"type": "eq", "key": "brand", "value": "image"}, None),
+        ({"type": "eq", "key": "modality", "value": "image"}, ["image"]),
+        ({"type": "in", "key": "modality", "value": ["text"]}, ["text"]),
+        ({"type": "in", "key": "modality", "value": ["text", "image"]}, ["text", "image"]),
+        ({"type": "ne", "key": "modality", "value": "image"}, MODALITIES),
+        ({"type": "eq", "key": "brand", "value": "image"}, MODALITIES),
     ):
         seen.clear()
         stores.search("my", query="red", filters=filters)
-        assert seen == [INSTRUCTIONS["text", wanted]]
+        assert sorted(seen) == sorted(INSTRUCTIONS["text", kind] for kind in wanted)
+
+
+def test_one_query_over_several_modalities_keeps_the_searchers_order(stores, indexes):
+    page = stores.search("my", query="red fox")
+    assert ids(page) == [hit.id for hit in indexes["my"].search("red fox", 10)]
 
 
 def test_several_queries_are_joined(stores):

@@ -35,6 +35,12 @@ CASES = {
     "mse": {"distillation_weight": 0.5},
     "cosine": {"distillation_weight": 0.5, "distillation": "cosine"},
     "relational": {"distillation_weight": 0.5, "distillation": "relational"},
+    "row-softmax": {"distillation_weight": 0.5, "distillation": "row-softmax", "distillation_centre": "both"},
+    "row-softmax-within": {
+        "distillation_weight": 0.5,
+        "distillation": "row-softmax",
+        "distillation_within": "modality",
+    },
     "cached": {"grad_cache": 2, "symmetric": True, "distillation_weight": 0.5},
 }
 

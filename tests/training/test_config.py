@@ -22,7 +22,18 @@ def test_every_fault_of_a_configuration_is_named_at_once():
     [
         ({"loss": "triplet"}, "loss='triplet': give one of ('mac'"),
         ({"distillation": "kl"}, "distillation='kl'"),
-        ({"teacher": "big"}, "teacher='big': give one of ('store', 'shared')"),
+        ({"teacher": "big"}, "teacher='big': give one of ('store', 'shared', 'all-minilm-l6-v2'), or the path of"),
+        ({"distillation_temperature": 0.0}, "distillation_temperature=0.0: give a positive number"),
+        ({"distillation_centre": "student"}, "distillation_centre='student': give one of ('none', 'teacher', 'both')"),
+        ({"distillation_within": "task"}, "distillation_within='task': give one of ('batch', 'modality')"),
+        ({"distillation_within": "modality", "distillation": "cosine"}, "distillation='cosine' give 'batch'"),
+        ({"distillation_map": True, "teacher": "shared"}, "distillation_map=True: with teacher='shared' give false"),
+        ({"items_only": True}, "items_only=True: reads items without pairs, so it needs stage distil"),
+        (
+            {"items_only": True, "stage": "distil", "distillation_weight": 1.0, "contrastive_weight": 0.5},
+            "contrastive_weight 0",
+        ),
+        ({"contrastive_weight": -1.0}, "contrastive_weight=-1.0: give at least 0"),
         ({"teacher": "shared", "lora_rank": 0}, "lora_rank=0: with teacher='shared'"),
         ({"teacher": "shared", "projector_rate": 0.1}, "projector_rate=0.1: with teacher='shared'"),
         ({"modality_dropout": 1.1}, "modality_dropout=1.1"),
@@ -63,14 +74,23 @@ def test_a_wrong_type_hides_no_other_fault():
     assert all(word in str(caught.value) for word in ("steps='many'", "warmup='long'", "decay=-1"))
 
 
-def test_defaults_are_the_papers_second_stage_and_plain_values():
+def test_defaults_are_the_papers_second_stage_but_for_the_loss_and_plain_values():
     config = TrainConfig()
-    assert (config.loss, config.margin, config.hard_negatives, config.grad_cache) == ("mac", None, 0, 0)
+    assert (config.loss, config.margin, config.hard_negatives, config.grad_cache) == ("split-mac", None, 0, 0)
+    assert (config.temperature, config.decay, config.other_weight, config.any_share) == (0.03, 0.5, 1.0, 0.0)
     assert (config.teacher, config.modality_dropout) == ("store", 0.0)
     assert TrainConfig.from_dict(asdict(config)) == config
     for loss in LOSSES:
         assert replace(config, loss=loss).loss == loss
     assert replace(config, margin=0.1, learning_rate=1).margin == 0.1
+
+
+def test_a_folder_as_teacher_has_a_slash():
+    alone = {"stage": "distil", "items_only": True, "contrastive_weight": 0.0, "distillation_weight": 1.0}
+    for teacher in ("./deep", "runs/deep", "all-minilm-l6-v2", "store"):
+        assert TrainConfig(**alone, teacher=teacher).teacher == teacher
+    with pytest.raises(ConfigError, match="items_only"):
+        TrainConfig(**alone, teacher="shared")
 
 
 def test_settings_that_may_change_while_a_run_goes_on_are_settings():

@@ -16,6 +16,7 @@ from puma.losses import (
 )
 from puma.losses.batch_keys import ANY
 from puma.training.config import TrainConfig
+from puma.training.distillation_settings import StudentMap
 from puma.training.objective import RetrievalObjective
 
 DIM = 5
@@ -174,6 +175,66 @@ def test_stored_targets_cover_queries_positives_and_hard_negatives():
         objective(chunks_of(2, 1))
 
 
+@pytest.mark.parametrize("kind", ["relational", "row-softmax"])
+def test_within_a_modality_queries_for_it_and_its_candidates_are_compared(kind):
+    """By hand: queries are grouped by what they ask for, candidates by what they are; others are not compared."""
+    model = Table(4 + 6)
+    modality = torch.tensor([0, 1, 0, 1, 1, 0])
+    teacher, taught = torch.randn(10, 3), torch.tensor([True] * 9 + [False])
+    objective = RetrievalObjective(
+        model,
+        temperature=0.2,
+        distillation_weight=0.5,
+        distillation=kind,
+        distillation_within="modality",
+        distillation_temperature=0.1,
+        distillation_centre="both",
+    )
+    terms = objective(chunks_of(4, 2, modality=modality, teacher=teacher, taught=taught))
+    groups = torch.cat([modality[:4], modality])
+    options = {"temperature": 0.1, "centre": "both"}
+    expected = distillation_loss(model.rows[:9], teacher[:9], kind, groups=groups[:9], **options)
+    assert float(terms["distillation"].detach()) == pytest.approx(0.5 * float(expected.detach()), rel=1e-5)
+    everywhere = distillation_loss(model.rows[:9], teacher[:9], kind, **options)
+    assert float(everywhere.detach()) != pytest.approx(float(expected.detach()), rel=1e-3)
+
+
+def test_the_map_is_between_student_and_teacher_alone():
+    model, linear = Table(2 + 2), StudentMap(DIM, 3)
+    with torch.no_grad():
+        linear.weight.normal_(generator=torch.Generator().manual_seed(4))
+    teacher, taught = torch.randn(4, 3), torch.ones(4, dtype=torch.bool)
+    options = {"temperature": 0.2, "distillation_weight": 0.5, "distillation": "cosine"}
+    terms = RetrievalObjective(model, **options, student_map=linear)(chunks_of(2, 0, teacher=teacher, taught=taught))
+    expected = distillation_loss(model.rows @ linear.weight.T, teacher, "cosine")
+    assert float(terms["distillation"].detach()) == pytest.approx(0.5 * float(expected.detach()), rel=1e-6)
+    plain = RetrievalObjective(model, temperature=0.2)(chunks_of(2, 0))
+    assert torch.equal(plain["contrastive"], terms["contrastive"])
+    sum(terms.values()).backward()
+    assert linear.weight.grad.abs().max() > 0
+    with pytest.raises(InputError, match="5 features, the teacher's 3"):
+        RetrievalObjective(model, **options)(chunks_of(2, 0, teacher=teacher, taught=taught))
+
+
+def test_a_map_starts_as_the_identity_and_stays_fp32_under_autocast():
+    states = torch.randn(2, DIM)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(StudentMap(DIM, DIM)(states), states)
+    assert torch.equal(StudentMap(DIM, 3)(states), states[:, :3])
+    wider = StudentMap(DIM, 7)(states)
+    assert torch.equal(wider[:, :DIM], states)
+    assert not wider[:, DIM:].any()
+
+
+def test_without_a_contrastive_weight_only_the_teacher_is_followed():
+    model = Table(2 + 2)
+    teacher, taught = torch.randn(4, DIM), torch.ones(4, dtype=torch.bool)
+    objective = RetrievalObjective(model, temperature=0.2, contrastive_weight=0.0, distillation_weight=0.5)
+    terms = objective(chunks_of(2, 0, teacher=teacher, taught=taught))
+    assert terms.keys() == {"distillation"}
+    assert objective.last_figures == {}
+
+
 class Shared(torch.nn.Module):
     """A teacher that shares the student's rows: double of them."""
 
@@ -262,6 +323,7 @@ def test_a_stage_hands_all_its_settings_to_the_objective():
     settings = {
         "temperature": 0.2, "decay": 0.8, "contrastive_weight": 0.9, "distillation_weight": 0.5, "margin": 0.1,
         "distillation": "cosine", "symmetric": True, "loss": "siglip", "grad_cache": 3, "teacher_share": 0.5,
+        "distillation_temperature": 0.02, "distillation_centre": "both",
     }  # fmt: skip
     objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
     assert {name: getattr(objective, name) for name in settings} == settings

@@ -27,8 +27,8 @@ from puma.training.collating import PairCollator, id_key, known_keys
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.planned import batches_of
 from puma.training.run_folder import MARK, latest_checkpoint
-from puma.training.stage import batches_of
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.store import PromptTargets, teacher_states
 
@@ -249,7 +249,7 @@ def sides(pairs, rows, side):
 
 
 def test_log_tells_both_groups_shares(base, tmp_path):
-    config = replace(FULL, steps=2, temperature=1.0, decay=0.0)  # flat, so that neither group takes all
+    config = replace(FULL, steps=2, loss="mac", temperature=1.0, decay=0.0)  # flat, so that neither group takes all
     log = train(fresh(base), make_pairs(), config, tmp_path / "run", show_progress=False).log
     for entry in log:
         assert 0 < entry["share_hard"] < 1, "pictures and texts are both among the targets"

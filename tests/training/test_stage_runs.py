@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -18,7 +18,8 @@ from puma.training.collating import PairCollator
 from puma.training.config import TrainConfig
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
-from puma.training.stage import batches_of
+from puma.training.planned import batches_of
+from puma.training.run_folder import CONFIGURATION, same_configuration
 from puma.training.trainable import choose_trainable
 
 CONFIG = TrainConfig(
@@ -59,7 +60,7 @@ def test_accumulated_steps_are_adamw_on_the_batches_mean_gradient(base, tmp_path
     choose_trainable(slow, st, config)
     st.train()
     slow.model.get_encoder("image").eval()
-    objective = RetrievalObjective(st, temperature=config.temperature, decay=config.decay)
+    objective = RetrievalObjective.from_config(st, config)
     moving = [weight for weight in slow.model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(moving, weight_decay=0.0)
     batches = list(batches_of(rows, config))
@@ -158,3 +159,11 @@ def test_unreadable_images_are_replaced_counted_and_limited(base, tmp_path, work
     assert json.loads((tmp_path / "run" / "log.json").read_text())["unreadable"] == 2
     with pytest.raises(DataError, match="max_unreadable=0"):
         run(base, tmp_path / "strict", replace(config, max_unreadable=0.0), rows)
+
+
+def test_a_run_that_names_no_loss_was_begun_when_there_was_one_only(tmp_path):
+    before = {name: value for name, value in asdict(replace(CONFIG, loss="mac")).items() if name != "loss"}
+    (tmp_path / CONFIGURATION).write_text(json.dumps({**before, "rows": 8, "processes": 1}))
+    with pytest.raises(InputError, match=r"other settings \(loss\)"):
+        same_configuration(tmp_path, replace(CONFIG, loss="split-mac"), 8)
+    same_configuration(tmp_path, replace(CONFIG, loss="mac"), 8)

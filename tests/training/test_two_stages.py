@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from puma.data import mbeir
 from puma.errors import InputError
@@ -11,6 +12,7 @@ from puma.items import Item
 from puma.retriever.model import Retriever
 from puma.training.config import TrainConfig
 from puma.training.two_stages import train_two_stages
+from support.text_models import text_model
 
 RETRIEVE = TrainConfig(steps=2, batch_size=4, lora_rank=2, lora_alpha=4, precision="fp32", lora_dropout=0.0)
 DISTIL = replace(RETRIEVE, stage="distil", distillation_weight=1.0, decay=0.0)
@@ -60,3 +62,45 @@ def test_a_stage_that_asks_no_teacher_needs_none(base, tmp_path):
     assert not (tmp_path / "out.work" / "teacher").exists()
     with pytest.raises(InputError, match="exists"):
         two_stages(base, data, tmp_path / "out")
+
+
+def test_a_trained_retriever_teaches_both_stages(base, tmp_path):
+    data = texts(tmp_path / "data")
+    Retriever.from_base(base, prompt="open-quote", device="cpu").save_pretrained(tmp_path / "deep")
+    taught = {"teacher": str(tmp_path / "deep"), "distillation": "row-softmax"}
+    distil = replace(DISTIL, **taught, items_only=True, contrastive_weight=0.0)
+    retrieve = replace(RETRIEVE, **taught, distillation_weight=1.0)
+    options = {"layers": 2, "prompt": "open-quote"}
+    logs = train_two_stages(base, data, tmp_path / "out", distil=distil, retrieve=retrieve, **options)
+    assert logs["distil"][0].keys().isdisjoint({"contrastive"})
+    assert {"distillation", "contrastive"} <= logs["retrieve"][0].keys()
+    # 20 texts and 20 queries with no instruction, 20 queries with one
+    (store,) = (tmp_path / "out.work" / "teacher").iterdir()
+    assert 8 < sum(len(load_file(shard)["keys"]) for shard in store.glob("shard-*")) <= 60
+
+
+def test_a_model_of_texts_teaches_items_without_pairs(base, tmp_path):
+    data, teacher = texts(tmp_path / "data"), text_model(tmp_path / "texts")
+    logs = two_stages(
+        base,
+        data,
+        tmp_path / "out",
+        teacher=str(teacher),
+        distillation="row-softmax",
+        items_only=True,
+        contrastive_weight=0.0,
+    )
+    assert logs["distil"][0]["distillation"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": "all-minilm-l6-v2"}, "fetched for base: mini alone"),
+        ({}, "retrieve.teacher='store': stage 2 distils from a trained model alone"),
+    ],
+)
+def test_teachers_that_stage_2_cannot_have(base, tmp_path, changes, said):
+    retrieve = replace(RETRIEVE, distillation_weight=1.0, **changes)
+    with pytest.raises(InputError, match=said):
+        train_two_stages(base, tmp_path, tmp_path / "out", layers=2, prompt="open-quote", retrieve=retrieve)

@@ -1,4 +1,4 @@
-"""Hit rate, recall, nDCG and MRR at k, and what chance would reach: the one definition of each. Loads no torch.
+"""Hit rate, recall, precision, nDCG and MRR at k, and what chance reaches: the one definition of each. Loads no torch.
 
 One rule everywhere: ties count against us. A positive is ranked behind every candidate that is no positive and whose
 score is equal or greater; a model that gives everything the same vector therefore scores nothing. Among tied positives
@@ -69,6 +69,18 @@ def ndcg_at_k(qrels: Qrels, run: Run, k: int) -> float:
     check_k(k)
     found = find(qrels, run)
     return ndcg_from_ranks([one.ranks for one in found], [one.gains for one in found], [one.ideal for one in found], k)
+
+
+def precision_at_k(qrels: Qrels, run: Run, k: int) -> float:
+    """The mean over queries of the share of positives among the first ``k`` places; places that a run leaves empty are
+    wrong (as trec_eval's ``P``). Arguments, result and errors as :func:`hit_rate_at_k`.
+
+    Examples:
+        >>> precision_at_k({"q": {"a": 2, "b": 1}}, {"q": {"a": 0.9, "c": 0.5, "b": 0.4}}, 2)
+        0.5
+    """
+    check_k(k)
+    return float(np.mean([(found.ranks <= k).sum() / k for found in find(qrels, run)]))
 
 
 def mrr_at_k(qrels: Qrels, run: Run, k: int) -> float:

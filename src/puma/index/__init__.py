@@ -2,5 +2,6 @@
 
 from puma.index.collection import Index
 from puma.index.interface import Hit, Row
+from puma.index.provenance import FileState, Place, Stamp
 
-__all__ = ["Hit", "Index", "Row"]
+__all__ = ["FileState", "Hit", "Index", "Place", "Row", "Stamp"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from puma.errors import InputError
 from puma.index.interface import NewRow, PayloadJson, checked_ids, checked_vectors, encoded_payload
+from puma.index.provenance import Place
 from puma.items.item import MODALITIES
 
 
@@ -62,6 +64,29 @@ def checked_addition(
     columns = zip(names, array, modalities, texts, digests, strict=True)
     small = {content: image for content, image in zip(digests, images, strict=True) if image is not None}
     return Addition([NewRow(*row) for row in columns], small, pairs)
+
+
+def checked_places(places: Iterable[Place]) -> list[Place]:
+    """Places as a list; InputError where one cannot be stored. An empty source stands for what was given directly."""
+    found = list(places)
+    for place in found:
+        if not isinstance(place, Place):
+            raise InputError(f"places must be of puma.index.Place, got {place!r:.80}")
+        if place.source:
+            checked_source(place.source)
+        if not isinstance(place.payload, str) or not isinstance(_parsed(place.payload), dict):
+            raise InputError(
+                f"the payload of {place.id!r:.80} must be a JSON object as text, got {place.payload!r:.80}"
+            )
+    checked_ids([place.id for place in found], unique=False)
+    return found
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def checked_source(source: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from puma.errors import IndexMismatchError, InputError
 from puma.index import lance
-from puma.index.additions import checked_addition, checked_pairs, checked_source
+from puma.index.additions import checked_addition, checked_pairs, checked_places, checked_source
 from puma.index.filters import checked_filter
 from puma.index.interface import (
     Engine,
@@ -23,6 +23,7 @@ from puma.index.interface import (
     checked_modality,
     checked_vectors,
 )
+from puma.index.provenance import Place, Stamp
 from puma.items.item import MODALITIES
 
 
@@ -110,8 +111,8 @@ class Index:
         thumbnails: Sequence[bytes | None] | None = None,
         sources: Sequence[str | None] | None = None,
     ) -> None:
-        """Insert rows, or replace those whose ids exist. When this returns, the rows are on the disk; when it raises,
-        none of them is.
+        """Insert rows, or replace those whose ids exist (with all their places, see :meth:`add_places`). When this
+        returns, the rows are on the disk; when it raises, none of them is.
 
         Args:
             ids: n distinct strings.
@@ -228,6 +229,13 @@ class Index:
         engine = self._current()
         return 0 if engine is None else engine.count(kinds, fits)
 
+    def sample(self) -> dict[str, np.ndarray]:
+        """Random rows of each modality that there are rows of, as vectors: float32 [at most 1,000, dim]. The same rows
+        each time, as long as the index does not change; while an index of more than 100,000 rows changes by less than
+        a fiftieth, those drawn before."""
+        engine = self._current()
+        return {} if engine is None else engine.sample()
+
     def thumbnail(self, name: str) -> bytes | None:
         """The small image that was stored for an id; None if there is none."""
         checked_ids([name])
@@ -253,6 +261,47 @@ class Index:
         known = checked_pairs(pairs)
         engine = self._current()
         return 0 if engine is None else engine.forget_sources(known)
+
+    def add_places(self, places: Iterable[Place]) -> list[Place]:
+        """Keep further places of stored items: the same content from another source, or with other fields. Each keeps
+        its own payload; filters match an item if any of its payloads fits, and hits name the others.
+
+        Args:
+            places: what is known of ids that are stored; others are passed over.
+
+        Returns:
+            Those that were new, the source alone not counted.
+        """
+        known = checked_places(places)
+        engine = self._current()
+        return [] if engine is None else engine.add_places(known)
+
+    def places(self, under: Sequence[str]) -> list[Place]:
+        """Of the items that have several payloads, the places whose source is one of these paths or lies below one."""
+        engine = self._current()
+        return [] if engine is None else engine.places([checked_source(path) for path in under])
+
+    def forget_places(self, places: Iterable[Place]) -> None:
+        """Drop single places of items that have several payloads. An item is never left without one."""
+        known = checked_places(places)
+        engine = self._current()
+        if engine is not None:
+            engine.forget_places(known)
+
+    def put_stamps(self, stamps: Iterable[Stamp]) -> None:
+        """Remember of sources that were read to their end what their files were like, so that they need not be read
+        again as long as they are (:mod:`puma.search.ingest.unchanged`)."""
+        known = list(stamps)
+        for stamp in known:
+            checked_source(stamp.source)
+        engine = self._current()
+        if engine is not None:
+            engine.put_stamps(known)
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        """What is remembered of sources that are one of these paths or lie below one, by source."""
+        engine = self._current()
+        return {} if engine is None else engine.stamps([checked_source(path) for path in under])
 
     def verify(self) -> list[str]:
         """Read everything and say in plain words what is wrong with it; an empty list for a sound index."""

@@ -27,7 +27,7 @@ from puma.index.tables import (
 IDS_AT_ONCE = 500
 
 
-class _Companion:
+class Companion:
     """A table that is made when it is first written."""
 
     name: str
@@ -66,6 +66,17 @@ class _Companion:
         for part in query.to_batches(batch):
             yield list(zip(*(part[name].to_pylist() for name in names), strict=True))
 
+    def conditions_under(self, paths: Sequence[str]) -> list[str]:
+        """SQL conditions, one for some paths: the source is one of them or lies below one."""
+        found = []
+        for part in parts_of(sorted(set(paths)) if self.table is not None else [], 50):
+            conditions = []
+            for path in part:
+                below = path if path.endswith(("/", os.sep)) else path + os.sep
+                conditions += [f"source = {quoted(path)}", f"starts_with(source, {quoted(below)})"]
+            found.append(" OR ".join(conditions))
+        return found
+
     def _drop(self, column: str, values: Iterable[str]) -> int:
         if self.table is None:
             return 0
@@ -76,7 +87,7 @@ class _Companion:
         return before - self.rows()
 
 
-class Thumbnails(_Companion):
+class Thumbnails(Companion):
     """Small images by content digest."""
 
     name = THUMBNAILS
@@ -120,7 +131,7 @@ class Thumbnails(_Companion):
         return self._drop("content", contents)
 
 
-class Sources(_Companion):
+class Sources(Companion):
     """Pairs of a source (a path) and an id that it gave."""
 
     name = SOURCES
@@ -149,14 +160,7 @@ class Sources(_Companion):
 
     def under(self, paths: Sequence[str]) -> set[tuple[str, str]]:
         """All pairs whose source is one of these paths or lies below one."""
-        found: set[tuple[str, str]] = set()
-        for part in parts_of(sorted(set(paths)), 50):
-            conditions = []
-            for path in part:
-                below = path if path.endswith(("/", os.sep)) else path + os.sep
-                conditions += [f"source = {quoted(path)}", f"starts_with(source, {quoted(below)})"]
-            found |= self._pairs(" OR ".join(conditions))
-        return found
+        return {pair for condition in self.conditions_under(paths) for pair in self._pairs(condition)}
 
     def orphaned_by(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """The ids that no source would hold any more without these pairs. Pairs that are not there orphan nothing."""
@@ -189,6 +193,10 @@ class Sources(_Companion):
     def ids(self) -> set[str]:
         """Every id that some source gave."""
         return {name for part in self.columns(["id"]) for (name,) in part}
+
+    def sources(self) -> set[str]:
+        """Every source that gave something."""
+        return {source for part in self.columns(["source"]) for (source,) in part}
 
     def _pairs(self, condition: str) -> set[tuple[str, str]]:
         def work() -> set[tuple[str, str]]:

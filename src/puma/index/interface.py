@@ -12,6 +12,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.index.filters import Filter
+from puma.index.provenance import Place, Stamp
 from puma.items.item import MODALITIES
 
 SCORE_DECIMALS = 6
@@ -31,8 +32,10 @@ class Hit:
         id: the item's id.
         score: cosine similarity, [-1, 1], rounded to six decimals.
         modality: ``text``, ``image`` or ``image,text``.
-        payload: what was stored beside the vector.
+        payload: what was stored beside the vector. Where the same content was stored with several payloads, the first
+            that fits the filter.
         thumbnail: whether the index holds a small image of it (``Index.thumbnail``).
+        other_payloads: the item's other payloads: the same content in other places or with other fields.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Hit:
     modality: str
     payload: dict[str, Any] = field(default_factory=dict)
     thumbnail: bool = False
+    other_payloads: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Row:
         payload: what was stored beside the vector.
         content: a digest of what was embedded: the same content need not be embedded again.
         thumbnail: whether the index holds a small image of it (``Index.thumbnail``).
+        other_payloads: as in :class:`Hit`.
     """
 
     id: str
@@ -61,6 +66,7 @@ class Row:
     payload: dict[str, Any]
     content: str
     thumbnail: bool = False
+    other_payloads: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Engine(Protocol):
         self, rows: Sequence[NewRow], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
     ) -> None:
         """Insert or replace rows, by id, all or none. ``thumbnails`` by content digest are stored before them,
-        ``(source, id)`` pairs after them."""
+        ``(source, id)`` pairs too. A row that is replaced loses its other places, unless its payload is one of them."""
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows and their sources; how many rows there were."""
@@ -122,6 +128,9 @@ class Engine(Protocol):
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """Rows stored (of these modalities, that fit)."""
 
+    def sample(self) -> dict[str, np.ndarray]:
+        """By modality, for those there are rows of, the vectors of a fixed random sample of its rows."""
+
     def thumbnail(self, name: str) -> bytes | None:
         """The small image of an id; None if there is none."""
 
@@ -132,7 +141,22 @@ class Engine(Protocol):
         """The pairs whose source is one of these paths or lies below one."""
 
     def forget_sources(self, pairs: Sequence[tuple[str, str]]) -> int:
-        """Drop pairs, and the rows that no source holds any more; how many rows."""
+        """Drop pairs with their places, and the rows that no source holds any more; how many rows."""
+
+    def add_places(self, places: Sequence[Place]) -> list[Place]:
+        """Keep further places of stored rows; those that were new."""
+
+    def places(self, under: Sequence[str]) -> list[Place]:
+        """Of items with several places, those whose source is one of these paths or lies below one."""
+
+    def forget_places(self, places: Sequence[Place]) -> None:
+        """Drop single places; each item keeps one at least."""
+
+    def put_stamps(self, stamps: Sequence[Stamp]) -> None:
+        """Remember the states of files that were read."""
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        """What is remembered of sources that are one of these paths or lie below one, by source."""
 
     def verify(self) -> list[str]:
         """Faults, in plain words."""

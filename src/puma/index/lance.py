@@ -18,9 +18,11 @@ from typing import Any
 
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import maintenance, reader, verifying
-from puma.index.companions import Sources, Thumbnails, one_of
+from puma.index.companions import Thumbnails, one_of
 from puma.index.interface import NewRow, encoded_payload
-from puma.index.reader import Reader
+from puma.index.placing import PlaceWriter
+from puma.index.provenance import Place, Stamp
+from puma.index.stamps import Stamps
 from puma.index.tables import (
     FORMAT,
     ITEMS,
@@ -33,6 +35,7 @@ from puma.index.tables import (
     locked,
     parts_of,
     reading,
+    storage_error,
     writing,
 )
 
@@ -41,14 +44,13 @@ REST_SECONDS = 60.0
 """After upkeep failed (a full disk, say), how long before it is tried again."""
 
 
-class LanceEngine(Reader):
+class LanceEngine(PlaceWriter):
     """See :class:`puma.index.interface.Engine`. Opened by :func:`open_table` or made by :func:`create_table`."""
 
     def __init__(self, folder: Path, table: Any) -> None:
         described = _described(folder, table)
-        super().__init__(folder, table, int(described["dim"]))
-        self.fingerprint: str | None = described["fingerprint"]
-        self._thumbnails, self._sources = Thumbnails(folder), Sources(folder)
+        super().__init__(folder, table, int(described["dim"]), described["fingerprint"])
+        self._thumbnails, self._stamps = Thumbnails(folder), Stamps(folder)
         self._rest_until = 0.0
 
     # Writing: under the write lock, so that a row, its image and its sources are never torn by another's deletion.
@@ -63,11 +65,10 @@ class LanceEngine(Reader):
             self._thumbnails.put(thumbnails or {})
             with_image = self._thumbnails.present([row.content for row in rows])
             rows = [replace(row, thumbnail=row.content in with_image) for row in rows]
-            batch = item_batch(rows, self.dim, self.fingerprint)
-            # Insert-or-replace by id: a retry after a kill must not leave a row twice.
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            writing(self.folder, lambda: merge.execute(batch))
+            self._drop_other_places(rows)
+            # Before the rows: a row without a source counts as one that was given directly.
             self._sources.note(sources or ())
+            self._merge_rows(rows)
         self._upkeep()
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -75,8 +76,11 @@ class LanceEngine(Reader):
             return 0
         with locked(self.folder, "write"):
             self._upgraded()
+            # First: a kill before the sources go must not leave files that count as read though their rows are gone.
+            self._stamps.drop({source for source, _ in self._sources.of_ids(ids)})
             gone = self._delete(ids)
             self._sources.drop_ids(ids)
+            self._places.drop_ids(ids)
         self._upkeep()
         return gone
 
@@ -91,10 +95,34 @@ class LanceEngine(Reader):
         with locked(self.folder, "write"):
             self._upgraded()
             # The rows first: after a kill in between, the pairs are still there to be forgotten again.
-            gone = self._delete(sorted(self._sources.orphaned_by(pairs)))
+            orphans = sorted(self._sources.orphaned_by(pairs))
+            gone = self._delete(orphans)
+            self._places.drop_ids(orphans)
+            forgotten = set(pairs)
+            places = [place for some in self._places.of_ids(name for _, name in pairs).values() for place in some]
+            self._places.drop_places(place for place in places if (place.source, place.id) in forgotten)
+            self._follow_places({place.id for place in places})
             self._sources.drop(pairs)
         self._upkeep()
         return gone
+
+    def add_places(self, places: Sequence[Place]) -> list[Place]:
+        if not places:
+            return []
+        with locked(self.folder, "write"):
+            self._upgraded()
+            return self._add_places(places)
+
+    def forget_places(self, places: Sequence[Place]) -> None:
+        if not places:
+            return
+        with locked(self.folder, "write"):
+            self._upgraded()
+            gone = set(places)
+            listed = self._places.of_ids(place.id for place in places)
+            kept_one = {name for name, some in listed.items() if not gone.issuperset(some)}
+            self._places.drop_places(place for place in gone if place.id in kept_one)
+            self._follow_places(kept_one)
 
     def _delete(self, ids: Sequence[str]) -> int:
         before = self.count()
@@ -137,6 +165,14 @@ class LanceEngine(Reader):
         with locked(self.folder, "upkeep"):
             writing(self.folder, work)
 
+    def put_stamps(self, stamps: Sequence[Stamp]) -> None:
+        if stamps:
+            with locked(self.folder, "write"):
+                self._stamps.put(stamps)
+
+    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
+        return self._stamps.under(under)
+
     def thumbnail(self, name: str) -> bytes | None:
         row = self.get([name], vectors=False).get(name)
         return None if row is None else self._thumbnails.get(row.content)
@@ -156,7 +192,8 @@ class LanceEngine(Reader):
             self._upgraded()
             if verifying.index_faults(self.folder, self.dim):
                 maintenance.drop_indexes(self.folder, self._table)  # they are built anew below
-            dropped = maintenance.drop_orphans(self._table, self._thumbnails, self._sources)
+            dropped = maintenance.drop_orphans(self._table, self._thumbnails, self._sources, self._places)
+            self._stamps.drop(self._stamps.sources() - self._sources.sources())
         maintenance.maintain(self.folder, self._table, self.dim, reader.FLAT_ROWS, wait=maintenance.WAIT, thorough=True)
         with locked(self.folder, "write"), locked(self.folder, "upkeep"):
             maintenance.drop_old(self.folder)
@@ -177,6 +214,7 @@ class LanceEngine(Reader):
             "fragments": state["fragments"],
             "thumbnails": self._thumbnails.rows(),
             "sources": self._sources.rows(),
+            "places": self._places.rows(),
         }
 
     def _upkeep(self) -> None:
@@ -215,14 +253,25 @@ def open_table(folder: Path) -> LanceEngine | None:
 
 
 def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine:
-    """Make an empty index; if another process was faster, open what it made."""
-    schema = item_schema(dim, fingerprint)
+    """Make an empty index; if another thread or process was faster, open what it made.
 
-    def work() -> Any:
+    Whether there is one already is decided under the write lock: two creations at once would fail in LanceDB.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        return connect(folder).create_table(ITEMS, schema=schema, exist_ok=True)
-
-    return LanceEngine(folder, writing(folder, work))
+    except OSError as error:
+        raise storage_error(folder, error) from None
+    with locked(folder, "write"):
+        made = open_table(folder)
+        if made is not None:
+            return made
+        schema = item_schema(dim, fingerprint)
+        # "overwrite": what a kill left of a creation has no version yet, and nothing in it is worth keeping.
+        work = partial(connect(folder).create_table, ITEMS, schema=schema, mode="overwrite")
+        return LanceEngine(folder, writing(folder, work))
 
 
 def _described(folder: Path, table: Any) -> dict[str, Any]:

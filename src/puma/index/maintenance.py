@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from puma.index.companions import Sources, Thumbnails
-from puma.index.tables import ITEMS, SOURCES, THUMBNAILS, connect, exists, is_conflict, locked, writing
+from puma.index.places import Places
+from puma.index.tables import ITEMS, PLACES, SOURCES, STAMPS, THUMBNAILS, connect, exists, is_conflict, locked, writing
 
 KEEP_VERSIONS = timedelta(minutes=10)
 """How long a version that is no longer the newest stays, for those who are reading it."""
@@ -28,6 +29,8 @@ SEGMENTS = 6
 built anew, with partitions for the rows of now (2.5 s for 200,000 rows of 576, on one core)."""
 DISTINCT_TOKENS = 50_000
 """With more distinct tokens than this an index of them costs more memory than the scan it saves."""
+COMPANIONS = {THUMBNAILS: ("content",), SOURCES: ("id", "source"), PLACES: ("id", "source"), STAMPS: ("source",)}
+"""The tables beside the items, and the columns that are looked up in them."""
 WAIT = 600.0
 """Seconds that a caller who requests upkeep waits for another process that is at it."""
 
@@ -77,7 +80,7 @@ def maintain(folder: Path, table: Any, dim: int, flat_rows: int, *, wait: float,
         def work() -> None:
             _build(table, dim, flat_rows, thorough)
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
-            for name in (THUMBNAILS, SOURCES):
+            for name in COMPANIONS:
                 _optimize_companion(folder, name, always=bool(wait))
 
         try:
@@ -132,7 +135,7 @@ def _optimize_companion(folder: Path, name: str, always: bool) -> None:
     state = state_of(table)
     if not always and state["fragments"] <= FRAGMENTS + state["rows"] / ROWS_A_FRAGMENT:
         return
-    for column in ("content",) if name == THUMBNAILS else ("id", "source"):
+    for column in COMPANIONS[name]:
         if state["rows"] > ROWS_A_FRAGMENT and column not in state["columns"]:
             table.create_index(column, config=BTree())
     table.optimize(cleanup_older_than=KEEP_VERSIONS)
@@ -144,13 +147,14 @@ def drop_indexes(folder: Path, table: Any) -> None:
         writing(folder, partial(table.drop_index, name))
 
 
-def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources) -> dict[str, int]:
-    """Drop images and sources that belong to no row; how many. The caller holds the write lock."""
+def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources, places: Places) -> dict[str, int]:
+    """Drop images, sources and places that belong to no row; how many. The caller holds the write lock."""
     ids: set[str] = set()
     contents: set[str] = set()
     for batch in table.search().select(["id", "content"]).to_batches(8192):
         ids.update(batch["id"].to_pylist())
         contents.update(batch["content"].to_pylist())
+    places.drop_ids(places.ids() - ids)
     return {
         "thumbnails_dropped": thumbnails.drop(thumbnails.contents() - contents),
         "sources_dropped": sources.drop_ids(sources.ids() - ids),
@@ -160,7 +164,7 @@ def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources) -> dict[s
 def drop_old(folder: Path) -> None:
     """Drop every version but the newest, and what killed writers left. The caller holds both locks: nobody else's
     unfinished files can be among them."""
-    for name in (ITEMS, THUMBNAILS, SOURCES):
+    for name in (ITEMS, *COMPANIONS):
         if exists(folder, name):
             table = connect(folder).open_table(name)
             writing(folder, partial(table.optimize, cleanup_older_than=AT_ONCE, delete_unverified=True))

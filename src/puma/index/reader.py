@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from puma.index.companions import one_of
 from puma.index.exact.small import Block, exact_search, rounded
 from puma.index.filters import Filter, as_sql, quoted
 from puma.index.interface import Hit, Row
+from puma.index.places import Places, other_payloads, shown_payloads
+from puma.index.provenance import Place
+from puma.index.sampling import Sampler
 from puma.index.snapshot import Snapshot
 from puma.index.tables import ITEMS, connect, matrix, parts_of, reading
 
@@ -54,11 +58,15 @@ class Reader:
         self._known: tuple[int, dict[str, Any]] | None = None
         self._shares: tuple[int, dict[str, float]] = -1, {}
         self._cached: tuple[int, Snapshot] | None = None
+        self._places = Places(folder)
+        self._sampler = Sampler(dim)
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         rows: dict[str, Row] = {}
         for part in parts_of(ids, 500):
             rows |= {row.id: row for row in self._found(one_of("id", part), len(part), vectors)}
+        for name, places in self._places.of_ids(rows).items():
+            rows[name] = replace(rows[name], other_payloads=other_payloads(rows[name].payload, places))
         return rows
 
     def page(
@@ -92,7 +100,12 @@ class Reader:
 
         batches = iter(reading(self.folder, opened))
         while (found := reading(self.folder, lambda: next(batches, None), attempts=1)) is not None:
-            yield self._rows(found, vectors)
+            rows = self._rows(found, vectors)
+            several = self._places.of_ids(row.id for row in rows)
+            yield [
+                replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
+                for row in rows
+            ]
 
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         condition = self._condition(modalities, where)
@@ -101,14 +114,26 @@ class Reader:
     def search(
         self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
     ) -> list[list[Hit]]:
-        return reading(self.folder, lambda: self._search(vectors, k, self._condition(modalities, where), exact))
+        found = reading(self.folder, lambda: self._search(vectors, k, self._condition(modalities, where), exact))
+        several = self._places.of_ids(hit.id for row in found for hit in row)
+        return [[_shown(hit, several[hit.id], where) if hit.id in several else hit for hit in row] for row in found]
+
+    def sample(self) -> dict[str, np.ndarray]:
+        return reading(self.folder, lambda: self._sampler.sample(self._table))
 
     def _condition(self, modalities: Sequence[str] | None, where: Filter | None) -> str | None:
         if where is not None and "fields" not in self._table.schema.names:
             raise InputError(
                 f"{self.folder}: this index was made before filters; 'puma index compact {self.folder}' adds them"
             )
-        return as_sql(where, modalities)
+        condition = as_sql(where, modalities)
+        elsewhere = [] if where is None else self._places.ids_that_fit(where)
+        if not elsewhere:
+            return condition
+        # Any place of an item may fit: that of its row, or one that is listed.
+        either = f"({as_sql(where)}) OR {one_of('id', elsewhere)}"
+        kinds = as_sql(None, modalities)
+        return either if kinds is None else f"{kinds} AND ({either})"
 
     def _state(self) -> dict[str, Any]:
         """What is known of the newest version, looked up once a version: rows, indexed rows, whether search is fast."""
@@ -227,6 +252,11 @@ class Reader:
             columns = [*_hit_columns(self._table), "vector"]
             self._cached = version, Snapshot(self._table.search().select(columns).to_arrow(), self.dim)
         return self._cached[1]
+
+
+def _shown(hit: Hit, places: Sequence[Place], where: Filter | None) -> Hit:
+    payload, others = shown_payloads(hit.modality, hit.payload, places, where)
+    return replace(hit, payload=payload, other_payloads=others)
 
 
 def _columns(table: Any, vectors: bool) -> list[str]:

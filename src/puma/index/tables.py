@@ -22,7 +22,7 @@ from puma.index.interface import NewRow
 FORMAT = 2
 """Format 1 had no columns for filters, thumbnails and checksums; it is read, and upgraded at the next write."""
 READABLE = (1, FORMAT)
-ITEMS, THUMBNAILS, SOURCES = "items", "thumbnails", "sources"
+ITEMS, THUMBNAILS, SOURCES, PLACES, STAMPS = "items", "thumbnails", "sources", "places", "stamps"
 METADATA_KEY = b"puma"
 LOCKS = {"write": ".write.lock", "upkeep": ".upkeep.lock"}
 LOCK_SECONDS = 600.0
@@ -67,6 +67,23 @@ def source_schema() -> Any:
     import pyarrow as pa
 
     return pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("source", "id")])
+
+
+def place_schema() -> Any:
+    """Places of items that have several, with the columns that filters read."""
+    import pyarrow as pa
+
+    names = ("key", "source", "id", "modality", "payload")
+    fields = [pa.field(name, pa.string(), nullable=False) for name in names]
+    return pa.schema([*fields, pa.field("fields", pa.json_(pa.string())), pa.field("tokens", pa.list_(pa.string()))])
+
+
+def stamp_schema() -> Any:
+    """States of the files that sources were read from."""
+    import pyarrow as pa
+
+    names = {"source": pa.string(), "files": pa.string(), "ids": pa.int64(), "how": pa.string()}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in names.items()])
 
 
 def item_batch(rows: Sequence[NewRow], dim: int, fingerprint: str | None) -> Any:

@@ -14,7 +14,8 @@ from puma.errors import StorageError
 from puma.index.companions import Sources, Thumbnails
 from puma.index.filters import filter_fields
 from puma.index.interface import UNIT_TOLERANCE
-from puma.index.tables import ITEMS, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
+from puma.index.places import Places
+from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
 from puma.items.item import MODALITIES
 
 NAMED = 3
@@ -49,16 +50,21 @@ def faults(folder: Path, dim: int) -> list[str]:
     broken: list[str] = []
     # Images and sources without a row are no fault: a kill may leave them, nobody sees them, compact drops them.
     with_image: set[str] = set()
+    several: set[tuple[str, str]] = set()
     try:
-        sources.ids()
+        several = _pairs_of_several(sources)
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         broken.append(_unreadable(SOURCES, error))
+    try:
+        findings.add("items with a place that is not what was written", Places(folder, fresh=True).faults())
+    except (StorageError, OSError, RuntimeError, ValueError) as error:
+        broken.append(_unreadable(PLACES, error))
     try:
         with_image = _images(thumbnails, findings)
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         broken.append(_unreadable(THUMBNAILS, error))
     try:
-        wanted, probes = _items(table, dim, findings)
+        wanted, probes = _items(table, dim, findings, several)
     except (StorageError, OSError, RuntimeError, ValueError) as error:
         return [_unreadable(ITEMS, error), *broken, *findings.lines()]
     if not any(THUMBNAILS in line for line in broken):
@@ -80,12 +86,26 @@ def _images(thumbnails: Thumbnails, findings: _Findings) -> set[str]:
     return found
 
 
-def _items(table: Any, dim: int, findings: _Findings) -> tuple[list[tuple[str, str]], list[tuple[str, np.ndarray]]]:
+def _pairs_of_several(sources: Sources) -> set[tuple[str, str]]:
+    """Source and id, of the sources that gave more than one item."""
+    first: dict[str, str] = {}
+    found: set[tuple[str, str]] = set()
+    for part in sources.columns(["source", "id"]):
+        for source, name in part:
+            if first.setdefault(source, name) != name:
+                found |= {(source, first[source]), (source, name)}
+    return found
+
+
+def _items(
+    table: Any, dim: int, findings: _Findings, several: set[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[tuple[str, np.ndarray]]]:
     """Check every row; ``(id, content)`` of those with a thumbnail, and some rows to look for."""
     names = [name for name in table.schema.names if name != "vector"]
     seen: Counter[str] = Counter()
     wanted: list[tuple[str, str]] = []
     probes: list[tuple[str, np.ndarray]] = []
+    overwritten: dict[str, list[str]] = {}
     for batch in table.search().select([*names, "vector"]).to_batches(2048):
         columns = {name: batch[name].to_pylist() for name in names}
         ids = columns["id"]
@@ -102,6 +122,9 @@ def _items(table: Any, dim: int, findings: _Findings) -> tuple[list[tuple[str, s
         )
         for place, name in enumerate(ids):
             _check_row(name, place, columns, vectors[place], findings)
+            image = _image_path(columns["payload"][place]) if several else None
+            if image is not None and (image, name) in several:
+                overwritten.setdefault(image, []).append(name)
         if "thumbnail" in columns:
             wanted += [
                 pair
@@ -110,8 +133,18 @@ def _items(table: Any, dim: int, findings: _Findings) -> tuple[list[tuple[str, s
             ]
         if len(probes) < PROBED and finite.any():
             probes.append((ids[int(finite.argmax())], vectors[int(finite.argmax())]))
+    ghosts = [name for names in overwritten.values() if len(names) > 1 for name in names]
+    findings.add("rows of one image file, which was overwritten (add it again)", ghosts)
     findings.add("ids that occur more than once", sorted(name for name, count in seen.items() if count > 1))
     return wanted, probes
+
+
+def _image_path(payload: str) -> str | None:
+    try:
+        image = json.loads(payload)["image"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return image if isinstance(image, str) else None
 
 
 def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.ndarray, findings: _Findings) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
-from puma.items.opening import MAX_BYTES, FileBytes, ImageSource, open_image
+from puma.items.limits import most_file_bytes
+from puma.items.opening import FileBytes, ImageSource, open_image
 from puma.items.references import no_such_file
 
 ID_LENGTH = 32
@@ -92,8 +93,8 @@ def _file_bytes(path: Path) -> bytes:
             raise ImageError(f"{path}: is a folder, not an image")
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: not a regular file")  # a pipe would be waited for without end
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
+        if path.stat().st_size > most_file_bytes():
+            raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {most_file_bytes():,}")
         return path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path}: {no_such_file(str(path))}") from None

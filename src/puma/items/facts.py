@@ -10,7 +10,8 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from puma.items.image_checks import why_costly
-from puma.items.opening import _QUIET, FORMATS, MAX_PIXELS
+from puma.items.limits import PLAIN, image_memory
+from puma.items.opening import _QUIET, FORMATS
 
 _ON_ITS_SIDE = (5, 6, 7, 8)
 """EXIF's orientations by which width and height change places."""
@@ -28,7 +29,7 @@ def image_facts(data: bytes) -> dict[str, Any]:
         >>> image_facts(stream.getvalue())
         {'width': 30, 'height': 20}
     """
-    if not data or why_costly(data, MAX_PIXELS):
+    if not data or why_costly(data, image_memory() // PLAIN):
         return {}
     try:
         with _QUIET, Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from puma.errors import InputError
-from puma.items.opening import FORMATS, MAX_BYTES, MAX_PIXELS, FileBytes, ImageSource, LeastSide, image_name, open_image
+from puma.items.limits import MAX_BYTES, MAX_MEMORY
+from puma.items.opening import FORMATS, FileBytes, ImageSource, LeastSide, image_name, open_image
 from puma.items.references import image_reference
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "IMAGE",
     "IMAGE_TEXT",
     "MAX_BYTES",
-    "MAX_PIXELS",
+    "MAX_MEMORY",
     "MODALITIES",
     "TEXT",
     "FileBytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -11,22 +12,23 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from puma.errors import ImageError
+from puma.items.formats import EXTRA_FORMATS, why_not_read
 from puma.items.image_checks import why_costly, why_too_many_scans
+from puma.items.limits import PLAIN, image_memory, memory_needed, most_file_bytes
 from puma.items.references import no_such_file, what_instead
 
-MAX_PIXELS = 80_000_000
-"""Largest image that is decoded, in pixels, whatever its file size (below the size at which PIL starts to warn)."""
-MAX_BYTES = 100 * 2**20
-"""Largest image file that is read, in bytes."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *EXTRA_FORMATS)
 """The only decoders tried. SVG is not among them: it is a program, not an image."""
 MAX_SLOW_SAMPLES = 8_000_000
 """Largest image, in pixels times bands, for which a decoder written in Python is run (run-length BMP, plain or odd
 PPM): it takes a third of a microsecond each."""
 VALUES_AT_ONCE = 2**20
+_JPEG = b"\xff\xd8"
+SCALES = (1, 2, 4, 8)
+"""By which a JPEG can be decoded smaller."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,19 +50,22 @@ None for the full size."""
 def open_image(
     source: ImageSource,
     *,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     least_side: LeastSide = None,
 ) -> Image.Image:
     """Decode an image to RGB, upright, on white where it was transparent; of an animation, the first frame.
 
-    Nothing but an image or an ImageError comes out of any bytes: no other error, no warning. Memory stays below 24
-    bytes a pixel of the image's claimed size, which is at most ``max_pixels``, and a few times the file's size.
+    Nothing but an image or an ImageError comes out of any bytes: no other error, no warning. What decoding would take
+    is estimated from the header, and an image beyond :func:`puma.items.limits.image_memory` is refused; a JPEG is
+    decoded at a half, a quarter or an eighth of its size instead, if that fits. Memory stays below 24 bytes a pixel of
+    the image's claimed size, and a few times the file's size.
 
     Args:
         source: as :class:`puma.items.Item`'s ``image``. A PIL image is copied, never returned itself.
-        max_pixels: images of more pixels are refused before they are decoded.
-        max_bytes: files of more bytes are refused before they are read.
+        max_pixels: images of more pixels are refused before they are decoded; None for no limit but the memory's.
+        max_bytes: files of more bytes are refused before they are read; None for
+            :func:`puma.items.limits.most_file_bytes`.
         least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times faster, as long
             as both its sides keep this many pixels. None for the full size. Or what gives one of these for the file's
             (width, height).
@@ -72,16 +77,17 @@ def open_image(
     name = image_name(source)
     try:
         with _QUIET:
-            image = _opened(source, name, max_pixels, max_bytes)
-            if least_side is not None and image.format in ("JPEG", "MPO") and image is not source:
-                side = least_side(image.size) if callable(least_side) else least_side
-                if side is not None:
-                    image.draft("RGB", (side, side))
-            return _flattened(_upright(image), image is source)
+            image = _opened(source, name, max_pixels, most_file_bytes() if max_bytes is None else max_bytes)
+            if image is not source:
+                _fit_memory(image, name, least_side)
+            upright = _upright(image)
+            if image is not source:  # a GIF's frame may be larger than its header said
+                _check_memory(name, upright.size, memory_needed(upright, *upright.size))
+            return _flattened(upright, image is source)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; scale the image down") from None
+        raise ImageError(f"{name}: far too many pixels; scale the image down, or raise --image-memory") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: {no_such_file(name)}") from None
     except PermissionError:
@@ -93,7 +99,8 @@ def open_image(
 
 
 class _Quiet:
-    """While any thread opens an image, Pillow's warnings about odd ones go nowhere.
+    """While any thread opens an image, Pillow's warnings about odd ones go nowhere, and its own limit on pixels is that
+    of the memory: Pillow's is below what phones make.
 
     Counted, because ``warnings.catch_warnings`` alone is not made for threads: the first to leave would give the others
     their warnings back, and the last could leave the filter behind for good.
@@ -102,6 +109,7 @@ class _Quiet:
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
         self._caught: warnings.catch_warnings[None] | None = None
+        self._pixels: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -109,6 +117,8 @@ class _Quiet:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                # Pillow raises at twice this. It is asked again while a GIF is decoded, whose frame may be larger.
+                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, image_memory() // PLAIN
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -116,6 +126,7 @@ class _Quiet:
             self._inside -= 1
             if self._inside == 0 and self._caught is not None:
                 self._caught.__exit__(None, None, None)
+                Image.MAX_IMAGE_PIXELS = self._pixels
 
 
 _QUIET = _Quiet()
@@ -141,7 +152,7 @@ def image_name(source: ImageSource) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> Image.Image:
+def _opened(source: ImageSource, name: str, max_pixels: int | None, max_bytes: int) -> Image.Image:
     """The image with its header read, its size and cost checked, nothing decoded."""
     if isinstance(source, Image.Image):
         image = source
@@ -159,17 +170,20 @@ def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> 
         return Image.fromarray(source)
     else:
         data = _read(source, name, max_bytes)
-        reason = why_costly(data, max_pixels)
+        reason = why_costly(data, max_pixels or image_memory() // PLAIN)
         if reason:
             raise ImageError(f"{name}: {reason}; no ordinary image has that, save it anew")
+        reason = why_not_read(data)
+        if reason:
+            raise ImageError(f"{name}: {reason}")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = _jpeg(data) if data.startswith(_JPEG) else Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             instead = what_instead(data)
             found = f"{instead}, " if instead else ""
             raise ImageError(f"{name}: {found}not an image of a known format ({', '.join(FORMATS)})") from None
-        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(b"\xff\xd8") else None
+        reason = why_too_many_scans(data, image.width * image.height) if data.startswith(_JPEG) else None
         if reason:
             raise ImageError(f"{name}: {reason}; save it anew")
     _check_size(*image.size, name, max_pixels)
@@ -181,6 +195,14 @@ def _opened(source: ImageSource, name: str, max_pixels: int, max_bytes: int) -> 
             f"{MAX_SLOW_SAMPLES:,}; save it as PNG"
         )
     return image
+
+
+def _jpeg(data: bytes) -> Image.Image:
+    """Without Pillow's limit on pixels: a JPEG may be decoded at an eighth."""
+    try:
+        return JpegImagePlugin.jpeg_factory(io.BytesIO(data), "")
+    except (SyntaxError, IndexError, TypeError, struct.error):
+        raise UnidentifiedImageError from None
 
 
 def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
@@ -198,8 +220,37 @@ def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> 
     return source if isinstance(source, bytes) else path.read_bytes()
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
+def _fit_memory(image: Image.Image, name: str, least_side: LeastSide) -> None:
+    """Have a JPEG decoded small: as small as the caller allows, or as the memory demands.
+
+    Raises:
+        ImageError: the image would take more memory than one image may.
+    """
+    width, height = image.size
+    is_jpeg = image.format in ("JPEG", "MPO")
+    side = least_side(image.size) if callable(least_side) and is_jpeg else least_side
+    allowed = min(width // max(1, side), height // max(1, side)) if isinstance(side, int) else 1
+    scale = max(scale for scale in SCALES if scale <= max(1, allowed)) if is_jpeg else 1
+    needed = memory_needed(image, width // scale, height // scale)
+    while needed > image_memory() and is_jpeg and scale < SCALES[-1]:
+        scale *= 2
+        needed = memory_needed(image, width // scale, height // scale)
+    _check_memory(name, (width, height), needed)
+    if scale > 1:
+        # Once only: Pillow does nothing when it is asked again.
+        image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
+
+
+def _check_memory(name: str, size: tuple[int, int], needed: int) -> None:
+    if needed > image_memory():
+        raise ImageError(
+            f"{name}: {size[0]} x {size[1]} pixels take about {needed // 2**20:,} MiB to decode, over the limit of "
+            f"{image_memory() // 2**20:,}; scale the image down, or raise the limit (--image-memory)"
+        )
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageError(f"{name}: {width} x {height} pixels are over the limit of {max_pixels:,}; scale it down")
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image has no pixels")

@@ -193,7 +193,7 @@ def _drop_work_of_another_recipe(work: Path, recipe: Recipe, root: Path, base: P
 
 
 def _loss_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curve]:
-    titles = {"distil": "Stage 1: self-distillation", "retrieve": "Stage 2: MAC-Loss"}
+    titles = {"distil": "Stage 1: self-distillation", "retrieve": "Stage 2: contrastive loss"}
     curves = []
     for stage, log in logs.items():
         for term in ("loss", "contrastive", "distillation"):

@@ -6,8 +6,9 @@ distillation target is its caption's state: the untrained base has never seen an
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,30 +23,34 @@ from puma.mini.base.assemble import assemble
 from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings
-from puma.mini.extra_pairs.pairs import concepts_of, extra_pairs, with_same_concept
-from puma.mini.fetch.packages import cache_home
+from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
+from puma.mini.extra_pairs.mixtures import Mixtures
+from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
+from puma.mini.features import training_mixtures, with_more_features
+from puma.mini.targets import items_of_stage, stage_targets
 from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import Retriever
+from puma.retriever.stored_vision import VisionFeatures
+from puma.training.any_modality import with_any_instructions
+from puma.training.collating import Targets
 from puma.training.pairs import Pair, first_instructions, read_pairs
 from puma.training.recipes.recipe import Recipe
 from puma.training.run_folder import CONFIGURATION
-from puma.training.stage import batches_of, train
-from puma.training.teacher.store import CaptionTargets, caption_targets
+from puma.training.stage import train
 from puma.training.two_stages import free_target, read_validation, tell, to_stderr
 from puma.training.validation import Validation
 
 Step = Callable[[str, Callable[[], Any]], Any]
 """Runs a named part of the work and returns its result; may announce and time it."""
 Logs = dict[str, list[dict[str, float]]]
-ADAPTER_BITS, ADAPTER_TOWER_BITS = 5, 6
+ADAPTER_BITS, ADAPTER_TOWER_BITS = 6, 6
 """Of the shipped adapter: what they cost is in docs/model-card-puma-mini.md."""
-IMAGE_TO_TEXT = 3
-"""The task whose answers are captions."""
 
 
 def base_settings(recipe: Recipe) -> BaseSettings:
     """How the recipe's mini base is put together."""
-    return BaseSettings(image_size=recipe.image_size)
+    strides = HALVED_STRIDES if recipe.tower_cell == cell_size(HALVED_STRIDES) else STRIDES
+    return BaseSettings(tower=recipe.tower, image_size=recipe.image_size, strides=strides)
 
 
 def base_config(recipe: Recipe) -> Any:
@@ -199,25 +204,38 @@ def train_stages(
     Returns:
         The stages' logs, by ``distil`` and ``retrieve``.
     """
-    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict))
     if _reads_pixels(recipe):
         retriever.vision = vision = None
-    targets = None
-    if recipe.distil is not None and recipe.distil.distillation_weight > 0:
-        targets = step("teacher", lambda: distillation_targets(base, recipe, pairs, home))
+    mixtures = None
+    if vision is not None and CLASSES in recipe.extra_pairs:
+        mixtures = training_mixtures(vision, recipe, root, home)
+    pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict, mixtures=mixtures))
+    sources: VisionFeatures | None = vision
+    if vision is not None:
+        pairs, sources = with_more_features(vision, mixtures, pairs, recipe, base, home)
+        retriever.vision = sources
     retrieve_begun = (work / "retrieve" / CONFIGURATION).is_file()  # then stage 1 may not change any more
     logs: Logs = {}
     for config in recipe.stages:
         name = config.stage
+        rows = items_of_stage(root, config, pairs, strict=strict) if config.items_only else pairs
+        targets: Targets | None = None
+        if config.distillation_weight > 0:
+            targets = step(
+                "teacher" if name == "distil" else "teacher of stage 2",
+                functools.partial(stage_targets, base, recipe, config, rows, pairs=pairs, vision=sources, home=home),
+            )
 
-        def run(config: Any = config, name: str = name) -> Any:
+        def run(
+            config: Any = config, name: str = name, rows: list[Pair] = rows, targets: Targets | None = targets
+        ) -> Any:
             return train(
                 retriever,
-                pairs,
+                rows,
                 config,
                 work / name,
-                vision=vision,
-                teacher=targets if name == "distil" else None,
+                vision=sources,
+                teacher=targets,
                 validation=validation,
                 fixed=name == "distil" and retrieve_begun,
             )
@@ -226,42 +244,28 @@ def train_stages(
             result = step(name, run)
         logs[name] = result.log
         tell(result, work / name, say)
-    retriever.instructions = first_instructions(root)
+    shares = [stage.any_share for stage in recipe.stages]
+    retriever.instructions = with_any_instructions(first_instructions(root), shares)
     return logs
 
 
-def training_rows(recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False) -> list[Pair]:
-    """The data's pairs and the recipe's extra ones, with what is known to be right."""
-    pairs = read_pairs(root, limit=recipe.rows_per_query, strict=strict)
-    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home)
+def training_rows(
+    recipe: Recipe, root: Path, home: Path | None, *, strict: bool = False, mixtures: Mixtures | None = None
+) -> list[Pair]:
+    """The data's pairs and the recipe's extra ones, with what is known to be right, and what would be if no modality
+    were asked for."""
+    negatives = max(stage.hard_negatives for stage in recipe.stages)
+    pairs = read_pairs(root, limit=recipe.rows_per_query, negatives=negatives, strict=strict)
+    more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home, mixtures)
     pairs += more
-    return with_same_concept(pairs, {**concepts_of(root), **concepts}) if recipe.same_concept else pairs
+    any_asked = any(stage.any_share > 0 for stage in recipe.stages)
+    if not (recipe.same_concept or any_asked):
+        return pairs
+    concepts = {**concepts_of(root), **concepts}
+    if any_asked:
+        pairs = with_alike(pairs, concepts)
+    return with_same_concept(pairs, concepts) if recipe.same_concept else pairs
 
 
 def _reads_pixels(recipe: Recipe) -> bool:
     return any(stage.reads_pixels for stage in recipe.stages)
-
-
-def distillation_targets(base: Path, recipe: Recipe, pairs: Sequence[Pair], home: Path | None) -> CaptionTargets:
-    """The unpruned base's states of every text that stage 1 will meet, and of the captions of its images.
-
-    Raises:
-        InputError: the recipe has no stage 1.
-    """
-    if recipe.distil is None:
-        raise InputError("recipe: distil is null, and only stage 1 has targets")
-    captions: dict[str, str] = {}
-    for pair in pairs:
-        if pair.task == IMAGE_TO_TEXT and pair.query.image is not None and pair.candidate.text:
-            captions.setdefault(os.fspath(pair.query.image), pair.candidate.text)  # type: ignore[arg-type]
-    by_time = recipe.distil.minutes and not recipe.distil.steps  # then any row may be met
-    rows = range(len(pairs)) if by_time else [row for batch in batches_of(pairs, recipe.distil) for row in batch]
-    met = [item for row in rows for item in (pairs[row].query, pairs[row].candidate)]
-    texts = [item.text for item in met if item.image is None and item.text]
-    seen = {os.fspath(item.image) for item in met if isinstance(item.image, (str, os.PathLike)) and item.text is None}
-    captions = {path: caption for path, caption in captions.items() if path in seen}
-    # bf16 weights: a state is a target, not an answer, and the whole depth is five times the student's
-    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
-    teacher = Retriever.from_base(base, prompt=recipe.teacher_prompt, dtype=dtype)
-    store = (cache_home() if home is None else home) / "teacher"
-    return caption_targets(teacher, texts, captions, centre=True, store=store, show_progress=True)

@@ -63,8 +63,7 @@ class Retriever:
     """
 
     mixed_instructions = counts_tokens = True
-    """Whether :meth:`encode` takes an instruction an item (a service may then join requests that ask differently), and
-    whether it tells how many tokens it read."""
+    """Whether :meth:`encode` takes an instruction an item, as a service does, and tells how many tokens it read."""
 
     def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
@@ -73,8 +72,9 @@ class Retriever:
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
-        self.instructions: dict[tuple[str, str], str] = {}
-        """The instructions it was trained with, by (query modality, wanted modality); search uses the same."""
+        self.instructions: dict[tuple[str, str | None], str] = {}
+        """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
+        same."""
 
     @classmethod
     def from_pretrained(

@@ -48,7 +48,7 @@ def original(index: Index, id: str) -> Original:  # noqa: A002 - the index's own
     if row is None:
         raise NoOriginalError(f"item {id!r}: not in this index")
     reasons = []
-    for payload in (row.payload, *getattr(row, "other_payloads", ())):
+    for payload in (row.payload, *row.other_payloads):
         try:
             return _read(payload, row.content, id)
         except NoOriginalError as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
+from puma.search.merging import SINGLE
 
 INSTRUCTIONS: dict[tuple[str, str | None], str] = {
     (TEXT, IMAGE): "Find a picture that shows this.",
@@ -43,21 +44,42 @@ class QueryBatch:
     """Queries that share what is searched for, ready to be embedded by whoever has the encoder.
 
     Args:
-        items: the queries, and after them what their results should not be like.
+        items: the queries, and after them what their results should not be like; all of them again for every further
+            set of instructions.
         instructions: one an item; None for none.
-        count: how many of the items are queries.
+        count: how many of the items are queries, once.
+        wanted: what each search looks for; one search with all its modalities, or one for each of several.
+        blocks: for each search, which of the repetitions of the items it takes.
+        merge: how the hits of several searches are put in order, see :mod:`puma.search.merging`.
     """
 
     items: tuple[Item, ...]
     instructions: tuple[str | None, ...]
     count: int
+    wanted: tuple[Modalities, ...] = (None,)
+    blocks: tuple[int, ...] = (0,)
+    merge: str = SINGLE
+
+    @property
+    def size(self) -> int:
+        """How many items there are, without their repetitions."""
+        return len(self.items) // len(set(self.blocks))
+
+    @property
+    def instruction(self) -> str | None:
+        """The first query's instruction, where it has only one; None where it has several or none."""
+        return self.instructions[0] if len(set(self.blocks)) == 1 and self.instructions else None
 
     def vectors(self, embedded: np.ndarray) -> np.ndarray:
-        """The queries' vectors, each led away from what is unwanted: float32 [count, dim].
+        """The queries' vectors for each search, led away from what is unwanted: float32 [searches, count, dim].
 
         Args:
             embedded: the items, each with its instruction: float32 [len(items), dim].
         """
+        blocks = embedded.reshape(len(set(self.blocks)), -1, embedded.shape[1])
+        return np.stack([self._led_away(blocks[block]) for block in self.blocks])
+
+    def _led_away(self, embedded: np.ndarray) -> np.ndarray:
         queries, unwanted = embedded[: self.count], embedded[self.count :]
         if not len(unwanted) or not len(queries):
             return queries

@@ -24,9 +24,12 @@ from puma.index import Hit, Index
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
 from puma.items.encoder import BATCH, Encoder, Skip
 from puma.items.item import IMAGE, TEXT, Item, as_item
+from puma.search.finding import find, searches
 from puma.search.ingest.filling import Added, fill
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.prepared import PreparedPaths
 from puma.search.ingest.records import Record, encoded_text, payload_of, record_of_item
+from puma.search.merging import CALIBRATED
 from puma.search.queries import INSTRUCTIONS, Modalities, QueryBatch
 
 __all__ = ["Added", "Searcher"]
@@ -70,24 +73,26 @@ class Searcher:
         progress: bool = True,
         sync: bool = False,
         allow_empty: bool = False,
+        options: ReadOptions | None = None,
         on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
-        """Read, embed and store everything in these paths (see :func:`puma.search.ingest.read_items`). Each batch is
-        safe on the disk before the next is embedded; after a kill, the same call goes on where it was.
+        """Read, embed and store what these paths hold (see :func:`puma.search.ingest.read_items`). Each batch is on
+        the disk before the next is embedded: after a kill, repeat. A file read again replaces what it gave before.
 
         Args:
             batch_size: items embedded and stored at once; fewer where their files are large.
             progress: a bar with rate and time left on stderr.
             sync: when all is read, remove the items that came from these paths and are not there any more. What could
                 not be read this time stays (:attr:`Added.kept`), and so does what came from elsewhere too.
-            allow_empty: with ``sync``, a path that has nothing in it any more, or is gone itself, is no mistake.
+            allow_empty: with ``sync``, a path that is empty now, or gone itself, is no mistake.
+            options: columns, encoding, what is left out of folders.
             on_batch: called with the counts so far whenever a batch is on the disk.
 
         Raises:
             InputError: a path does not exist or is of no known kind; nothing was done then. With ``sync``, a path has
                 nothing in it though the index holds items of it (a disk that is not mounted?); nothing was deleted.
         """
-        prepared = PreparedPaths(self.index, paths, sync=sync, allow_empty=allow_empty)
+        prepared = PreparedPaths(self.index, paths, sync=sync, allow_empty=allow_empty, options=options)
         return self.add_prepared(prepared, batch_size=batch_size, progress=progress, on_batch=on_batch)
 
     def add_prepared(
@@ -105,17 +110,7 @@ class Searcher:
         """
         if prepared.index.path != self.index.path:
             raise InputError(f"prepared: its paths are for index {prepared.index.path}, not for {self.index.path}")
-        added = fill(
-            self.encoder,
-            self.index,
-            prepared.entries(),
-            batch_size=batch_size,
-            known=prepared.known,
-            total=prepared.count() if progress else None,
-            progress=progress,
-            on_batch=on_batch,
-        )
-        added.deleted, added.kept = prepared.settle(added.skips)
+        added = prepared.fill(self.encoder, batch_size=batch_size, progress=progress, on_batch=on_batch)
         if added.embedded or added.updated or added.deleted:
             self.index.optimize()
         return added
@@ -181,6 +176,7 @@ class Searcher:
         minus: Sequence[Any] = (),
         offset: int = 0,
         exact: bool = False,
+        merge: str = CALIBRATED,
     ) -> list[Hit]:
         """The k best matches of a query: a string (always text), an image, a Path to one, a dict with ``text`` and
         ``image``, or an Item.
@@ -192,14 +188,15 @@ class Searcher:
             minus: what the matches should not be like: words, images, whatever a query may be.
             offset: this many of the best are left out: the second page of ten is ``offset=10``.
             exact: search without the approximate index.
+            merge: how the hits of several modalities come into one order, see :mod:`puma.search.merging`. Unless it is
+                ``single``, each modality is asked for with its own instruction; the order is not that of the scores.
 
         Raises:
-            InputError: the query is none, k is below 1, or the modality is unknown.
+            InputError: the query is none, k is below 1, or the modality or the way to merge is unknown.
             ImageError: its image is unreadable.
         """
-        return self.search_many(
-            [query], k, modality, instruction, where=where, minus=minus, offset=offset, exact=exact
-        )[0]
+        options: dict[str, Any] = {"where": where, "minus": minus, "offset": offset, "exact": exact, "merge": merge}
+        return self.search_many([query], k, modality, instruction, **options)[0]
 
     def search_many(
         self,
@@ -212,6 +209,7 @@ class Searcher:
         minus: Sequence[Any] = (),
         offset: int = 0,
         exact: bool = False,
+        merge: str = CALIBRATED,
     ) -> list[list[Hit]]:
         """As :meth:`search`, for many queries: they are embedded together, and ``minus`` is taken from each."""
         k = checked_k(k)
@@ -220,9 +218,9 @@ class Searcher:
         for name, given in (("search_many", queries), ("minus", minus)):
             if isinstance(given, (str, bytes, os.PathLike, Mapping, Item)):
                 raise InputError(f"{name} takes a sequence; put a single one into a list")
-        batch = self.query_batch([as_item(query) for query in queries], modality, instruction, map(as_item, minus))
+        batch = self.query_batch(map(as_item, queries), modality, instruction, map(as_item, minus), merge)
         vectors = batch.vectors(self._embed(batch.items, batch.instructions))
-        found = self.index.search(vectors, k + int(offset), modality, where=where, exact=exact)
+        found = find(self.index, batch, vectors, k + int(offset), where=where, exact=exact)
         return [hits[offset:] for hits in found]
 
     def query_batch(
@@ -231,27 +229,26 @@ class Searcher:
         modality: Modalities = None,
         instruction: str | None = None,
         minus: Iterable[Item] = (),
+        merge: str = CALIBRATED,
     ) -> QueryBatch:
-        """What a search embeds: queries and unwanted items, each with its instruction.
+        """What a search embeds: queries and unwanted items, with the instruction for each modality that is searched.
+        Looks into the index which there are.
 
         Args:
-            modality, instruction, minus: as in :meth:`search`.
+            modality, instruction, minus, merge: as in :meth:`search`.
         """
         given = list(queries)
         items = (*given, *minus)
-        instructions = (self.instruction_for(item.modality, modality, instruction) for item in items)
-        return QueryBatch(items, tuple(instructions), len(given))
-
-    def vectors(self, items: Sequence[Item], modality: Modalities = None, instruction: str | None = None) -> np.ndarray:
-        """Queries embedded, each with its instruction: float32 [n, dim].
-
-        Args:
-            modality, instruction: as in :meth:`search`.
-        """
-        batch = self.query_batch(items, modality, instruction)
-        return self._embed(batch.items, batch.instructions)
+        wanted = searches(self.index, modality, merge)
+        sets = [tuple(self.instruction_for(item.modality, kind, instruction) for item in items) for kind in wanted]
+        different = list(dict.fromkeys(sets))  # one instruction for all modalities: embedded once
+        texts = tuple(text for one in different for text in one)
+        blocks = tuple(different.index(one) for one in sets)
+        return QueryBatch(items * len(different), texts, len(given), wanted, blocks, merge)
 
     def _embed(self, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
+        if getattr(self.encoder, "mixed_instructions", False):
+            return self.encoder.encode(items, instruction=list(instructions))  # type: ignore[arg-type]
         vectors = np.zeros((len(items), self.encoder.dim), dtype=np.float32)
         groups: dict[str | None, list[int]] = {}
         for place, text in enumerate(instructions):

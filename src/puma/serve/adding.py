@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from puma.index import Place
+from puma.index.interface import encoded_payload
 from puma.items.digest import content_digest
 from puma.items.encoder import Skip
 from puma.items.item import Item
@@ -71,6 +73,7 @@ async def add_items(service: Service, searcher: Searcher, incoming: Sequence[Inc
 def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming], batch_size: int) -> Outcome:
     outcome = Outcome([None] * len(incoming), Added(), [])
     fresh: dict[str, tuple[int, Item, dict[str, Any], str]] = {}
+    others: list[tuple[str, dict[str, Any]]] = []  # the same content once more, with other metadata
     for place, given in enumerate(incoming):
         where = f"items[{place}]"
         if given.item is None:
@@ -84,6 +87,8 @@ def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming
             continue
         outcome.ids[place] = name
         payload = ({} if given.item.text is None else {"text": given.item.text}) | dict(given.metadata)
+        if name in fresh and payload != fresh[name][2]:
+            others.append((name, payload))
         fresh.setdefault(name, (place, given.item, payload, content))
     if not fresh:
         return outcome
@@ -100,6 +105,8 @@ def _add(encoder: QueuedEncoder, searcher: Searcher, incoming: Sequence[Incoming
         place = kept[skip.position][0]
         left_out.add(outcome.ids[place])
         outcome.skips.append(Skip(f"items[{place}]", skip.reason))
+    places = [Place("", name, encoded_payload(payload, name)) for name, payload in others if name not in left_out]
+    added.places += len(searcher.index.add_places(places))
     added.repeated += sum(name is not None for name in outcome.ids) - len(fresh)
     ids = [None if name in left_out else name for name in outcome.ids]
     return Outcome(ids, added, outcome.skips)

@@ -41,9 +41,7 @@ def query_instruction(service: Service, item: Item, modality: str | None = None)
     for searcher in service.searchers.values():
         return searcher.instruction_for(item.modality, modality)
     own = getattr(service.encoder, "instructions", {})
-    if own:
-        return own.get((item.modality, modality))
-    return INSTRUCTIONS.get((item.modality, modality))
+    return (own or INSTRUCTIONS).get((item.modality, modality))
 
 
 def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedImage | None]:

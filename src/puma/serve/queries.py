@@ -81,30 +81,28 @@ async def parse_query(
     return SearchQuery(Item(text, image), modality, instruction, minus)
 
 
-def query_batch(searcher: Searcher, query: SearchQuery) -> QueryBatch:
+async def query_batch(service: Service, searcher: Searcher, query: SearchQuery) -> QueryBatch:
     """What is embedded for a query, by the same rules as :meth:`puma.Searcher.search`."""
-    unwanted = (Item(word) for word in query.minus if word.strip())
-    return searcher.query_batch([query.item], query.modality, query.instruction, unwanted)
-
-
-async def vector_of(service: Service, batch: QueryBatch) -> np.ndarray:
-    """The query's unit vector [dim], led away from the words of ``minus``."""
-    return batch.vectors(await service.embed(batch.items, batch.instructions))[0]
+    unwanted = [Item(word) for word in query.minus if word.strip()]
+    # Looks into the index, which modalities there are.
+    return await service.blocking(searcher.query_batch, [query.item], query.modality, query.instruction, unwanted)
 
 
 async def page_of_hits(
     service: Service,
     searcher: Searcher,
-    query: SearchQuery,
+    batch: QueryBatch,
     *,
     k: int,
     offset: int = 0,
     where: Mapping[str, Any] | None = None,
+    hidden: str | None = None,
     min_score: float | None = None,
 ) -> tuple[list[Hit], bool]:
-    """Hits ``offset`` to ``offset + k``, and whether there are more after them.
+    """Hits ``offset`` to ``offset + k`` of the first query, and whether there are more after them.
 
     Args:
+        hidden: id of an item that is left out.
         min_score: hits of a smaller score are left out of the page; the places of the others stay as they are.
 
     Raises:
@@ -115,12 +113,16 @@ async def page_of_hits(
             f"where: this service tells nothing of folders, so there is no filter by {FOLDER!r}; its operator can "
             "allow it with --originals"
         )
-    vector = await vector_of(service, query_batch(searcher, query))
+    most, each = service.settings.max_inputs, batch.size
+    step = each if len(batch.items) > most else len(batch.items)  # the limit is of what the client sent
+    parts = [
+        await service.embed(batch.items[start : start + step], batch.instructions[start : start + step])
+        for start in range(0, len(batch.items), step)
+    ]
+    vectors = batch.vectors(np.concatenate(parts))
     # One more to see whether there are more, and one for the item that is left out.
-    fetched = k + offset + 1 + (query.hidden is not None)
-    options: dict[str, Any] = {} if where is None else {"where": where}
-    hits = await service.find(searcher, vector, fetched, modality=query.modality, **options)
-    hits = [hit for hit in hits if hit.id != query.hidden]
+    hits = await service.find(searcher, batch, vectors, k + offset + 1 + (hidden is not None), where)
+    hits = [hit for hit in hits if hit.id != hidden]
     page, rest = hits[offset : offset + k], hits[offset + k :]
     if min_score is None:
         return page, bool(rest)
@@ -131,11 +133,11 @@ async def page_of_hits(
 
 
 async def page_of_groups(
-    service: Service, searcher: Searcher, query: SearchQuery, *, k: int, offset: int = 0, **options: Any
+    service: Service, searcher: Searcher, batch: QueryBatch, *, k: int, offset: int = 0, **options: Any
 ) -> tuple[list[list[Hit]], bool]:
     """As :func:`page_of_hits`, with near-duplicates in groups (:mod:`puma.search.grouping`), each best first. Groups
     are counted, not hits."""
-    hits, more = await page_of_hits(service, searcher, query, k=(offset + k + 1) * FETCHED, **options)
+    hits, more = await page_of_hits(service, searcher, batch, k=(offset + k + 1) * FETCHED, **options)
     groups = await service.blocking(grouped, searcher.index, hits)
     return groups[offset : offset + k], more or len(groups) > offset + k
 

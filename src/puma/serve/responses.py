@@ -72,6 +72,14 @@ def stored_item(row: Row | Hit, index: str, originals: bool = False) -> dict[str
         "metadata": metadata_of(row.payload, originals),
         "thumbnail": image,
         "original": original,
+        "other_places": [
+            {
+                "file": name_of(payload),
+                "path": path_of(payload) if originals else None,
+                "metadata": metadata_of(payload, originals),
+            }
+            for payload in row.other_payloads
+        ],
     }
 
 

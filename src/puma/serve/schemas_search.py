@@ -64,6 +64,14 @@ class SearchRequest(Strict):
     )
 
 
+class OtherPlace(BaseModel):
+    """Where an item was found too, and what was said of it there."""
+
+    file: str | None
+    path: str | None
+    metadata: dict[str, Any]
+
+
 class Stored(BaseModel):
     """An item of an index."""
 
@@ -75,6 +83,7 @@ class Stored(BaseModel):
     metadata: dict[str, Any]
     thumbnail: str | None = Field(description="Address of a small picture, on this service.")
     original: str | None = Field(description="Address of the file itself; null as `path`.")
+    other_places: list[OtherPlace] = Field(description="The same content stored in other files or with other metadata.")
 
 
 class Duplicate(BaseModel):
@@ -101,12 +110,15 @@ class Asked(BaseModel):
     """How the query was understood."""
 
     modality: Modality
-    instruction: str | None
+    instruction: str | None = Field(
+        description="What went before it; null for nothing, and where each kind of item was asked for with its own."
+    )
     truncated: bool = Field(description="Whether the words were too many to be read to their end.")
 
 
 class SearchAnswer(BaseModel):
-    """Hits, best first."""
+    """Hits, best first. Those of several kinds of item are ordered by how far each stands out among its kind, so their
+    scores need not fall."""
 
     index: str
     query: Asked

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ from puma.index import Hit
 from puma.items.encoder import Encoder
 from puma.items.item import Item
 from puma.search.cutoffs import Cutoffs
+from puma.search.finding import find
+from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
 from puma.serve.batching import Batcher
 from puma.serve.metrics import Metrics
@@ -188,10 +190,17 @@ class Service:
             pixels = [0] * len(items)
         return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get(), names=names, tokens=tokens)
 
-    async def find(self, searcher: Searcher, vector: np.ndarray, k: int, **options: object) -> list[Hit]:
-        """``searcher.index.search`` of one vector [dim], off the event loop."""
+    async def find(
+        self,
+        searcher: Searcher,
+        batch: QueryBatch,
+        vectors: np.ndarray,
+        k: int,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """:func:`puma.search.finding.find` for the first query of a batch, off the event loop."""
         started = time.perf_counter()
-        hits = await self.blocking(searcher.index.search, vector[None], k, **options)  # type: ignore[arg-type]
+        hits = await self.blocking(find, searcher.index, batch, vectors, k, where=where)
         self.metrics.searched(time.perf_counter() - started)
         return hits[0]
 
@@ -234,6 +243,7 @@ class Service:
         vectors = await self.batcher.embed([Item("warm"), Item(image=image)], [None, None], [0, 64 * 64])
         for searcher in self.searchers.values():
             await self.blocking(searcher.index.search, vectors[:1], 1)
+            await self.blocking(searcher.index.sample)
         self._warm = True
 
     def close(self) -> None:

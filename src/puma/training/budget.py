@@ -1,4 +1,4 @@
-"""How far a stage is, by steps or by wall time, also over kills: what its learning rate and MAC-Loss's decay follow."""
+"""How far a stage is, by steps or by wall time, also over kills: what its learning rate and the loss's decay follow."""
 
 from __future__ import annotations
 

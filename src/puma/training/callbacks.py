@@ -72,19 +72,17 @@ class Progress(TrainerCallback):
         self.watch.budget.begin(state.global_step, state.max_steps)
         # A checkpoint brings its own intervals, and the rate that its own length had at this step.
         state.compute_steps(args, state.max_steps)
-        scheduler = kwargs["lr_scheduler"]
-        rates = [b * f(scheduler.last_epoch) for b, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-        scheduler._last_lr = rates
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        _set_rates(kwargs["lr_scheduler"])
         rank, _world = processes()
         if rank == 0:
             self.journal.begin(state.log_history)
         if rank:  # other dropout masks than the first process's; a resume puts its own back after this
             torch.manual_seed(args.seed + 7919 * rank)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loss.progress = self.watch.budget.progress
+        if self.watch.config.minutes:  # the scheduler asked for the rate before the budget knew of the last step
+            _set_rates(kwargs["lr_scheduler"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         budget, every = self.watch.budget, self.watch.config.eval_every
@@ -104,3 +102,11 @@ class Progress(TrainerCallback):
             (checkpoint / MARK).write_text("whole\n")
             best = best_of(state.log_history)
             drop_bests(self.watch.folder, best[0] if best else None)
+
+
+def _set_rates(scheduler: Any) -> None:
+    """Give every group of weights the rate that the schedule has now."""
+    rates = [b * f(scheduler.last_epoch) for b, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    scheduler._last_lr = rates
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -116,7 +116,7 @@ class PairCollator:
             features["modality"] = "message"  # the pipeline's first module asks for it
             batch.update({batch_keys.chunk_key(number, key): value for key, value in features.items()})
         facts = {
-            batch_keys.TARGET_MODALITY: torch.tensor([pair.target_modality for pair in chosen]),
+            batch_keys.TARGET_MODALITY: torch.tensor([_target_code(pair) for pair in chosen]),
             batch_keys.CANDIDATE_MODALITY: torch.tensor([MODALITIES.index(item.modality) for _, item in candidates]),
             batch_keys.CANDIDATE_KEY: torch.tensor([id_key(did) for did, _ in candidates]),
             batch_keys.CONTENT_KEY: torch.tensor([content_key(item) for _, item in candidates]),
@@ -223,6 +223,10 @@ def _hard_negatives(pairs: Sequence[Pair], most: int) -> list[tuple[str, Item]]:
 
 def _first_negatives(pair: Pair, most: int) -> list[tuple[str, Item]]:
     return [entry for entry in pair.negatives if entry[0] not in pair.known][:most]
+
+
+def _target_code(pair: Pair) -> int:
+    return batch_keys.ANY if pair.any_modality else pair.target_modality
 
 
 def _why_unreadable(item: Item) -> str | None:

@@ -10,9 +10,9 @@ from typing import Any
 from puma.errors import ConfigError
 from puma.losses import LOSSES
 from puma.losses.distillation import KINDS
+from puma.training.distillation_settings import distillation_rules
 
 STAGES = ("distil", "retrieve")
-TEACHERS = ("store", "shared")
 BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
 REPORTS = ("none", "tensorboard", "wandb", "trackio")
 FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
@@ -21,11 +21,10 @@ FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training. The defaults are those of stage 2 (docs/method.md) where they do not depend on the
-    machine.
+    """One stage of training. The defaults are those of stage 2 (docs/method.md), the machine's own aside.
 
     Args:
-        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (MAC-Loss).
+        stage: ``distil`` (contrastive and distillation terms) or ``retrieve`` (the contrastive term).
         steps: optimisation steps; 0 takes ``epochs``.
         epochs: passes over the queries where ``steps`` and ``minutes`` are 0.
         minutes: wall time after which training ends, if ``steps`` do not end it before; 0 for none. Learning rate and
@@ -44,7 +43,8 @@ class TrainConfig:
             (:class:`puma.training.augmenting.Augmentation`). With this or ``tower_rate`` stored vision features are
             not used.
         weight_decay, beta2, clip: AdamW's decay and second beta, gradient norm limit.
-        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's.
+        loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's, ``split-mac`` also keeps
+            candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
             (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
@@ -55,14 +55,28 @@ class TrainConfig:
             whole batch (GradCache). 0 runs it in one piece.
         symmetric: average the candidates' view into the contrastive loss.
         contrastive_weight, distillation_weight: of the two terms.
-        distillation: ``mse`` on raw states (the paper), ``cosine``, or ``relational``.
+        distillation: ``mse`` on raw states (the paper), ``cosine``, ``relational`` or ``row-softmax``
+            (:func:`puma.losses.distillation_loss`).
+        distillation_temperature, distillation_centre: its temperature, for ``row-softmax``, and whose mean over a batch
+            is subtracted first: ``none``, the ``teacher``'s, or ``both``.
+        distillation_within: ``relational`` and ``row-softmax`` compare an item with all of its ``batch``, or only with
+            those that are searched for alike (``modality``): queries for a modality, and the candidates of it.
+        distillation_map: learn a linear map from the student's states to the teacher's, for the distillation alone;
+            needed by ``mse`` and ``cosine`` where their widths differ.
+        items_only: with ``stage="distil"``: read the data's items without its pairs, so unlabelled ones too.
         teacher: with distillation, ``store`` reads targets from where they were kept; ``shared`` computes them with the
-            very backbone that is trained, adapters off, all layers
-            (:class:`puma.training.teacher.dual_depth.DualDepth`).
+            very backbone that is trained, adapters off, all layers (:mod:`puma.training.teacher.dual_depth`); a path
+            with a slash is the folder of a trained retriever or of a sentence-transformers model of texts;
+            ``all-minilm-l6-v2`` is such a model, fetched for ``base: mini``.
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.training.dropout.ModalityDropout`).
+        any_share: the share of the rows whose query asks for no modality, in [0, 1): they get the general instruction
+            of a search for any modality, and the losses count all candidates as of the query's own
+            (:class:`puma.training.any_modality.AnyModality`). It needs data that tells what else is right
+            (``same_concept`` of a recipe does): what it does not tell is a negative, in every modality. A target that
+            was stored for the row's own instruction is not used for such a query.
         balance: how a task's size weighs in the draw of a batch's tasks: 1 in proportion to the queries left, 0 all
             alike.
         lora_rank: 0 trains the decoder layers in full; else LoRA adapters of that rank on them.
@@ -101,7 +115,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
-    loss: str = "mac"
+    loss: str = "split-mac"
     other_weight: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
@@ -112,9 +126,15 @@ class TrainConfig:
     contrastive_weight: float = 1.0
     distillation_weight: float = 0.0
     distillation: str = "mse"
+    distillation_temperature: float = 0.05
+    distillation_centre: str = "none"
+    distillation_within: str = "batch"
+    distillation_map: bool = False
+    items_only: bool = False
     teacher: str = "store"
     teacher_share: float = 1.0
     modality_dropout: float = 0.0
+    any_share: float = 0.0
     balance: float = 1.0
     lora_rank: int = 128
     lora_alpha: int = 256
@@ -160,7 +180,6 @@ class TrainConfig:
         def one_of(name: str, choices: tuple[str, ...]) -> list[Any]:
             return each(name, lambda value: value in choices, f"give one of {choices}")
 
-        shared = self.teacher == "shared"
         frozen_in = self.base_precision
         return [
             *one_of("stage", STAGES),
@@ -168,7 +187,6 @@ class TrainConfig:
             *one_of("precision", ("fp32", "bf16")),
             *one_of("loss", LOSSES),
             *one_of("distillation", KINDS),
-            *one_of("teacher", TEACHERS),
             *one_of("base_precision", BASE_PRECISIONS),
             *one_of("report_to", REPORTS),
             *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
@@ -178,7 +196,8 @@ class TrainConfig:
                 "give a whole number of at least 0",
             ),
             *each(
-                "decay other_weight projector_rate tower_rate distillation_weight weight_decay minutes",
+                "decay other_weight projector_rate tower_rate weight_decay minutes contrastive_weight "
+                "distillation_weight",
                 lambda value: value >= 0,
                 "give at least 0",
             ),
@@ -192,30 +211,12 @@ class TrainConfig:
                 "give a number in [0, 1]",
             ),
             *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
-            *each("lora_dropout", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
+            *each("lora_dropout any_share", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
             (
                 "epochs",
                 ("epochs", "steps", "minutes"),
                 lambda: self.steps > 0 or self.minutes > 0 or self.epochs > 0,
                 "give a positive number, or steps",
-            ),
-            (
-                "lora_rank",
-                ("lora_rank",),
-                lambda: not shared or self.lora_rank > 0,
-                "with teacher='shared' give a positive rank: the teacher is this model without its adapters",
-            ),
-            (
-                "projector_rate",
-                ("projector_rate",),
-                lambda: not shared or self.projector_rate == 0,
-                "with teacher='shared' give 0: the teacher looks through the same projector, and is frozen",
-            ),
-            (
-                "tower_rate",
-                ("tower_rate",),
-                lambda: not shared or self.tower_rate == 0,
-                "with teacher='shared' give 0: the teacher looks through the same tower, and is frozen",
             ),
             (
                 "base_precision",
@@ -241,6 +242,7 @@ class TrainConfig:
                 lambda: self.patience == 0 or self.eval_every > 0,
                 "stops after evaluations without a gain: give eval_every too, the steps between them",
             ),
+            *distillation_rules(self),
         ]
 
     @property

@@ -10,17 +10,11 @@ and a candidate with a part taken away may no longer be right for its query.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.training.augmenting import Augmentation
 from puma.training.pairs import Pair
-
-Collator = Callable[[list[dict[str, int]]], dict[str, Any]]
-"""From a batch's rows to its tensors."""
 
 
 class ModalityDropout:
@@ -63,31 +57,3 @@ class ModalityDropout:
             return pair
         kept = Item(text=pair.query.text) if digest[8] % 2 else Item(image=pair.query.image)
         return replace(pair, query=kept)
-
-
-class EpochCollator:
-    """The collator, which first sets its modality dropout's epoch to the rows', in whatever process it runs.
-
-    Args:
-        collator: makes the tensors.
-        dropout: its transform, if any.
-        augment: changes its image tensors, if given.
-    """
-
-    def __init__(
-        self,
-        collator: Callable[[list[dict[str, int]]], dict[str, Any]],
-        dropout: ModalityDropout | None,
-        augment: Augmentation | None = None,
-    ) -> None:
-        self.collator, self.dropout, self.augment = collator, dropout, augment
-
-    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        if self.dropout is not None:
-            self.dropout.epoch = rows[0]["epoch"]
-        batch = self.collator(rows)
-        if self.augment is not None:
-            place = (rows[0]["epoch"], rows[0]["row"])
-            for number, key in enumerate(key for key in batch if key.endswith("pixel_values")):
-                batch[key] = self.augment(batch[key], (*place, number))
-        return batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ from puma.losses import batch_keys
 from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
 from puma.losses.comparison import Comparison, compare
 from puma.losses.distillation import distillation_loss
-from puma.losses.gathering import gather_rows, gather_sizes, rank, world_size
+from puma.losses.gathering import gather_rows, world_size
 from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
-from puma.losses.negatives import NONE, false_negatives, repeated
+from puma.losses.negatives import repeated
 from puma.losses.split_mac import split_losses
 from puma.retriever.pooling import last_token_state
+from puma.training.gathered import Batch, gather_batch
 
 _Targets = tuple[torch.Tensor, torch.Tensor]
 """A teacher's states [n, d], and bool [n]: which of them are targets."""
@@ -42,7 +43,12 @@ class RetrievalObjective(nn.Module):
         temperature: tau_norm.
         decay: of the hard temperature of "mac" and "split-mac"; 0 makes MAC-Loss plain InfoNCE.
         contrastive_weight, distillation_weight: of the two terms (the recipe: 0.9 and 0.1 * 0.05; 1 and 0 in stage 2).
-        distillation: the kind, see :func:`puma.losses.distillation_loss`.
+        distillation: the kind, see :func:`puma.losses.distillation_loss`; ``distillation_temperature`` and
+            ``distillation_centre`` are its ``temperature`` and ``centre``.
+        distillation_within: ``batch``, or ``modality``: kinds that compare items compare only queries for a modality
+            and the candidates of that modality with one another.
+        student_map: applied to the student's states before they are compared with the teacher's; part of ``model``,
+            so that it is trained and kept with it. None compares them as they are.
         symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
@@ -69,6 +75,10 @@ class RetrievalObjective(nn.Module):
         contrastive_weight: float = 1.0,
         distillation_weight: float = 0.0,
         distillation: str = "mse",
+        distillation_temperature: float = 0.05,
+        distillation_centre: str = "none",
+        distillation_within: str = "batch",
+        student_map: nn.Module | None = None,
         symmetric: bool = False,
         loss: str = "mac",
         other_weight: float = 1.0,
@@ -85,7 +95,9 @@ class RetrievalObjective(nn.Module):
         self.model = model
         self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
-        self.distillation = distillation
+        self.distillation, self.distillation_within = distillation, distillation_within
+        self.distillation_temperature, self.distillation_centre = distillation_temperature, distillation_centre
+        self._map = [] if student_map is None else [student_map]  # a list: its weights are the model's already
         self.loss, self.other_weight, self.margin, self.grad_cache = loss, other_weight, margin, grad_cache
         if not 0 < teacher_share <= 1:
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
@@ -106,27 +118,32 @@ class RetrievalObjective(nn.Module):
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
-    def from_config(cls, model: Any, config: Any, *, shared_teacher: Any = None) -> RetrievalObjective:
+    def from_config(
+        cls, model: Any, config: Any, *, shared_teacher: Any = None, student_map: nn.Module | None = None
+    ) -> RetrievalObjective:
         """The objective of a stage.
 
         Args:
             config: :class:`puma.training.config.TrainConfig`, whose settings of these names are taken.
         """
         names = set(inspect.signature(cls).parameters) & {field.name for field in fields(config)}
-        return cls(model, **{name: getattr(config, name) for name in names}, shared_teacher=shared_teacher)
+        settings = {name: getattr(config, name) for name in names}
+        return cls(model, **settings, shared_teacher=shared_teacher, student_map=student_map)
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
-        batch = _gather(states, extra)
-        terms = {"contrastive": self.contrastive_weight * self._contrastive(batch)}
+        batch = gather_batch(states, extra)
+        terms = {}
+        if self.contrastive_weight or not self.distillation_weight:
+            terms["contrastive"] = self.contrastive_weight * self._contrastive(batch)
         if self.distillation_weight:
             loss = self._distillation(batch, extra, teacher)
             terms["distillation"] = self.distillation_weight * loss
         return terms
 
-    def _contrastive(self, batch: _Batch) -> torch.Tensor:
+    def _contrastive(self, batch: Batch) -> torch.Tensor:
         q = batch.own  # this process's queries; candidates i < q are their positives
         hard = self.temperature
         if self.loss in TWO_TEMPERATURES:
@@ -165,7 +182,7 @@ class RetrievalObjective(nn.Module):
             return {f"{group}_loss": value for group, value in split_losses.of(comparison, **self._options).items()}
         return {f"share_{group}": value for group, value in negative_shares.of(comparison).items()}
 
-    def _distillation(self, batch: _Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
+    def _distillation(self, batch: Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
         if targets is not None:
             teacher, rows = targets
         elif batch_keys.TEACHER in extra:
@@ -181,7 +198,21 @@ class RetrievalObjective(nn.Module):
         # On the rows of all processes: only so is it one process's mean, and only so has "relational" all its pairs.
         # Every process computes the same, so their average needs no scale.
         teacher, rows = gather_rows(teacher, batch.items), gather_rows(rows, batch.items)
-        return distillation_loss(batch.states[rows], teacher[rows], self.distillation)
+        student = batch.states[rows]
+        for student_map in self._map:
+            student = student_map(student)
+        groups = None
+        if self.distillation_within == "modality":
+            wanted = torch.cat([extra[batch_keys.TARGET_MODALITY], extra[batch_keys.CANDIDATE_MODALITY]])
+            groups = gather_rows(wanted, batch.items)[rows]
+        return distillation_loss(
+            student,
+            teacher[rows],
+            self.distillation,
+            temperature=self.distillation_temperature,
+            centre=self.distillation_centre,
+            groups=groups,
+        )
 
     def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Targets | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
@@ -225,69 +256,6 @@ class RetrievalObjective(nn.Module):
             return [True] * chunks
         drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
         return [number in drawn for number in range(chunks)]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The batch of all processes, this process's rows first."""
-
-    own: int
-    items: list[int]
-    """Queries and candidates of each rank."""
-    states: torch.Tensor
-    queries: torch.Tensor
-    candidates: torch.Tensor
-    target_modality: torch.Tensor
-    candidate_modality: torch.Tensor
-    candidate_key: torch.Tensor
-    content_key: torch.Tensor
-    known: torch.Tensor
-    positive: torch.Tensor
-
-    def false_negatives(self, queries: int | None) -> torch.Tensor:
-        """bool [queries, c], of the first queries or of all."""
-        positive = self.positive[:queries]
-        keys = self.candidate_key
-        return false_negatives(self.known[:queries], keys[positive], keys, self.content_key, positive)
-
-
-def _gather(states: torch.Tensor, extra: dict[str, Any]) -> _Batch:
-    device, q = states.device, len(extra[batch_keys.TARGET_MODALITY])
-    known = extra[batch_keys.KNOWN]  # [q, m]
-    sizes = gather_sizes([q, len(states) - q, known.shape[1]], device)
-    many = max(m for _, _, m in sizes)
-    known = torch.cat([known, known.new_full((q, many - known.shape[1]), NONE)], 1)
-    query_facts = torch.cat([extra[batch_keys.TARGET_MODALITY][:, None], known], 1)  # [q, 1 + m]
-    of_candidates = (batch_keys.CANDIDATE_MODALITY, batch_keys.CANDIDATE_KEY, batch_keys.CONTENT_KEY)
-    candidate_facts = torch.stack([extra[key] for key in of_candidates], 1)  # [c, 3]
-    # One collective with gradient, whose backward all processes reach at the same place.
-    items = [n + c for n, c, _ in sizes]
-    states = gather_rows(states, items)
-    query_facts = gather_rows(query_facts, [n for n, _, _ in sizes])
-    candidate_facts = gather_rows(candidate_facts, [c for _, c, _ in sizes])
-    # They lie as queries, candidates, queries, candidates, ...: this process's first.
-    query_rows: list[int] = []
-    candidate_rows: list[int] = []
-    positive: list[int] = []
-    start = 0
-    for n, c, _ in sizes[rank() :] + sizes[: rank()]:
-        positive += range(len(candidate_rows), len(candidate_rows) + n)
-        query_rows += range(start, start + n)
-        candidate_rows += range(start + n, start + n + c)
-        start += n + c
-    return _Batch(
-        own=q,
-        items=items,
-        states=states,
-        queries=states[query_rows],
-        candidates=states[candidate_rows],
-        target_modality=query_facts[:, 0],
-        candidate_modality=candidate_facts[:, 0],
-        candidate_key=candidate_facts[:, 1],
-        content_key=candidate_facts[:, 2],
-        known=query_facts[:, 1:],
-        positive=torch.tensor(positive, device=device),
-    )
 
 
 def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Pair:
         candidate_id: the candidate's did.
         known: the dids of every candidate known to be right, this one included: never negatives of this query.
         negatives: explicit hard negatives, (did, item) each.
+        any_modality: whether the query asks for no modality (:mod:`puma.training.any_modality`).
+        alike: the dids of candidates, of any modality, that would be right if none were asked for.
     """
 
     query: Item
@@ -43,6 +45,8 @@ class Pair:
     candidate_id: str
     known: frozenset[str]
     negatives: tuple[tuple[str, Item], ...] = ()
+    any_modality: bool = False
+    alike: frozenset[str] = frozenset()
 
     @property
     def target_modality(self) -> int:
@@ -142,11 +146,11 @@ def read_pairs(
     return pairs
 
 
-def first_instructions(root: str | os.PathLike[str], *, split: str = "train") -> dict[tuple[str, str], str]:
+def first_instructions(root: str | os.PathLike[str], *, split: str = "train") -> dict[tuple[str, str | None], str]:
     """Each task's first instruction, the one to evaluate and to search with, by (query modality, wanted modality); of
     several data sets with the same, the first one's."""
     benchmark = open_benchmark(root)
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str | None], str] = {}
     for task in benchmark.tasks(split):
         found.setdefault(benchmark.modalities(task), benchmark.instruction(task))
     return found

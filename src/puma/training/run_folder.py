@@ -28,6 +28,8 @@ MARK = "complete"
 """The file of a checkpoint that is written last: a folder without it is not counted."""
 HARMLESS = ("save_steps", "workers", "report_to", "max_unreadable")
 """Settings that change nothing of a stage's result."""
+BEFORE = {"loss": "mac"}
+"""What a run had that names no such setting, where it is not today's default."""
 Entry = Mapping[str, Any]
 
 
@@ -59,7 +61,7 @@ def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: b
 
 def _default(name: str) -> Any:
     """What a run had that was begun before there was such a setting."""
-    return getattr(TrainConfig, name, None)
+    return BEFORE.get(name, getattr(TrainConfig, name, None))
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,23 @@ from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.storage.folders import write_json
 from puma.training.arguments import check_report, trainer_arguments
 from puma.training.augmenting import Augmentation
-from puma.training.budget import UNBOUNDED, Budget
+from puma.training.budget import Budget
 from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
+from puma.training.distillation_settings import attach_map, map_of
 from puma.training.distributed import equalise, join, processes, wait
-from puma.training.dropout import EpochCollator, ModalityDropout
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
+from puma.training.planned import planned_steps
 from puma.training.run_folder import best_weights, drop_bests, entries, resume, same_configuration
 from puma.training.sampling import MixedTaskBatches, Rows, Run
 from puma.training.sharding import check_sharding, is_sharded
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.shared import SharedTeacher, choose_teacher
 from puma.training.trainable import check_four_bits, choose_trainable, finish_model, hold
+from puma.training.transforms import EpochCollator, InTurn, transforms_of
 from puma.training.unreadable import Unreadable
-from puma.training.validation import TrainingEncoder, Validation, best_of
+from puma.training.validation import Judge, TrainingEncoder, best_of
 from puma.training.workers import default_workers, worker_errors
 
 
@@ -76,7 +77,7 @@ def train(
     *,
     vision: VisionFeatures | None = None,
     teacher: Targets | DualDepth | None = None,
-    validation: Validation | None = None,
+    validation: Judge | None = None,
     fixed: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
@@ -130,7 +131,7 @@ def train(
         pairs, config.batch_size, seed=config.seed, balance=config.balance, ranks=ranks, rank=rank
     )
     same_configuration(folder, config, len(pairs), fixed=fixed)
-    begun = resume(folder, config, _steps(config, batches))
+    begun = resume(folder, config, planned_steps(config, batches))
     budget = Budget(config, begun.checkpoint)
     if budget.spent:
         begun = replace(begun, steps=begun.done)
@@ -140,7 +141,7 @@ def train(
     if rank == 0:
         drop_bests(folder, begun.best)
     frozen_type = "fp32" if is_sharded() and config.base_precision == "auto" else config.frozen_type
-    pipeline = _prepare_model(retriever, config, device, frozen_type)
+    pipeline = _prepare_model(retriever, config, device, frozen_type, targets)
     workers = default_workers(pairs) if config.workers < 0 else config.workers
     narrow = frozen_type != "fp32" and device.type == "cuda" and vision is None
     trainer = _make_trainer(
@@ -149,7 +150,10 @@ def train(
         run,
         pipeline,
         objective=RetrievalObjective.from_config(
-            pipeline, config, shared_teacher=None if shared is None else SharedTeacher(shared, pipeline)
+            pipeline,
+            config,
+            shared_teacher=None if shared is None else SharedTeacher(shared, pipeline),
+            student_map=map_of(pipeline),
         ),
         collator=_make_collator(
             pairs, retriever, config, vision, targets, pixel_type=torch.bfloat16 if narrow else None
@@ -194,25 +198,14 @@ def train(
     return result
 
 
-def batches_of(pairs: Sequence[Pair], config: TrainConfig) -> Iterator[list[int]]:
-    """The batches that :func:`train` will take on one process, in order, of all its epochs."""
-    batches = MixedTaskBatches(pairs, config.batch_size, seed=config.seed, balance=config.balance)
-    for batch in Run(batches, _steps(config, batches) * config.accumulate):
-        yield [row for _, row in batch]
-
-
-def _steps(config: TrainConfig, batches: MixedTaskBatches) -> int:
-    if config.minutes and not config.steps:
-        return UNBOUNDED
-    return config.steps or max(1, math.ceil(config.epochs * len(batches) / config.accumulate))
-
-
 def _tower_name(model: Any) -> str:
     tower = model.get_encoder("image")
     return next((name for name, module in model.named_modules() if module is tower), "")
 
 
-def _prepare_model(retriever: Retriever, config: TrainConfig, device: torch.device, frozen_type: str) -> Any:
+def _prepare_model(
+    retriever: Retriever, config: TrainConfig, device: torch.device, frozen_type: str, targets: Targets | None
+) -> Any:
     """The retriever's model on its device as a ``SentenceTransformer`` of one module, with what is to be trained chosen
     and equal on all processes."""
     retriever.model.to(device).train()
@@ -220,6 +213,8 @@ def _prepare_model(retriever: Retriever, config: TrainConfig, device: torch.devi
     del pipeline[1:]  # the objective pools; and accelerate's FSDP2 would take "Normalize" for the decoder's final norm
     choose_trainable(retriever, pipeline, config)
     hold(pipeline[0].model, frozen_type)
+    if config.distillation_map:
+        attach_map(pipeline, retriever.dim, targets)
     equalise(parameter for parameter in pipeline.parameters() if parameter.requires_grad)
     return pipeline
 
@@ -233,7 +228,7 @@ def _make_collator(
     *,
     pixel_type: torch.dtype | None,
 ) -> EpochCollator:
-    dropout = ModalityDropout(config.modality_dropout, config.seed) if config.modality_dropout else None
+    transforms = transforms_of(config)
     collator = PairCollator(
         pairs,
         retriever.inputs,
@@ -241,15 +236,15 @@ def _make_collator(
         vision,
         targets,
         hard_negatives=config.hard_negatives,
-        transform=dropout,
+        transform=InTurn(transforms) if transforms else None,
         pixel_type=pixel_type,
     )
     augment = Augmentation(retriever.inputs.processor.image_processor, config.seed) if config.augment else None
-    return EpochCollator(collator, dropout, augment)
+    return EpochCollator(collator, transforms, augment)
 
 
 def _evaluation(
-    retriever: Retriever, config: TrainConfig, vision: VisionFeatures | None, validation: Validation | None
+    retriever: Retriever, config: TrainConfig, vision: VisionFeatures | None, validation: Judge | None
 ) -> Any:
     """What makes the figures of the weights as they are; None where nothing is evaluated here."""
     if not config.eval_every or validation is None:

@@ -16,13 +16,19 @@ from puma.items.skips import Skip, summary
 from puma.pruning import decoder_of
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.training.any_modality import with_any_instructions
+from puma.training.collating import Targets
 from puma.training.config import TrainConfig
+from puma.training.distillation_settings import is_folder
 from puma.training.distributed import join, processes, wait
 from puma.training.pairs import Pair, first_instructions, read_pairs
+from puma.training.planned import met_pairs
 from puma.training.run_folder import CONFIGURATION
 from puma.training.stage import TrainResult, train
 from puma.training.teacher.dual_depth import DualDepth
+from puma.training.teacher.folder import captions_of, folder_targets, refuse_text_teacher
 from puma.training.teacher.store import PromptTargets, teacher_states
+from puma.training.unlabelled import item_rows, read_items, teachable
 from puma.training.unreadable import FILE as LIST
 from puma.training.validation import Validation
 
@@ -80,6 +86,7 @@ def train_two_stages(
             f"base={str(base)!r} is a retriever already: it can be trained on, not pruned or distilled again"
         )
     retrieve = retrieve or TrainConfig()
+    check_teachers(distil, retrieve)
     join()  # the other processes, if any, before weights are placed
     negatives = max(stage.hard_negatives for stage in (distil, retrieve) if stage is not None)
     faults: list[Skip] = []
@@ -87,7 +94,8 @@ def train_two_stages(
     if faults:
         say(f"{data}: left out {summary(faults, 'faulty entries')} (--strict refuses such data)")
     texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
-    if distil is not None and not texts:
+    paired_texts = distil is not None and not distil.items_only and not _teaches_images(distil)
+    if distil is not None and paired_texts and not texts:
         if not distil_if_texts:
             raise InputError(
                 f"data={str(data)!r}: {NO_TEXTS}; leave stage 1 out: --distil-steps 0, in a recipe distil: null"
@@ -108,21 +116,26 @@ def train_two_stages(
     work = target.with_name(target.name + ".work")
     logs = {}
     if distil is not None:
-        teacher: DualDepth | PromptTargets | None = None
+        teacher: Targets | DualDepth | None = None
+        rows = _first_rows(data, distil, pairs, texts, strict=strict)
         if shared:
             depth = layers or len(decoder_of(retriever.model).layers)
             teacher = DualDepth(retriever.model, depth, keep_last=keep_last, ret_id=retriever.inputs.ret_id)
+        elif distil.distillation_weight > 0 and is_folder(distil.teacher):
+            teacher = _folder_targets(distil, rows, pairs, work)
         elif distil.distillation_weight > 0:
-            teacher = _stored_targets(base, prompt, attn, texts, work / "teacher")
+            teacher = _stored_targets(base, prompt, attn, rows, work / "teacher")
         begun = (work / "retrieve" / CONFIGURATION).is_file()  # stage 2 stands on what stage 1 has become
         wait()
-        result = train(retriever, texts, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun)
+        result = train(retriever, rows, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun)
         logs["distil"] = result.log
         tell(result, work / "distil", say)
-    result = train(retriever, pairs, retrieve, work / "retrieve", validation=validation)
+    beside = _folder_targets(retrieve, pairs, pairs, work) if retrieve.distillation_weight > 0 else None
+    result = train(retriever, pairs, retrieve, work / "retrieve", teacher=beside, validation=validation)
     logs["retrieve"] = result.log
     tell(result, work / "retrieve", say)
-    retriever.instructions = first_instructions(data)
+    shares = [stage.any_share for stage in (distil, retrieve) if stage is not None]
+    retriever.instructions = with_any_instructions(first_instructions(data), shares)
     cast_weights(retriever.model, retriever.saved_dtype)  # the base's own type
     if processes()[0] == 0:
         retriever.save_pretrained(target)
@@ -165,6 +178,46 @@ def read_validation(data: str | os.PathLike[str], stages: Sequence[TrainConfig])
     if not evaluating or processes()[0] != 0:
         return None
     return Validation.read(data, queries=evaluating[-1].eval_queries, seed=evaluating[-1].seed)
+
+
+def check_teachers(distil: TrainConfig | None, retrieve: TrainConfig) -> None:
+    """Refuse teachers that a base other than the mini one cannot have.
+
+    Raises:
+        InputError: a text teacher that is fetched for ``base: mini`` alone; a stage 2 whose teacher is no folder.
+    """
+    refuse_text_teacher(distil)
+    refuse_text_teacher(retrieve)
+    if retrieve.distillation_weight > 0 and not is_folder(retrieve.teacher):
+        raise InputError(
+            f"retrieve.teacher={retrieve.teacher!r}: stage 2 distils from a trained model alone; give its folder, with "
+            "a slash in its path, or distillation_weight 0"
+        )
+
+
+def _teaches_images(config: TrainConfig) -> bool:
+    """Whether a stage's teacher is a trained retriever, which teaches all of the data and not its texts alone."""
+    return is_folder(config.teacher) and (Path(config.teacher) / PROMPT_FILE).is_file()
+
+
+def _first_rows(
+    data: str | os.PathLike[str], config: TrainConfig, pairs: list[Pair], texts: list[Pair], *, strict: bool
+) -> list[Pair]:
+    """What stage 1 reads: pairs of texts (the paper), all pairs under a trained retriever, or items without pairs."""
+    everything = _teaches_images(config)
+    if not config.items_only:
+        return pairs if everything else texts
+    items = read_items(data, strict=strict)
+    if not everything:
+        by_texts = is_folder(config.teacher)  # an embedder of texts teaches images by captions; the base does not
+        items = teachable(items, captions_of(pairs) if by_texts else ())
+    return item_rows(items, seed=config.seed)
+
+
+def _folder_targets(config: TrainConfig, rows: list[Pair], pairs: list[Pair], work: Path) -> Targets:
+    met = met_pairs(rows, config)
+    captions = captions_of(pairs)
+    return folder_targets(config.teacher, met, store=work / "teacher", captions=captions, show_progress=True)
 
 
 def _stored_targets(

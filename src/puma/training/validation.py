@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,13 @@ from puma.retriever.stored_vision import VisionFeatures
 MEAN = "eval_hit_mean"
 """The figure that the best checkpoint and early stopping go by: the mean of the tasks' hit rates."""
 SPLIT = "val"
+
+
+class Judge(Protocol):
+    """What a training is evaluated by."""
+
+    def figures(self, encoder: Any) -> dict[str, float]:
+        """Figures of the weights as they are, in [0, 1], with :data:`MEAN` among them."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from PIL import Image
 from puma.errors import DataError, InputError
 from puma.items import Item
 from puma.items.encoder import Skip
-from puma.search.ingest import Ignored, Record, content_digest, count_items, read_items
+from puma.search.ingest import Ignored, Record, content_digest, count_items, encodings, read_items
 
 
 def image(path, colour=(255, 0, 0), size=(6, 4)):
@@ -26,7 +26,7 @@ def split(found):
 def test_a_folder_gives_its_images_at_any_depth_in_order(tmp_path):
     image(tmp_path / "b.PNG")
     image(tmp_path / "deep" / "er" / "a.jpeg", (0, 255, 0))
-    (tmp_path / "notes.txt").write_text("not read: only pictures are, in folders")
+    (tmp_path / "notes.txt").write_text("not read: its lines are no items unless it is named itself")
     (tmp_path / ".DS_Store").write_bytes(b"x")
     records, skips, ignored = split(read_items([tmp_path]))
     assert [os.path.basename(record.payload["image"]) for record in records] == ["b.PNG", "a.jpeg"]
@@ -49,7 +49,10 @@ def test_text_lines(tmp_path):
     (tmp_path / "t.txt").write_bytes("\ufeffa red fox\r\n\n  ünï\u2028code \n".encode() + b"\xff\xfe\nlast")
     records, skips, _ = split(read_items(tmp_path / "t.txt"))
     assert [record.item.text for record in records] == ["a red fox", "ünï\u2028code", "last"]
-    assert [(skip.where.rsplit(":", 1)[1], skip.reason) for skip in skips] == [("2", "empty line"), ("4", "not UTF-8")]
+    assert [(skip.where.rsplit(":", 1)[1], skip.reason) for skip in skips] == [
+        ("2", "empty line"),
+        ("4", encodings.NOT_UTF8),
+    ]
 
 
 def test_json_lines_good_and_bad(tmp_path):
@@ -112,7 +115,8 @@ def test_a_csv_with_bytes_that_are_no_utf8_skips_the_row(tmp_path):
     (tmp_path / "i.csv").write_bytes(b"text\ngood\nb\xffd\n")
     records, skips, _ = split(read_items([tmp_path / "i.csv"]))
     assert [record.item.text for record in records] == ["good"]
-    assert "not valid Unicode" in skips[0].reason
+    assert "not UTF-8" in skips[0].reason
+    assert "--encoding cp1252" in skips[0].reason
 
 
 @pytest.mark.parametrize("name", ["a red fox", "gone.png", "gone/", "x" * 5000, "nul\0"])
@@ -123,7 +127,9 @@ def test_a_path_that_does_not_exist_is_an_error_and_never_text(tmp_path, name):
 
 def test_faulty_paths_are_found_before_anything_is_read(tmp_path):
     (tmp_path / "x.doc").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"x.doc: unknown kind of file; known are .*\.parquet, \.pdf"):
+    with pytest.raises(
+        InputError, match=r"x.doc: unknown kind of file \(save it as PDF\); known are .*\.parquet, \.pdf"
+    ):
         read_items([image(tmp_path / "a.png"), tmp_path / "x.doc"])
     (tmp_path / "bad.csv").write_text("a;b\n")
     with pytest.raises(DataError, match=r"bad.csv, line 1: a column named text or image"):
@@ -141,7 +147,7 @@ def test_a_pipe_named_like_a_image_is_not_waited_for(tmp_path):
 
 def test_a_huge_file_is_not_read(tmp_path):
     with open(tmp_path / "big.png", "wb") as stream:
-        stream.truncate(101 * 2**20)  # sparse
+        stream.truncate(513 * 2**20)  # sparse
     _, skips, _ = split(read_items([tmp_path]))
     assert "over the limit" in skips[0].reason
 
@@ -156,7 +162,7 @@ def test_plain_numbers_in_csv_are_numbers_and_others_stay_as_they_are_written(tm
 
 
 def test_a_line_without_end_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.reading.MAX_LINE", 100)
+    monkeypatch.setattr("puma.search.ingest.encodings.MAX_LINE", 100)
     (tmp_path / "t.txt").write_text("short\n" + "x" * 1000 + "\nlast")
     records, skips, _ = split(read_items([tmp_path / "t.txt"]))
     assert [record.item.text for record in records] == ["short", "last"]

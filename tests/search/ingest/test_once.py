@@ -24,6 +24,7 @@ def folder(tmp_path):
     (folder / "deep").mkdir(parents=True)
     for shade, name in enumerate(("a.png", "b.png", "deep/c.png")):
         Image.new("RGB", (8, 8), (255, 60 * shade, 0)).save(folder / name)
+        os.utime(folder / name, (1_700_000_000.5, 1_700_000_000.5))
     (folder / "notes.md").write_text("ignored")
     return folder
 
@@ -60,9 +61,8 @@ def test_sync_opens_walks_reads_and_encodes_once(folder, tmp_path, counted):
         assert (added.embedded, added.present, added.ignored) == ((3, 0, 1), (0, 3, 1))[round_]
         del counted["other", ""]
         names = ("a.png", "b.png", "c.png")
-        assert counted == {("open", "i"): 1, ("walk", "images"): 1} | {
-            (kind, name): 1 for kind in ("read", "encode") for name in names
-        }
+        once = {(kind, name): 1 for kind in ("read", "encode") for name in names if round_ == 0}
+        assert counted == {("open", "i"): 1, ("walk", "images"): 1} | once
     assert searcher.index.verify() == []
 
 

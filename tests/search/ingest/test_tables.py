@@ -111,9 +111,9 @@ def test_whole_number_ids_and_texts_that_are_no_texts(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"caption": ["a"]}, r"a column named text or image is needed, the file has \['caption'\]"),
+        ({"legend": ["a"]}, r"a column named text or image .*--text-column.* is needed, the file has \['legend'\]"),
         ({"text": [1]}, "column text must hold strings, its type is int64"),
-        ({"image": [1.5]}, r"column image must hold paths, bytes or \{bytes, path\}"),
+        ({"image": [1.5]}, r"column image must hold paths, bytes, \{bytes, path\} or lists"),
         ({"image": [{"data": b"x"}]}, "column image must hold"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puma.errors import InputError
-from puma.training.mining import Rules, choose
+from puma.training.mining import Rules, choose, choose_above
 from puma.training.mining.choosing import UNKNOWN
 
 DISTINCT = np.arange(100)
@@ -109,3 +109,28 @@ def test_only_part_of_a_large_pool_is_sorted_and_the_result_is_whole():
 def test_rules_out_of_range_are_refused(fault, match):
     with pytest.raises(InputError, match=match):
         Rules(**fault)
+
+
+@given(cases())
+def test_above_equals_the_slow_way(case):
+    scores, order, positives, contents, rules, _ = case
+    floor = 0.1 if positives else float("nan")
+    others = [column for column in range(len(scores)) if scores[column] >= floor - 1e-9]
+    taken, seen = [], set()
+    for column in sorted(others, key=lambda column: (-scores[column], order[column])):
+        if contents[column] == UNKNOWN or contents[column] not in seen:
+            seen.add(contents[column])
+            taken.append(column)
+    assert choose_above(scores, order, floor, contents, rules.negatives) == taken[: rules.negatives]
+
+
+def test_above_takes_ties_and_no_margin():
+    scores = np.array([0.3, 0.9, 0.7 + 0.1, 0.5])
+    found = choose_above(scores, np.arange(4), 0.8, DISTINCT[:4], 5)
+    assert found == [1, 2]
+    assert choose_above(scores, np.arange(4), float("nan"), DISTINCT[:4], 5) == []
+
+
+def test_a_count_of_other_modalities_below_zero_is_refused():
+    with pytest.raises(InputError, match="other_modality=-1: give 0 or more"):
+        Rules(other_modality=-1)

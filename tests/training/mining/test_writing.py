@@ -131,6 +131,76 @@ def test_the_global_pool_gives_negatives_of_the_other_modality(root, tmp_path):
     assert all(pair.negatives for pair in read_pairs(tmp_path / "out", negatives=1))
 
 
+def slow_others(root, task, most):
+    """By query: candidates of all tasks that have not the modality asked for and score as high as the best positive."""
+    encoder, benchmark = ToyEncoder(), Benchmark(root)
+    pool = {c.did: c for each in (0, 3) for c in benchmark.pool(each, "train")}
+    wanted = benchmark.modalities(task)[1]
+    found = {}
+    for query in benchmark.queries(task, "train"):
+        vector = encoder.encode([query.item(root)], instruction=benchmark.instruction(task))[0].astype(np.float64)
+        score = {
+            did: round(float(encoder.encode([c.item(root)])[0].astype(np.float64) @ vector), 6)
+            for did, c in pool.items()
+        }
+        # "red" is asked twice, so both of its positives are right for both
+        right = {did for q in benchmark.queries(task, "train") if q.text == query.text for did in q.positives}
+        right = right if query.text else set(query.positives)
+        floor = max(score[did] for did in right)
+        others = [did for did in pool if pool[did].modality != wanted and score[did] >= floor]
+        ranked = sorted(others, key=lambda did: (-score[did], did))
+        # 9:6 has the bytes of 9:0: of the two the first one counts
+        found[query.qid] = tuple(did for did in ranked if did != "9:6" or "9:0" not in ranked)[:most]
+    return found
+
+
+@pytest.mark.parametrize("pool", ["local", "global"])
+def test_others_of_the_wrong_modality_are_those_that_beat_the_positive(root, tmp_path, pool):
+    rules = Rules(2, 0, 0.0)
+    mine(root, tmp_path / "plain", encoder=ToyEncoder(), rules=rules, pool=pool, progress=False)
+    rules = Rules(2, 0, 0.0, other_modality=2)
+    result = mine(root, tmp_path / "out", encoder=ToyEncoder(), rules=rules, pool=pool, progress=False)
+    for task in (0, 3):
+        plain, found, slow = negatives(tmp_path / "plain", task), negatives(tmp_path / "out", task), None
+        slow = slow_others(root, task, 2)
+        expected = {q: (*own, *(did for did in slow[q] if did not in own)) for q, own in plain.items()}
+        assert found == expected
+        assert result["tasks"][str(task)]["other_modality"] == sum(len(found[q]) - len(plain[q]) for q in plain)
+    assert any(slow_others(root, 0, 2).values()), "a word is nearer to itself than its picture"
+    assert "other_modality" not in json.loads((tmp_path / "plain" / "mining.json").read_text())["made_with"]
+
+
+def test_training_takes_them_with_their_own_modality(root, tmp_path, base):
+    from puma.losses.batch_keys import CANDIDATE_MODALITY, chunk_key
+    from puma.retriever.model import Retriever
+    from puma.training.collating import PairCollator
+
+    rules = Rules(1, 0, 0.0, other_modality=2)
+    mine(root, tmp_path / "out", encoder=ToyEncoder(), rules=rules, progress=False)
+    pairs = [pair for pair in read_pairs(tmp_path / "out", negatives=3) if pair.task == 0]
+    wrong = {did: item for pair in pairs for did, item in pair.negatives if item.modality == "text"}
+    assert wrong, "texts, where an image was asked for"
+    retriever = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu")
+    batch = PairCollator(pairs, retriever.inputs, hard_negatives=3)([{"row": n} for n in range(len(pairs))])
+    codes = batch[chunk_key(0, CANDIDATE_MODALITY)].tolist()
+    assert codes[: len(pairs)] == [1] * len(pairs)
+    assert codes[len(pairs) :].count(0) == len(wrong)
+
+
+def test_others_come_from_the_global_run_file_too(root, tmp_path):
+    from puma.evaluation.mbeir import evaluate
+
+    pool = {c.did: c for task in (0, 3) for c in Benchmark(root).pool(task, "train")}
+    write_pool(global_pool_path(root, "train"), pool.values())
+    evaluate(ToyEncoder(), root, split="train", run_dir=tmp_path / "runs", progress=False)
+    rules = Rules(2, 0, 0.1, other_modality=3)
+    for name, source in (("a", {"encoder": ToyEncoder()}), ("b", {"run_dir": tmp_path / "runs"})):
+        mine(root, tmp_path / name, rules=rules, progress=False, **source)
+    for task in (0, 3):
+        assert negatives(tmp_path / "a", task) == negatives(tmp_path / "b", task)
+    assert any(slow_others(root, 0, 3).values())
+
+
 def test_a_run_file_serves_as_well_as_the_encoder(root, tmp_path):
     from puma.evaluation.mbeir import evaluate
 

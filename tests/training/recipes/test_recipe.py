@@ -8,6 +8,7 @@ import pytest
 
 from puma.cli import main
 from puma.errors import ConfigError, InputError
+from puma.losses import LOSSES
 from puma.mini.training import base_config as mini_config
 from puma.retriever.model import Retriever
 from puma.training.config import TrainConfig
@@ -66,6 +67,37 @@ def test_the_papers_stages_are_the_methods_table():
         assert (second.temperature, second.decay, second.distillation_weight) == (0.03, 0.5, 0)
         for stage in (first, second):
             assert (stage.lora_rank, stage.lora_alpha, stage.warmup, stage.schedule) == (128, 256, 0.03, "cosine")
+
+
+def test_only_the_papers_own_recipe_trains_its_loss(tmp_path):
+    losses = {name: (recipe.distil and recipe.distil.loss, recipe.retrieve.loss) for name, recipe in all_recipes()}
+    assert losses.pop("qwen2-vl-7b") == ("infonce", "mac")
+    assert losses.pop("puma-mini") == (None, "split-mac")
+    assert set(losses.values()) == {("infonce", "split-mac")}
+    assert recipe_of({"base": "b"}).retrieve.loss == "split-mac"
+    inherited = read_recipe(written(tmp_path, "like: smolvlm-256m\nretrieve:\n  batch_size: 8\n"))
+    assert (inherited.retrieve.loss, inherited.retrieve.batch_size, inherited.retrieve.lora_rank) == (
+        "split-mac",
+        8,
+        128,
+    )
+    assert read_recipe(written(tmp_path, "like: qwen2-vl-7b\nlayers: 4\n")).retrieve.loss == "mac"
+
+
+def all_recipes():
+    return [(name, read_recipe(name)) for name in DEPTHS]
+
+
+def test_the_loss_and_its_weight_come_from_set():
+    changes = {"retrieve.loss": "mac"}
+    assert read_recipe("mini", changes).retrieve.loss == "mac"
+    weighed = read_recipe("mini", {"retrieve.other_weight": 0.3, "retrieve.any_share": 0.25}).retrieve
+    assert (weighed.loss, weighed.other_weight, weighed.any_share) == ("split-mac", 0.3, 0.25)
+    assert faults_of("qwen2-vl-7b", {"retrieve.other_weight": 0.3, "distil.loss": "macs"}) == [
+        "--set distil.loss: distil.loss='macs': give one of " + str(LOSSES),
+        "--set retrieve.other_weight: retrieve.other_weight=0.3: only loss='split-mac' has a second term; give 1.0, or "
+        "that loss",
+    ]
 
 
 @pytest.mark.parametrize("name", ["mini", "smolvlm-256m"])

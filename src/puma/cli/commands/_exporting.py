@@ -45,6 +45,8 @@ def _write_lines(index: Index, path: Path, vectors: bool) -> int:
         for rows in _batches(index, vectors):
             for row in rows:
                 fields: dict[str, Any] = {"id": row.id, "modality": row.modality, "payload": row.payload}
+                if row.other_payloads:
+                    fields["other_payloads"] = list(row.other_payloads)
                 if vectors:
                     fields["vector"] = row.vector.tolist()
                 stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
@@ -58,13 +60,14 @@ def _write_parquet(index: Index, path: Path, vectors: bool) -> int:
     import pyarrow.parquet as pq
 
     dim = index.dim or 0
-    fields = [pa.field(name, pa.string()) for name in ("id", "modality", "payload")]
+    fields = [pa.field(name, pa.string()) for name in ("id", "modality", "payload", "other_payloads")]
     schema = pa.schema(fields + ([pa.field("vector", pa.list_(pa.float32(), dim))] if vectors else []))
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         for rows in _batches(index, vectors):
             payloads = [json.dumps(row.payload, ensure_ascii=False) for row in rows]
-            columns: list[Any] = [[row.id for row in rows], [row.modality for row in rows], payloads]
+            others = [json.dumps(row.other_payloads, ensure_ascii=False) for row in rows]
+            columns: list[Any] = [[row.id for row in rows], [row.modality for row in rows], payloads, others]
             if vectors:
                 flat = pa.array(np.stack([row.vector for row in rows]).reshape(-1), pa.float32())
                 columns.append(pa.FixedSizeListArray.from_arrays(flat, dim))

@@ -80,7 +80,7 @@ NoResume = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index's folder.")]
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .parquet, .pdf.")
+    list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf.")
 ]
 
 
@@ -101,10 +101,18 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     quiet_libraries()
     from puma.retriever.model import Retriever
 
+    return Retriever.from_pretrained(model_path(model), **options)
+
+
+def model_path(model: str | Path | None) -> str | Path:
+    """The folder or hub name that is meant: this one, else PUMA_MODEL's, else the default model's folder, which is
+    made on its first use.
+
+    Raises:
+        ModelError, DownloadError: as :func:`load_retriever`.
+    """
     chosen = model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
-    if str(chosen) == DEFAULT_MODEL and not os.path.exists(chosen):
-        chosen = default_folder()
-    return Retriever.from_pretrained(chosen, **options)
+    return default_folder() if str(chosen) == DEFAULT_MODEL and not os.path.exists(chosen) else chosen
 
 
 def loading_options(dtype: str, attn: str | None) -> dict[str, Any]:

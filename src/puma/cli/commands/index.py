@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +22,11 @@ from puma.cli.commands._shared import (
 )
 
 if TYPE_CHECKING:
+    from puma.index import Row
     from puma.search.ingest.filling import Added
 
+REASONS_SHOWN = 20
+"""Reasons for ignoring files that are printed; all of them with ``--json``."""
 ModalityList = Annotated[
     list[str] | None, typer.Option("--modality", help="Only text, image, or image,text; may be given several times.")
 ]
@@ -48,9 +52,33 @@ def add(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="With --sync: a path may be gone or empty now.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out such files and folders: '*.gif', drafts."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Read linked folders too.")] = False,
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Read hidden files and folders, and those that systems keep, too.")
+    ] = False,
+    text_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column or JSON key with the text; '-' for none.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column or JSON key with the image; '-' for none.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of text files and tables that are not UTF-8: cp1252, utf-16.")
+    ] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read files again whose size and times say that they are unchanged.")
+    ] = False,
+    image_memory: Annotated[
+        int | None, typer.Option(min=1, metavar="MIB", help="What decoding one image may take; 2048 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Embed images and texts and store them. What is stored already is not embedded again.
+    """Embed images and texts and store them. What is stored already is not embedded again, and a file that is read
+    again replaces what it gave before. Exit code 1 if there was something and nothing of it could be read.
 
     An interrupted run goes on where it was when the same command is given again. What cannot be read is listed and
     left out.
@@ -61,12 +89,17 @@ def add(
     """
     from puma.errors import InputError
     from puma.index import Index
+    from puma.items.limits import set_image_memory
+    from puma.search.ingest.options import ReadOptions
     from puma.search.ingest.prepared import PreparedPaths
 
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
-    prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty)
+    if image_memory is not None:
+        set_image_memory(image_memory * 2**20)
+    options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
+    prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
     searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn)
     kept: list[Added] = []
     try:
@@ -77,18 +110,26 @@ def add(
         raise
     if as_json:
         print_json(added.as_dict() | {"rows": len(searcher.index)})
-        return
+        raise typer.Exit(int(added.nothing_readable))
     print_skips(added.skips)
+    for note in added.notes:
+        typer.echo(f"note: {note}", err=True)
+    for reason, count in added.ignored_by.most_common(REASONS_SHOWN):
+        typer.echo(f"ignored {count} {reason}", err=True)
     parts = [f"{added.embedded} added", f"{added.present} there already"]
     counts = {
         "of them updated": added.updated,
         "repeated": added.repeated,
+        "further places kept": added.places,
         "removed": added.deleted,
         "kept because their files could not be read": added.kept,
     }
     parts += [f"{count} {what}" for what, count in counts.items() if count]
     parts += [f"{len(added.skips)} skipped", f"{added.ignored} other files ignored"]
     typer.echo(f"{index}: {', '.join(parts)}; {len(searcher.index)} items in all")
+    if added.nothing_readable:
+        typer.echo(f"{index}: nothing in these paths could be read; the lines above say why", err=True)
+        raise typer.Exit(1)
 
 
 def ls(
@@ -111,13 +152,16 @@ def ls(
     only_paths = check_output(as_json, paths, null)
     rows = Index(index, create=False).page(limit, after, modality or None, parse_where(where), vectors=False)
     if as_json:
-        print_json([{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows])
+        shown = [{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows]
+        print_json([one | _others(row) for one, row in zip(shown, rows, strict=True)])
         return
     if only_paths:
         print_paths((row.payload for row in rows), null)
         return
     for row in rows:
         typer.echo(f"{row.id}  {row.modality:10}  {describe(row.payload)}")
+        for line in describe_others(row.other_payloads):
+            typer.echo(line)
 
 
 def stats(index: IndexFolder, as_json: Json = False) -> None:
@@ -230,3 +274,16 @@ def rm(
     for name in missing:
         typer.echo(f"{name}: no such item", err=True)
     typer.echo(f"{index}: {removed} removed; {len(opened)} items in all")
+
+
+def _others(row: Row) -> dict[str, Any]:
+    return {"other_payloads": list(row.other_payloads)} if row.other_payloads else {}
+
+
+def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each further place of an item: where it is, or which fields it has there."""
+    lines = []
+    for payload in payloads:
+        fields = ", ".join(f"{key}={value}" for key, value in payload.items() if key not in ("text", "image"))
+        lines.append("  ".join(part for part in (str(payload.get("image", "")), fields) if part) or describe(payload))
+    return [f"     also  {line}" for line in lines]

@@ -50,6 +50,13 @@ def mine(
             help="Leave out what scores above the best positive by more than this; 2 leaves out nothing a cosine gives."
         ),
     ] = 0.0,
+    other_modality: Annotated[
+        int,
+        typer.Option(
+            help="Also give a query so many candidates of other modalities than it asks for, of all tasks, that score "
+            "as high as its best positive or higher."
+        ),
+    ] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy pools and images instead of linking them.")] = False,
     work: WorkFolder = None,
     no_resume: NoResume = False,
@@ -68,7 +75,7 @@ def mine(
     from puma.training.mining import Rules
     from puma.training.mining import mine as write
 
-    rules = Rules(negatives, skip_top, margin)
+    rules = Rules(negatives, skip_top, margin, other_modality)
     if st is not None and run_dir is not None:
         raise InputError("give one of --st and --run-dir, got both")
     encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn) if run_dir is None else None
@@ -91,14 +98,19 @@ def mine(
     if as_json:
         print_json({"out": str(out), **result})
         return
-    typer.echo(f"{'task':>4} {'queries':>9} {'negatives':>10} {'all of them':>12} {'none':>7} {'over the margin':>16}")
+    more = f" {'other modality':>15}" if other_modality else ""
+    typer.echo(
+        f"{'task':>4} {'queries':>9} {'negatives':>10} {'all of them':>12} {'none':>7} {'over the margin':>16}{more}"
+    )
     for name, table in result["tasks"].items():
         typer.echo(
             f"{name:>4} {table['queries']:>9,} {table['negatives']:>10,} {table['full']:>12,} {table['none']:>7,} "
-            f"{table['beyond_margin']:>16,}"
+            f"{table['beyond_margin']:>16,}" + (f" {table['other_modality']:>15,}" if other_modality else "")
         )
     for line in result["skipped_items"][:SKIPS_SHOWN]:
         typer.echo(f"skipped {line}", err=True)
     if result["skipped"] > SKIPS_SHOWN:
         typer.echo(f"... {result['skipped']:,} skipped in all (--json lists more)", err=True)
-    typer.echo(f"{out}: train on it with hard_negatives set")
+    typer.echo(
+        f"{out}: train on it with hard_negatives set (--set retrieve.hard_negatives={negatives + other_modality})"
+    )

@@ -19,7 +19,7 @@ from puma.cli.commands._shared import (
     searcher_of,
     warn_of_cut,
 )
-from puma.cli.commands.index import ModalityList
+from puma.cli.commands.index import ModalityList, describe_others
 from puma.errors import InputError
 
 
@@ -68,6 +68,13 @@ def search(
     ] = False,
     offset: Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the best: the next page.")] = 0,
     instruction: Annotated[str | None, typer.Option(help="Instead of the default one; '' for none.")] = None,
+    merge: Annotated[
+        str,
+        typer.Option(
+            help="How hits of several modalities come into one order: calibrated, rank, score, or single (one query "
+            "and one search for all)."
+        ),
+    ] = "calibrated",
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
@@ -91,12 +98,15 @@ def search(
     from puma.index.filters import checked_filter
     from puma.index.interface import checked_modality
     from puma.search.cutoffs import cutoffs_of
+    from puma.search.finding import searches
     from puma.search.grouping import FETCHED, grouped
+    from puma.search.merging import checked_merge
 
     only_paths = check_output(as_json, paths, null)
     query = query_item(text, image)
     for given in modality or ():
         checked_modality(given)
+    checked_merge(merge)
     condition = parse_where(where, folder)
     checked_filter(condition)
     if is_plain_folder(index):
@@ -104,7 +114,7 @@ def search(
     else:
         searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn)
     warn_of_cut(searcher.encoder, query)
-    asked = {"where": condition, "minus": minus or ()}
+    asked = {"where": condition, "minus": minus or (), "merge": merge}
     if group:
         found = searcher.search(query, (offset + k) * FETCHED, modality or None, instruction, **asked)
         groups = grouped(searcher.index, found)[offset : offset + k]
@@ -113,8 +123,13 @@ def search(
     if min_score is not None:
         groups = [one for one in groups if one[0].score >= min_score]
     cutoffs = cutoffs_of(searcher.encoder, model)
+    wanted = searches(searcher.index, modality or None, merge)
     weak: dict[str, bool | None] = {
-        one[0].id: None if cutoffs is None else cutoffs.is_weak(query.modality, modality, one[0].modality, one[0].score)
+        one[0].id: None
+        if cutoffs is None
+        else cutoffs.is_weak(
+            query.modality, wanted[0] if len(wanted) == 1 else one[0].modality, one[0].modality, one[0].score
+        )
         for one in groups
     }
     if drop_weak:
@@ -139,6 +154,8 @@ def search(
         for rank, (hit, *alike) in enumerate(groups, start=offset + 1):
             more = (f"  (+{len(alike)} alike)" if alike else "") + ("  (weak)" if weak[hit.id] else "")
             typer.echo(f"{rank:3}  {hit.score:7.4f}  {hit.modality:10}  {describe(hit.payload) or hit.id}{more}")
+            for line in describe_others(hit.other_payloads):
+                typer.echo(line)
     if not groups:
         conditions = [f"modality {' or '.join(modality)}"] if modality else []
         conditions += ["these fields"] if condition is not None else []

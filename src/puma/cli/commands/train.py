@@ -1,25 +1,30 @@
-"""``puma train``: a retriever of any base and any data in M-BEIR's layout, by a recipe or by flags."""
+"""``puma train``: a retriever of any base and any data in M-BEIR's layout, by a recipe or by flags, or one trained on
+with a table of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from puma.cli.commands._costs import cost_text
 from puma.cli.commands._shared import Json, print_json
 
 PAPER = "qwen2-vl-7b"
 """The recipe whose first stage the flags start from."""
 
-HELP = """Prune a base, distil, train with MAC-Loss, merge and save. An interrupted run goes on when the command is
-given again.
+HELP = """Prune a base, distil, train with a contrastive loss, merge and save; or, with a table of pairs as --data,
+train a retriever on (docs/own-data.md). An interrupted run goes on when the command is given again.
 
 RECIPE is a YAML file or the name of a shipped one: mini, puma-mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b,
 qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
 
 Examples:
+
+  puma train --data pairs.csv               puma-mini on your own pairs: query_text, positive_image, ...
+
+  puma train --data pairs.csv --columns query_text=caption,positive_image=path --minutes 5
 
   puma train mini --out my-mini
 
@@ -50,9 +55,25 @@ def train(
         str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's file or name (docs/recipes.md).")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The base model (folder or hub name), or a retriever to train on.")
+        str | None,
+        typer.Option(
+            "--base", "--model", "-m", help="The base model (folder or hub name), or a retriever to train on."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data in M-BEIR's layout, with a train split.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder in M-BEIR's layout with a train split; or pairs: .csv, .tsv, .jsonl, .parquet or a saved "
+            "datasets folder."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="With pairs: which columns hold what, as query_text=caption,positive_image=path."),
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="With pairs: the share of the queries not trained on (0.2).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The retriever's folder.")] = None,
     adapter: Annotated[
         Path | None,
@@ -72,6 +93,9 @@ def train(
     ] = None,
     attn: Annotated[
         str | None, typer.Option(help="sdpa, eager or flash_attention_2; the base's own way if not given.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Wall time that stage 2 may take at most (with pairs: 10 if not given).")
     ] = None,
     eval_every: Annotated[
         int | None, typer.Option(help="Steps of stage 2 between evaluations on the data's val split; the best is kept.")
@@ -99,7 +123,9 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
+    from puma.cli.commands._own_data import train_on_table
     from puma.cli.commands._shared import quiet_libraries
+    from puma.data.pair_tables import is_pair_table
     from puma.errors import InputError
 
     quiet_libraries()
@@ -112,11 +138,38 @@ def train(
         "prompt": prompt,
         "dtype": dtype,
         "attn": attn,
+        "retrieve.minutes": minutes,
         "retrieve.eval_every": eval_every,
         "retrieve.patience": patience,
         "retrieve.report_to": report_to,
     }
     changes = {key: value for key, value in given.items() if value is not None}
+    if data is not None and is_pair_table(data):
+        train_on_table(
+            base,
+            data,
+            out,
+            columns=columns,
+            held_out=held_out,
+            changes={**{key: value for key, value in given.items() if key.startswith("retrieve.")}, **parsed(settings)},
+            attn=attn,
+            strict=strict,
+            as_json=as_json,
+            unfit={
+                "RECIPE": recipe,
+                "--adapter": adapter,
+                "--layers": layers,
+                "--keep-last": keep_last,
+                "--prompt": prompt,
+                "--distil-steps": distil_steps,
+                "--distil-set": distil_settings,
+                "--dtype": dtype,
+                "--dry-run": dry_run,
+            },
+        )
+        return
+    if columns is not None or held_out is not None:
+        raise InputError("--columns and --held-out go with a table of pairs as --data (docs/own-data.md)")
     first = {f"distil.{key}": value for key, value in parsed(distil_settings).items()}
     if recipe is not None:
         if distil_steps is not None:
@@ -130,7 +183,7 @@ def train(
         plan = recipes.recipe_of({**changes, **stage_1, **second})
     if dry_run:
         report = recipes.dry_run(plan, _mini_config(plan))
-        print_json(report) if as_json else typer.echo(dry_run_text(report))
+        print_json(report) if as_json else typer.echo(cost_text(report))
         return
     if out is None:
         raise InputError("no --out: give the new retriever's folder (or --dry-run)")
@@ -186,10 +239,6 @@ def _paper_distil() -> dict[str, Any]:
     return {f"distil.{k}": v for k, v in values.items() if k not in ("stage", "gradient_checkpointing")}
 
 
-PARTS = ("weights", "gradients", "optimiser", "teacher", "working")
-WORK = ("vision", "forward", "backward", "recompute", "teacher")
-
-
 def _mini_config(recipe: Any) -> Any:
     """The mini base's configuration; None for other bases."""
     from puma.training.recipes.recipe import MINI
@@ -199,64 +248,3 @@ def _mini_config(recipe: Any) -> Any:
     from puma.mini.training import base_config
 
     return base_config(recipe)
-
-
-def dry_run_text(report: Mapping[str, Any]) -> str:
-    """A dry run's report as lines to read; memory in GiB, work in TFLOP."""
-    layers = report["layers"]
-    which = " (the first k-1 and the last)" if layers["keep_last"] else ""
-    lines = [f"{report['base']}: {layers['kept']} of {layers['of']} decoder layers kept{which}", ""]
-    lines.append(f"{'parameters':34}{'with token embeddings':>24}{'without':>12}")
-    names = {"base": "base as published", "unpruned": "unpruned, as teacher", "kept": "kept"}
-    for key, name in names.items():
-        counts = report["parameters"][key]
-        lines.append(f"  {name:32}{_count(counts['total']):>24}{_count(counts['without_embeddings']):>12}")
-    lines += ["  " + report["rule"], ""]
-    for row in report["stages"]:
-        lines += [*_stage_lines(row), ""]
-    load = report["workload"]
-    images = f"{load['image_tokens'] or 256} tokens of an image where the base reads images at their own size"
-    lines.append(
-        f"Assumed of an item: {load['text_tokens']} tokens of text, {images} (workload in the recipe). "
-        "One device, one step; estimates, not measurements."
-    )
-    return "\n".join(lines)
-
-
-def _stage_lines(row: Mapping[str, Any]) -> list[str]:
-    cost, columns = row["cost"], {"this recipe": row["cost"], "unpruned": row["unpruned"]}
-    if "two_models" in row:
-        columns["second model as teacher"] = row["two_models"]
-    lines = [
-        f"stage {cost['stage']}: {cost['items']} items, {cost['tokens']:,} tokens a step and device, "
-        f"{_count(cost['trainable'])} parameters trained",
-        f"{'':36}" + "".join(f"{name:>26}" for name in columns),
-    ]
-
-    def line(name: str, values: list[str]) -> None:
-        lines.append(f"  {name:34}" + "".join(f"{value:>26}" for value in values))
-
-    for part in PARTS:
-        line(f"{part}, GiB", [_gib(c["memory"][part]) for c in columns.values()])
-    for kind in ("plain", "checkpointed"):
-        line(f"activations, {kind}, GiB", [_gib(c["memory"][f"activations_{kind}"]) for c in columns.values()])
-        line(f"total, {kind}, GiB", [_gib(c["memory"][f"total_{kind}"]) for c in columns.values()])
-    for part in WORK:
-        if any(c["flops"][part] for c in columns.values()):
-            line(f"{part}, TFLOP", [_tera(c["flops"][part]) for c in columns.values()])
-    line("total, TFLOP", [_tera(c["flops"]["total"]) for c in columns.values()])
-    whole = row["unpruned"]["flops"]["total"]
-    line("work against the unpruned model", [f"{c['flops']['total'] / whole:.2f}" for c in columns.values()])
-    return lines
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
-
-
-def _gib(number: int) -> str:
-    return f"{number / 2**30:.2f}"
-
-
-def _tera(number: int) -> str:
-    return f"{number / 1e12:.2f}"

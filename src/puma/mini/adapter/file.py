@@ -115,13 +115,14 @@ def write_adapter(
         moved = float(np.linalg.norm((value - old).astype(np.float64)))
         lost = moved * relative_error(decoded(coded, old), value, old)
         coded_tensors.append(Tensor(name, coded.entry["kind"], value.size, coded.size, lost, moved))
+    by_key = sorted(retriever.instructions.items(), key=lambda entry: (entry[0][0], entry[0][1] or ""))
     header = {
         "format": FORMAT,
         "base": _note(base_folder),
         "layers": layers,
         "keep_last": keep_last,
         "prompt": retriever.prompt.to_dict(),
-        "instructions": [[query, wanted, text] for (query, wanted), text in sorted(retriever.instructions.items())],
+        "instructions": [[query, wanted, text] for (query, wanted), text in by_key],
         "tensors": entries,
         "content": _content(tensors),
         "notes": dict(notes or {}),

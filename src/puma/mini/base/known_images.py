@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from puma.mini.base.vision import ImageFeatures, VisionTower, image_features, to
 class KnownImages:
     """Stored vision features by an image's path: the retriever's ``vision``."""
 
-    def __init__(self, paths: Sequence[Path], features: ImageFeatures) -> None:
+    def __init__(self, paths: Sequence[Path | str], features: ImageFeatures) -> None:
         self._rows, self._row = features.rows, {}
         for path, row in zip(paths, features.index, strict=True):
             if row >= 0:
@@ -26,9 +27,44 @@ class KnownImages:
         row = self._row.get(os.fspath(item.image)) if isinstance(item.image, (str, os.PathLike)) else None
         return None if row is None else np.asarray(self._rows[row])
 
+    def row(self, path: str | os.PathLike[str]) -> int | None:
+        """Which of :attr:`rows` an image's features are; None for an image that is not among them."""
+        return self._row.get(os.fspath(path))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Stored features, float16 [m, channels, height, width]; may hold other images' too."""
+        return self._rows
+
 
 def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownImages:
     """The vision features of every image of a benchmark, from the cache where it has them."""
     paths = sorted(path for path in (root / "mbeir_images").rglob("*") if path.is_file())
+    return features_of(base, paths, home, show_progress=show_progress)
+
+
+def features_of(
+    base: Path, paths: Sequence[Path], home: Path | None, *, show_progress: bool = True, variant: int = 0
+) -> KnownImages:
+    """The vision features of image files, from the cache where it has them.
+
+    Args:
+        variant: see :func:`puma.mini.base.vision.image_features`; such features are looked up by :func:`variant_name`.
+    """
     tower = VisionTower(base, precision=tower_precision())
-    return KnownImages(paths, image_features(tower, paths, home, show_progress=show_progress))
+    features = image_features(tower, paths, home, show_progress=show_progress, variant=variant)
+    return KnownImages([variant_name(path, variant) for path in paths], features)
+
+
+def variant_name(path: str | os.PathLike[str], variant: int) -> str:
+    """How an item names an image's variant; variant 0 is the image itself."""
+    return f"variant:{variant}:{os.fspath(path)}" if variant else os.fspath(path)
+
+
+def has_known_tower(folder: Path) -> bool:
+    """Whether a model folder's tower is one whose outputs can be stored: FastVLM's with an EfficientNet."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["model_type"] == "fast_vlm" and config["vision_config"]["model_type"] == "efficientnet")
+    except (OSError, ValueError, KeyError, TypeError):  # a hub name, or a fault that loading the model will tell
+        return False

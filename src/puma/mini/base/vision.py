@@ -31,6 +31,7 @@ from puma.mini.base.feature_store import KEY_BYTES, FeatureStore
 from puma.mini.fetch.packages import cache_home
 from puma.retriever.encoding import has_fast_bf16
 from puma.storage.folders import storage_errors
+from puma.training.augmenting import Augmentation
 
 FORMAT = 1
 """Raised whenever the same tower and images would give other rows than before."""
@@ -145,6 +146,7 @@ def image_features(
     batch_size: int = 32,
     workers: int | None = None,
     show_progress: bool = True,
+    variant: int = 0,
 ) -> ImageFeatures:
     """The tower's features of image files, from the cache where it has them, else computed and added to it.
 
@@ -157,12 +159,15 @@ def image_features(
         home: cache folder; :func:`puma.mini.fetch.packages.cache_home` if None.
         batch_size: images per forward pass.
         workers: threads that decode; the number of cores if None.
+        variant: 0 for the images as they are; another number for images moved and recoloured a little
+            (:mod:`puma.training.augmenting`), each number in its own way.
 
     Raises:
         StorageError: the cache cannot be written.
     """
     tower = tower if isinstance(tower, VisionTower) else VisionTower(tower)
-    folder = (cache_home() if home is None else Path(home)) / "features" / f"{tower.precision}-{tower.fingerprint}"
+    name = f"{tower.precision}-{tower.fingerprint}" + (f"-variant{variant}" if variant else "")
+    folder = (cache_home() if home is None else Path(home)) / "features" / name
     names = [os.fspath(path) for path in paths]
     with storage_errors(f"feature cache {folder}"), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         keys = list(pool.map(_content_key, names, chunksize=64))
@@ -171,7 +176,7 @@ def image_features(
             failed: dict[bytes, str] = {}
             hidden = not show_progress or not wanted
             with tqdm(total=len(wanted), desc="vision features", unit="picture", disable=hidden) as bar:
-                for batch in _ready(tower, wanted, pool, batch_size):
+                for batch in _ready(tower, wanted, pool, batch_size, variant):
                     good = [(key, value) for key, value in batch if isinstance(value, torch.Tensor)]
                     failed.update({key: str(value) for key, value in batch if isinstance(value, ImageError)})
                     if good:
@@ -188,13 +193,16 @@ def image_features(
 
 
 def _ready(
-    tower: VisionTower, wanted: dict[bytes, str], pool: ThreadPoolExecutor, batch_size: int
+    tower: VisionTower, wanted: dict[bytes, str], pool: ThreadPoolExecutor, batch_size: int, variant: int
 ) -> Iterator[list[tuple[bytes, torch.Tensor | ImageError]]]:
     """Batches of decoded images, two batches ahead of their use (more would only fill memory)."""
 
-    def load(name: str) -> torch.Tensor | ImageError:
+    change = Augmentation(tower.processor, variant) if variant else None
+
+    def load(key: bytes, name: str) -> torch.Tensor | ImageError:
         try:
-            return tower.pixels(open_image(name))
+            pixels = tower.pixels(open_image(name))
+            return pixels if change is None else change(pixels[None], (int.from_bytes(key[:4], "big"),))[0]
         except ImageError as error:
             return error
 
@@ -202,7 +210,7 @@ def _ready(
     ahead: deque[list[tuple[bytes, Future[torch.Tensor | ImageError]]]] = deque()
     for start in range(0, len(entries) + 2 * batch_size, batch_size):
         if batch := entries[start : start + batch_size]:
-            ahead.append([(key, pool.submit(load, name)) for key, name in batch])
+            ahead.append([(key, pool.submit(load, key, name)) for key, name in batch])
         if ahead and (len(ahead) > 2 or not batch):
             yield [(key, future.result()) for key, future in ahead.popleft()]
 

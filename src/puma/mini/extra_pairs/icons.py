@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from puma.mini.extra_pairs.held_out import HeldOut
@@ -129,6 +128,8 @@ def _choose(variants: list[tuple[str, Any]], *, filled: bool) -> Any:
 
 
 def _draw(icon: Any, described: Any, colour: str, size: int) -> Image.Image | None:
+    import resvg_py  # here: a training without icons runs where it is not installed (the GPU kit)
+
     width, height = (icon.get(side, described.get(side, 16)) for side in ("width", "height"))
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="{colour}" '

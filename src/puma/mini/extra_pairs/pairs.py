@@ -9,39 +9,48 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from puma.data.mbeir import Benchmark
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.mini.extra_pairs.held_out import HeldOut
 from puma.mini.extra_pairs.icons import icon_files
+from puma.mini.extra_pairs.mixtures import COUNT, Mixtures
 from puma.mini.extra_pairs.wordnet import wordnet
 from puma.training.pairs import Pair
 
-ICON_QUERY, ICON_NAME, WORD = 10, 13, 11
-"""Tasks of the extra pairs: name to icon, icon to name, meaning to word."""
-SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, WORD)
+ICON_QUERY, ICON_NAME, WORD, CLASS_QUERY, CLASS_NAME = 10, 13, 11, 14, 15
+"""Tasks of the extra pairs: name to icon, icon to name, meaning to word, class to mixture, mixture to class."""
+SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, WORD, CLASS_QUERY, CLASS_NAME)
 """Tasks for which any other item of the concept is a right answer too. In tasks 4 to 8 it may be the very thing to tell
 apart."""
+ALIKE = (*SAME_CONCEPT, 4, 8)
+"""Tasks for which any item of the concept is right once no modality is asked for. Tasks 6 and 7 ask for one thing about
+an image, or for another than it shows."""
+CHANGED = 7
+"""The task whose candidates show another concept than its query's image."""
 Rows = Iterator[tuple[Pair, str]]
 """Pairs, each with its concept."""
 
 
 def extra_pairs(
-    kinds: Sequence[str], root: Path, size: int, home: Path | None = None
+    kinds: Sequence[str], root: Path, size: int, home: Path | None = None, mixtures: Mixtures | None = None
 ) -> tuple[list[Pair], dict[str, str]]:
     """Training pairs without any name that could give away a concept of val or test.
 
     Args:
-        kinds: of :data:`KINDS`.
+        kinds: of :data:`KINDS`, and :data:`CLASSES`.
         root: OpenPics, or other data with texts and images in tasks 0, 1 and 3: it lends its instructions.
         size: pixels of an icon's side.
         home: the cache folder.
+        mixtures: what ``classes`` names.
 
     Returns:
         The pairs, and each query's concept by its id.
 
     Raises:
-        InputError: the data lacks these tasks. And what fetching raises.
+        InputError: the data lacks these tasks; ``classes`` without mixtures. And what fetching raises.
     """
     if not kinds:
         return [], {}
@@ -49,9 +58,18 @@ def extra_pairs(
     missing = {0, 1, 3} - set(benchmark.tasks("train"))
     if missing:
         raise InputError(f"extra_pairs: {root} lacks the tasks {sorted(missing)}, whose instructions they take")
-    held, rows = HeldOut(root), []
+    held = HeldOut(root)
+    rows: list[tuple[Pair, str]] = []
     for kind in kinds:
-        rows += list(KINDS[kind](held, benchmark, size, home))
+        if kind != CLASSES:
+            rows += KINDS[kind](held, benchmark, size, home)
+        elif mixtures is None:
+            raise InputError(
+                "extra_pairs: classes are named on stored features, which no stage reads: set tower_rate to 0 and "
+                "augment to false"
+            )
+        else:
+            rows += _class_pairs(held, benchmark, mixtures)
     return [pair for pair, _ in rows], {pair.query_id: concept for pair, concept in rows}
 
 
@@ -67,18 +85,37 @@ def concepts_of(root: Path) -> dict[str, str]:
 
 
 def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
-    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept added to what is known to be right."""
-    shown: dict[str, set[str]] = defaultdict(set)
-    for pair in pairs:
-        if (concept := concepts.get(pair.query_id)) is not None:
-            shown[concept].add(pair.candidate_id)
+    """The pairs of :data:`SAME_CONCEPT` with every candidate of their concept, of the modality they ask for, added to
+    what is known to be right. One of another modality is a wrong answer: what was asked for is part of the query."""
+    shown = _candidates_of(pairs, concepts)
     held: dict[frozenset[str], frozenset[str]] = {}  # equal sets once in memory
 
     def known(pair: Pair) -> frozenset[str]:
-        union = pair.known | shown.get(concepts.get(pair.query_id, ""), set())
+        own = shown.get(concepts.get(pair.query_id, ""), {})
+        union = pair.known | own.get(pair.candidate.modality, frozenset())
         return held.setdefault(union, union)
 
     return [replace(pair, known=known(pair)) if pair.task in SAME_CONCEPT else pair for pair in pairs]
+
+
+def with_alike(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
+    """The pairs of :data:`ALIKE`, each told every candidate of its concept, of any modality (``Pair.alike``)."""
+    of_modality = _candidates_of(pairs, concepts)
+    shown = {concept: frozenset().union(*own.values()) for concept, own in of_modality.items()}
+
+    def alike(pair: Pair) -> frozenset[str]:
+        return shown.get(concepts.get(pair.query_id, ""), frozenset())
+
+    return [replace(pair, alike=alike(pair)) if pair.task in ALIKE else pair for pair in pairs]
+
+
+def _candidates_of(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> dict[str, dict[str, frozenset[str]]]:
+    """The candidates that show each concept, by modality."""
+    shown: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for pair in pairs:
+        if pair.task != CHANGED and (concept := concepts.get(pair.query_id)) is not None:
+            shown[concept][pair.candidate.modality].add(pair.candidate_id)
+    return {concept: {modality: frozenset(dids) for modality, dids in own.items()} for concept, own in shown.items()}
 
 
 def _icon_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
@@ -106,8 +143,20 @@ def _word_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | Non
             yield Pair(Item(text=text), Item(text=word), instruction, WORD, f"w:{number}", did, frozenset([did])), word
 
 
+def _class_pairs(held: HeldOut, benchmark: Benchmark, mixtures: Mixtures) -> Rows:
+    instructions, rng = {task: benchmark.instructions(task) for task in (0, 3)}, random.Random(3)
+    allowed = np.array([name not in held for name in mixtures.classifier.names])
+    for path, name in mixtures.named(COUNT, allowed):
+        image, text = Item(image=path), Item(text=name)
+        # One id for all mixtures of a class: none is a negative of another's name, and few ids are known of each query.
+        shown, said = f"mixture:{name}", f"class:{name}"
+        yield Pair(text, image, rng.choice(instructions[0]), CLASS_QUERY, f"c0:{path}", shown, frozenset([shown])), name
+        yield Pair(image, text, rng.choice(instructions[3]), CLASS_NAME, f"c3:{path}", said, frozenset([said])), name
+
+
+CLASSES = "classes"
 KINDS: dict[str, Callable[[HeldOut, Benchmark, int, Path | None], Rows]] = {
     "icons": _icon_pairs,
     "wordnet": _word_pairs,
 }
-"""What a recipe may name under ``extra_pairs``."""
+"""What a recipe may name under ``extra_pairs``, beside :data:`CLASSES`."""

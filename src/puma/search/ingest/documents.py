@@ -18,6 +18,7 @@ from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
 from puma.search.ingest.fields import FOLDER
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.records import Record, source_of
 
 PAGE_SIDE = 1024
@@ -29,7 +30,7 @@ RENDERING = b"pdf page 1, 1024, 4000"
 _ONE_AT_A_TIME = threading.RLock()  # PDFium is not made for threads
 
 
-def pages(path: Path) -> Iterator[Record | Skip]:
+def pages(path: Path, options: ReadOptions) -> Iterator[Record | Skip]:
     """Every page as a record of an image, with its words if it has a text layer. What cannot be rendered is a skip,
     and so is the whole document if it is damaged, locked, too large, or pypdfium2 is missing."""
     source = source_of(path)

@@ -5,6 +5,7 @@ The next batch is read while the model works on this one; both are held in memor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from puma.errors import InputError
-from puma.index import Index
+from puma.index import Index, Stamp
 from puma.items.encoder import BATCH, Encoder, Skip, embed_readable
 from puma.search.ingest.portions import Pair, Portion, PortionReader
 from puma.search.ingest.records import Found
@@ -30,28 +31,43 @@ class Added:
         present: items the index had already, with the same content; not embedded again.
         updated: of those present, the ones whose payload changed (or thumbnail was missing) and was rewritten.
         repeated: items that occurred before in the same ingest.
-        ignored: files in folders that are no images.
-        deleted: items removed because nothing in the paths is them any more (``sync``).
+        places: further places of stored items that were kept: the same content elsewhere, or with other fields.
+        ignored: files and folders inside folders that are not read.
+        ignored_by: how many of them for each reason.
+        notes: what should be known of files that were read: columns that look like images and are not used.
+        deleted: items removed because the files that gave them give others now or (``sync``) are gone.
         kept: items that would have been removed, were it not that what they came from could not be read this time.
         skips: everything that could not be used, with the reason.
         ids: of items given directly (``Searcher.add``), one an item: its id, or None where it was skipped.
+        new_places: source and id of the :attr:`places`.
     """
 
     embedded: int = 0
     present: int = 0
     updated: int = 0
     repeated: int = 0
+    places: int = 0
     ignored: int = 0
     deleted: int = 0
     kept: int = 0
+    ignored_by: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     ids: list[str | None] = field(default_factory=list)
+    new_places: set[Pair] = field(default_factory=set, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("embedded", "present", "updated", "repeated", "ignored", "deleted", "kept")
+        names = ("embedded", "present", "updated", "repeated", "places", "ignored", "deleted", "kept")
         skips = [{"where": skip.where, "reason": skip.reason} for skip in self.skips]
-        return {name: getattr(self, name) for name in names} | {"skipped": len(skips), "skips": skips}
+        more = {"ignored_by": dict(self.ignored_by), "notes": self.notes, "skipped": len(skips), "skips": skips}
+        return {name: getattr(self, name) for name in names} | more
+
+    @property
+    def nothing_readable(self) -> bool:
+        """Whether there was something in the paths, and nothing of it could be used."""
+        used = self.embedded + self.present + self.updated + self.repeated + self.places + self.deleted
+        return not used and bool(self.skips or self.ignored)
 
 
 def fill(
@@ -64,6 +80,7 @@ def fill(
     total: int | None = None,
     progress: bool = False,
     on_batch: Callable[[Added], object] | None = None,
+    remember: Callable[[list[Stamp]], object] | None = None,
 ) -> Added:
     """Embed and store what is not in the index yet.
 
@@ -71,16 +88,20 @@ def fill(
         batch_size: items embedded and stored at once; when they are on the disk, the next ones are embedded.
         known: pairs of source and id that the index has already.
         total: about how many entries will be found, for the bar's time left.
+        remember: called with what is to be remembered of files all of whose items are stored.
         on_batch: called with the counts so far whenever a batch is on the disk.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    added, failed = Added(), dict[str, str]()
+    added, failed, faulty = Added(), dict[str, str](), set[str | None]()
     reading = PortionReader(index, batch_size, known or set(), failed)
     bar_of = tqdm(total=total, desc="embedding", unit="item", disable=not progress, smoothing=0.1)
     with bar_of as bar, closing(_ahead(reading.portions(found))) as portions:
         for portion in portions:
             _store(encoder, index, portion, added, failed)
+            faulty.update(skip.source for skip in portion.skips)
+            if remember is not None and portion.finished:
+                remember([stamp for stamp in portion.finished if stamp.source not in faulty])
             # What costs nothing leaves the bar's total: rate and time left are those of embedding.
             if bar.total is not None:
                 bar.total = max(bar.total - (portion.entries() - portion.ignored - len(portion.fresh)), 0)
@@ -114,20 +135,23 @@ def _store(encoder: Encoder, index: Index, portion: Portion, added: Added, faile
             thumbnails=[portion.thumbnails.get(record.id) for record, _ in rows],
             sources=[record.source for record, _ in rows],
         )
-    pairs = list(portion.pairs)
+    places = list(portion.places)
     for repeat in portion.repeats:
-        if repeat.id in failed:
-            portion.skips.append(replace(repeat.skip, reason=failed[repeat.id]))
+        if repeat.place.id in failed:
+            portion.skips.append(replace(repeat.skip, reason=failed[repeat.place.id]))
             continue
         added.repeated += 1
-        if repeat.source is not None:
-            pairs.append((repeat.source, repeat.id))
-    if pairs:
-        index.note_sources(pairs)
+        places.append(repeat.place)
+    new = index.add_places(places)
+    added.places += len(new)
+    added.new_places.update((place.source, place.id) for place in new)
     added.embedded += len(rows) - len(portion.changed)
     added.updated += len(portion.changed)
     added.present += portion.present
+    added.repeated += portion.repeated
     added.ignored += portion.ignored
+    added.ignored_by += portion.reasons
+    added.notes += portion.notes
     added.skips += portion.skips
 
 

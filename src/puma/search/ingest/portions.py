@@ -5,18 +5,21 @@ Held in memory: of the records of a portion the images' files, and of everything
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from puma.errors import ImageError, InputError
-from puma.index import Index
+from puma.index import Index, Place, Row, Stamp
 from puma.index.interface import PayloadJson, checked_ids, encoded_payload
+from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import TEXT
 from puma.items.thumbnails import make_thumbnail
-from puma.search.ingest.records import Found, Ignored, Record, is_text
+from puma.search.ingest.records import Finished, Found, Ignored, Note, Record, Same, is_text
 
 HELD_BYTES = 128 * 2**20
 """A batch ends early when the images' files that it holds take more than this."""
@@ -24,6 +27,8 @@ LOOKED_UP = 64
 """Records looked up in the index at once, at least, so that few fresh ones among many do not mean many look-ups."""
 REPEATS_HELD = 10_000
 """A batch ends early when so many repetitions wait for it."""
+
+_DIGEST = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 
 Pair = tuple[str, str]
 """A source and the id of something that was read from it."""
@@ -33,8 +38,7 @@ Pair = tuple[str, str]
 class Repeat:
     """Another place of something that this run has met before; whether that could be read shows later."""
 
-    id: str
-    source: str | None
+    place: Place
     skip: Skip
 
 
@@ -45,15 +49,19 @@ class Portion:
     fresh: list[Record] = field(default_factory=list)
     changed: list[tuple[Record, np.ndarray]] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
-    pairs: list[Pair] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
+    finished: list[Stamp] = field(default_factory=list)
     present: int = 0
+    repeated: int = 0
     ignored: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
 
     def entries(self) -> int:
         """How many of what was read are dealt with here."""
-        return len(self.fresh) + len(self.repeats) + self.present + self.ignored + len(self.skips)
+        return len(self.fresh) + len(self.repeats) + self.present + self.repeated + self.ignored + len(self.skips)
 
 
 class PortionReader:
@@ -74,7 +82,7 @@ class PortionReader:
         self.thumbnails: dict[str, bytes] = {}
         self.counted = Portion()
         self.repeats: list[Repeat] = []
-        self.noted: set[Pair] = set()
+        self.finished: list[Stamp] = []
         self.held = 0
 
     def portions(self, found: Iterable[Found]) -> Iterator[Portion]:
@@ -95,7 +103,7 @@ class PortionReader:
                     self._look_up()
                     yield self._portion(self.batch_size)
             self._look_up()
-            while self.fresh or self.counted.entries() or self.repeats:
+            while self.fresh or self.counted.entries() or self.repeats or self.finished:
                 yield self._portion(self.batch_size)
         finally:
             close = getattr(entries, "close", None)
@@ -103,8 +111,18 @@ class PortionReader:
                 close()
 
     def _take(self, entry: Found) -> None:
+        if isinstance(entry, Finished):
+            self.finished += [entry.stamp] if entry.stamp is not None else []
+            return
+        if isinstance(entry, Same):
+            self._take_same(entry)
+            return
         if isinstance(entry, Ignored):
             self.counted.ignored += 1
+            self.counted.reasons[entry.reason] += 1
+            return
+        if isinstance(entry, Note):
+            self.counted.notes.append(str(entry))
             return
         if isinstance(entry, Skip):
             self.counted.skips.append(entry)
@@ -115,16 +133,6 @@ class PortionReader:
         if entry.id in self.failed:
             self.counted.skips.append(entry.skipped(self.failed[entry.id]))
             return
-        if entry.id in self.seen:
-            before = self.seen[entry.id]
-            content, where = before if before is not None else (entry.id, "")
-            if entry.content != content:
-                also = f" is also at {where}" if where else " is that of another item"
-                self.counted.skips.append(entry.skipped(f"id {entry.id!r}{also}, with other content"))
-                return
-            source = entry.source if self._is_new(entry) else None
-            self.repeats.append(Repeat(entry.id, source, entry.skipped("")))
-            return
         try:
             checked_ids([entry.id])
             if entry.payload_json is None:
@@ -132,18 +140,29 @@ class PortionReader:
         except InputError as error:
             self.counted.skips.append(entry.skipped(str(error)))
             return
+        if entry.id in self.seen:
+            before = self.seen[entry.id]
+            content, where = before if before is not None else (entry.id, "")
+            if entry.content != content:
+                also = f" is also at {where}" if where else " is that of another item"
+                self.counted.skips.append(entry.skipped(f"id {entry.id!r}{also}, with other content"))
+                return
+            self.repeats.append(Repeat(place_of(entry), entry.skipped("")))
+            return
         # An id that is the content's digest needs nothing beside it: half the memory of a long list.
         self.seen[entry.id] = None if entry.id == entry.content else (entry.content, entry.where)
         self.unsure.append(entry)
         self.held += entry.held_bytes()
 
-    def _is_new(self, record: Record) -> bool:
-        """Whether the index does not know yet that this source gives this id; True once."""
-        pair = (record.source or "", record.id)
-        if record.source is None or pair in self.known or pair in self.noted:
-            return False
-        self.noted.add(pair)
-        return True
+    def _take_same(self, entry: Same) -> None:
+        named = [name for name in entry.ids if name not in self.seen and not _DIGEST.fullmatch(name)]
+        rows = self.index.get(named, vectors=False) if named else {}
+        for name in entry.ids:
+            if name in self.seen:
+                self.counted.repeated += 1
+            else:
+                self.counted.present += 1
+                self.seen[name] = (rows[name].content, entry.source) if name in rows else None
 
     def _look_up(self) -> None:
         records, self.unsure = self.unsure, []
@@ -169,10 +188,12 @@ class PortionReader:
                 continue
             assert row is not None
             self.counted.present += 1
-            if row.payload != record.payload or lacking:
-                changed.append(replace(record, file=None))  # its vector is there: nothing of the file is needed
-            elif self._is_new(record):
-                self.counted.pairs.append((record.source or "", record.id))
+            record = replace(record, file=None)  # its vector is there: nothing of the file is needed
+            same = record.payload == row.payload
+            if lacking or (record.replaces and not same):
+                changed.append(record if same or record.replaces else _as_stored(record, row))
+            if not record.replaces and not (same and (record.source, record.id) in self.known):
+                self.counted.places.append(place_of(record))
         rows = self.index.get([record.id for record in changed]) if changed else {}
         self.counted.changed += [(record, rows[record.id].vector) for record in changed if record.id in rows]
         self.held = sum(record.held_bytes() for record in self.fresh)
@@ -187,6 +208,19 @@ class PortionReader:
                 portion.thumbnails[record.id] = self.thumbnails.pop(record.id)
         # A second place of something that is not stored yet waits until it is.
         waiting = {record.id for record in (*self.unsure, *self.fresh)}
-        portion.repeats = [repeat for repeat in self.repeats if repeat.id not in waiting]
-        self.repeats = [repeat for repeat in self.repeats if repeat.id in waiting]
+        portion.repeats = [repeat for repeat in self.repeats if repeat.place.id not in waiting]
+        self.repeats = [repeat for repeat in self.repeats if repeat.place.id in waiting]
+        if not waiting:
+            portion.finished, self.finished = self.finished, []
         return portion
+
+
+def place_of(record: Record) -> Place:
+    """Where a record was found, with its payload."""
+    assert record.payload_json is not None
+    return Place(record.source or "", record.id, record.payload_json.text)
+
+
+def _as_stored(record: Record, row: Row) -> Record:
+    """The record with the payload that its row has."""
+    return replace(record, payload=row.payload, payload_json=PayloadJson(encoded_payload(row.payload, row.id)))

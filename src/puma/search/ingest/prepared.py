@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from puma.index import Index
-from puma.items.encoder import Skip
+from puma.index import Index, Stamp
+from puma.items.encoder import BATCH, Encoder
+from puma.search.ingest.filling import Added, fill
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
 from puma.search.ingest.reading import PathReader
-from puma.search.ingest.records import Found
+from puma.search.ingest.records import Found, source_of
 from puma.search.ingest.syncing import Watch
 
 
@@ -19,7 +21,7 @@ class PreparedPaths:
 
     Args:
         index: that the items are for.
-        paths, sync, allow_empty: as :meth:`puma.Searcher.add_paths` takes them.
+        paths, sync, allow_empty, options: as :meth:`puma.Searcher.add_paths` takes them.
 
     Raises:
         InputError, DataError: as :meth:`puma.Searcher.add_paths`, before anything is read.
@@ -32,10 +34,12 @@ class PreparedPaths:
         *,
         sync: bool = False,
         allow_empty: bool = False,
+        options: ReadOptions | None = None,
     ) -> None:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         self.index, self.sync, self.allow_empty = index, sync, allow_empty
-        readers = [PathReader(Path(path).expanduser()) for path in given]
+        self.options, self._waiting = options or ReadOptions(), list[Stamp]()
+        readers = [PathReader(Path(path).expanduser(), options) for path in given]
         self._watch = Watch(index, readers)
         if sync and not allow_empty:
             self._watch.refuse_empty()
@@ -56,12 +60,51 @@ class PreparedPaths:
 
     def entries(self) -> Iterator[Found]:
         """Everything in the paths, one at a time."""
-        return self._watch.seeing((number, entry) for number, reader in self._readers for entry in reader.entries())
+        named = {source_of(reader.path) for _, reader in self._readers}
+        unchanged = self._watch.unchanged(self.options)
+        readers = self._readers
+        return self._watch.seeing(
+            (number, entry) for number, reader in readers for entry in reader.entries(named, unchanged)
+        )
 
-    def settle(self, skips: Sequence[Skip]) -> tuple[int, int]:
-        """With ``sync``, delete what was not seen: how many items went, and how many were kept for the skips' sake.
+    def remember(self, stamps: Sequence[Stamp]) -> None:
+        """Remember files whose items are stored; of one that gave other items before, when those are gone."""
+        self._waiting += stamps
+        settled = [stamp for stamp in self._waiting if self._watch.is_settled(stamp.source)]
+        if settled:
+            self._waiting = [stamp for stamp in self._waiting if not self._watch.is_settled(stamp.source)]
+            self.index.put_stamps(settled)
+
+    def fill(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int = BATCH,
+        progress: bool = False,
+        on_batch: Callable[[Added], object] | None = None,
+    ) -> Added:
+        """Read, embed and store everything; then delete what the files that were read do not give any more, and with
+        ``sync`` what came from files that are gone. Arguments as :meth:`puma.Searcher.add_paths` takes them.
 
         Raises:
             InputError: as :meth:`puma.search.ingest.syncing.Watch.settle`.
         """
-        return self._watch.settle(skips, self.allow_empty) if self.sync else (0, 0)
+        added = fill(
+            encoder,
+            self.index,
+            self.entries(),
+            batch_size=batch_size,
+            known=self.known,
+            total=self.count() if progress else None,
+            progress=progress,
+            on_batch=on_batch,
+            remember=self.remember,
+        )
+        settled = self._watch.settle(added.skips, sync=self.sync, allow_empty=self.allow_empty)
+        self.remember([])
+        added.deleted, added.kept = settled.deleted, settled.kept
+        # A new place of a source that lost another one: its fields have changed.
+        replaced = settled.replaced & added.new_places
+        added.updated += len(replaced)
+        added.places -= len(replaced)
+        return added

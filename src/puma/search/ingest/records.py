@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from puma.errors import ImageError, InputError
+from puma.index import Stamp
 from puma.index.interface import PayloadJson
 from puma.items.digest import read_content
 from puma.items.encoder import Skip
@@ -59,6 +61,12 @@ class Record:
         """The item with its image's file read."""
         return self.item if self.file is None else Item(self.item.text, self.file)
 
+    @property
+    def replaces(self) -> bool:
+        """Whether its payload takes the place of what was stored under its id: items that are given directly, with an
+        id of their own. What is known by its content only is kept beside it."""
+        return self.source is None and self.id != self.content
+
     def held_bytes(self) -> int:
         """Bytes of the image that this record keeps in memory."""
         image = self.file if self.file is not None else self.item.image
@@ -73,12 +81,56 @@ class Record:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file in a folder whose suffix is no image's."""
+    """A file or folder inside a folder that is not read, and why; the reasons are counted."""
 
     where: str
+    reason: str = "other files"
 
 
-Found = Record | Skip | Ignored
+@dataclass(frozen=True)
+class Note:
+    """Something that a reader should know of a file that was read."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A file was read to its end: what it gave before and does not give now is not in it any more.
+
+    Args:
+        source: its absolute path.
+        stamp: what is to be remembered of it; None where it has to be read again in any case.
+    """
+
+    source: str
+    stamp: Stamp | None = None
+
+
+@dataclass(frozen=True)
+class Same:
+    """A file that is as it was when it was last read: what it gave before is still in it."""
+
+    source: str
+    ids: tuple[str, ...] = ()
+
+
+Found = Record | Skip | Ignored | Note | Finished | Same
+
+
+def same_place(source: str, name: str, payload: Mapping[str, Any]) -> int:
+    """A hash of a place; equal in this process for equal payloads, in whatever order their keys are."""
+    return hash((source, name, _hashable(payload)))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(inner)) for key, inner in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def encoded_text(item: Item) -> bytes:
@@ -146,6 +198,8 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
         name = None if name in (None, "") else str(name)
         if text is not None and not isinstance(text, str):
             raise InputError(f"text must be a string, got {type(text).__name__}")
+        if "\0" in (text or ""):
+            raise InputError("the text holds NUL characters: no text file, or another encoding (--encoding utf-16)")
         if isinstance(image, InsideFile):
             shown, image = image.name, image.data
         elif image is not None and not isinstance(image, str):

@@ -1,5 +1,4 @@
-"""What a removed file takes with it: items whose sources lie in some paths and were not found there any more. Loads no
-torch.
+"""What a changed or removed file takes with it: items that it gave before and does not give any more. Loads no torch.
 
 What vanished is kept apart from what could not be read this time, and an index is not emptied because a disk is not
 mounted.
@@ -7,18 +6,32 @@ mounted.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from puma.errors import InputError
-from puma.index import Index
+from puma.index import Index, Place
 from puma.items.encoder import Skip
+from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
-from puma.search.ingest.reading import IMAGES, PathReader
-from puma.search.ingest.records import Found, Record, is_text, source_of
+from puma.search.ingest.reading import IN_FOLDERS, PathReader
+from puma.search.ingest.records import Finished, Found, Record, Same, is_text, same_place, source_of
+from puma.search.ingest.unchanged import Unchanged
 
 IDS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What :meth:`Watch.settle` did: items deleted, items kept because what they came from could not be read, and
+    source and id of the places that went from items that have others."""
+
+    deleted: int
+    kept: int
+    replaced: set[Pair]
 
 
 class Watch:
@@ -34,18 +47,40 @@ class Watch:
         self.paths = [reader.path for reader in readers]
         self.under = [source_of(path) for path in self.paths]
         # A name that is no valid text is never stored: nothing of it can be known.
-        storable = [source for source in self.under if is_text(source)]
-        self.known: set[Pair] = index.sources(storable) if storable else set()
+        self._storable = [source for source in self.under if is_text(source)]
+        self.known: set[Pair] = index.sources(self._storable) if self._storable else set()
         self._unseen = set(self.known)
+        self._given: dict[str, list[str]] = {}
+        for source, name in sorted(self.known):
+            self._given.setdefault(source, []).append(name)
         self._found = [0] * len(self.paths)
+        self._read: set[str] = set()
+        self._met: set[int] = set()
 
     def seeing(self, entries: Iterable[tuple[int, Found]]) -> Iterator[Found]:
         """The entries as they come, each compared."""
         for number, entry in entries:
             if isinstance(entry, Record):
+                source = entry.source or ""
                 self._found[number] += 1
-                self._unseen.discard((entry.source or "", entry.id))
+                self._unseen.discard((source, entry.id))
+                self._met.add(same_place(source, entry.id, entry.payload))
+            elif isinstance(entry, Finished):
+                self._read.add(entry.source)
+            elif isinstance(entry, Same):
+                entry = Same(entry.source, tuple(self._given.get(entry.source, ())))
+                self._found[number] += len(entry.ids)
+                self._unseen -= {(entry.source, name) for name in entry.ids}
             yield entry
+
+    def unchanged(self, options: ReadOptions) -> Unchanged:
+        """What tells whether a source need not be read again."""
+        stamps = self.index.stamps(self._storable) if self._storable and not options.rehash else {}
+        return Unchanged(stamps, self.known, options.reading())
+
+    def is_settled(self, source: str) -> bool:
+        """Whether everything that the index held of a source that was read was in it."""
+        return all((source, name) not in self._unseen for name in self._given.get(source, ()))
 
     def lost(self) -> list[Path]:
         """Paths that are gone themselves, though the index holds items of them."""
@@ -64,33 +99,52 @@ class Watch:
     def _holds(self, under: str) -> bool:
         return any(_is_below(source, under) for source, _ in self.known)
 
-    def settle(self, skips: Sequence[Skip], allow_empty: bool) -> tuple[int, int]:
-        """Delete what was not seen, after the run has gone to its end.
+    def settle(self, skips: Sequence[Skip], *, sync: bool, allow_empty: bool) -> Settled:
+        """Delete what was not seen, after the run has gone to its end: what the files that were read gave before, and
+        with ``sync`` what came from files that are gone.
 
         Args:
             skips: what could not be read in this run; what was read of it before stays.
+            sync: whether a file that is gone takes its items with it.
             allow_empty: whether a path may have nothing in it any more.
 
-        Returns:
-            How many items went, and how many were kept for the skips' sake.
-
         Raises:
-            InputError: a path had nothing in it, though the index holds items of it; nothing was deleted.
+            InputError: with ``sync``, a path had nothing in it, though the index holds items of it; nothing was
+                deleted.
         """
-        looked_for = {source: self._was_looked_for(source) for source, _ in self._unseen}
+        looked_for = {source: self._was_looked_for(source, sync) for source, _ in self._unseen}
         gone = {pair for pair in self._unseen if looked_for[pair[0]]}
         kept = self._unreadable(gone, skips)
         gone -= kept
         for path, under, found in zip(self.paths, self.under, self._found, strict=True):
-            if not found and not allow_empty and any(_is_below(source, under) for source, _ in gone):
+            emptied = set() if found or allow_empty else {pair for pair in gone if _is_below(pair[0], under)}
+            if emptied and sync:
                 raise _empty(path)
+            gone -= emptied
+            kept |= emptied
         deleted = self.index.forget_sources(sorted(gone)) if gone else 0
-        return deleted, len({name for _, name in kept})
+        self._unseen -= gone
+        stale = self._stale_places(skips, kept)
+        self.index.forget_places(stale)
+        return Settled(deleted, len({name for _, name in kept}), {(place.source, place.id) for place in stale})
 
-    def _was_looked_for(self, source: str) -> bool:
-        """Whether this run would have found the source: a list inside a folder is read only where it is named, so it
-        counts as vanished only when its file is gone."""
-        return source in self.under or Path(source).suffix.lower() in IMAGES or not os.path.lexists(source)
+    def _stale_places(self, skips: Sequence[Skip], kept: set[Pair]) -> list[Place]:
+        """Of items with several places, those that a file which was read does not give any more."""
+        found = [
+            place
+            for place in (self.index.places(self._storable) if self._storable else [])
+            if place.source in self._read
+            and same_place(place.source, place.id, json.loads(place.payload)) not in self._met
+        ]
+        spared = kept | self._unreadable({(place.source, place.id) for place in found}, skips)
+        return [place for place in found if (place.source, place.id) not in spared]
+
+    def _was_looked_for(self, source: str, sync: bool) -> bool:
+        """Whether this run would have found the source: a text file inside a folder is read only where it is named, so
+        it counts as vanished only when its file is gone."""
+        if source in self._read or not sync:
+            return source in self._read
+        return source in self.under or Path(source).suffix.lower() in IN_FOLDERS or not os.path.lexists(source)
 
     def _unreadable(self, pairs: set[Pair], skips: Sequence[Skip]) -> set[Pair]:
         unread = {skip.source for skip in skips if skip.id is None and skip.image in (None, skip.source)} - {None}

@@ -15,7 +15,9 @@ from typing import Any
 
 from puma.errors import DataError
 from puma.items.encoder import Skip
-from puma.search.ingest.records import InsideFile, Record, record_of, source_of
+from puma.search.ingest.columns import Columns
+from puma.search.ingest.options import ReadOptions
+from puma.search.ingest.records import InsideFile, Note, Record, record_of, source_of
 
 BYTES_AT_ONCE = 16 * 2**20
 """About what the rows that are read together take, decoded."""
@@ -23,10 +25,10 @@ ROWS_AT_ONCE = 256
 BUFFER = 2**20
 
 
-def check_table(path: Path) -> None:
-    """Raise DataError unless the file is Parquet with a ``text`` and/or ``image`` column of a type that can be used."""
+def check_table(path: Path, options: ReadOptions) -> None:
+    """Raise DataError unless the file is Parquet with a column for text and/or image, of a type that can be used."""
     with _opened(path) as file:
-        _columns(path, file.schema_arrow)
+        _columns(path, file.schema_arrow, Columns(options))
 
 
 def count_rows(path: Path) -> int:
@@ -38,19 +40,23 @@ def count_rows(path: Path) -> int:
         return 0
 
 
-def rows(path: Path) -> Iterator[Record | Skip]:
-    """Every row as a record. ``image`` may be a path (relative to the file), an image's bytes, or a struct of
-    ``bytes`` and ``path`` as the ``datasets`` library writes it; other columns are payload, those of bytes left out."""
+def rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
+    """Every row as a record. ``image`` may be a path (relative to the file), an image's bytes, a struct of ``bytes``
+    and ``path`` as the ``datasets`` library writes it, or a list of these: an item for each. Other columns are payload,
+    those of bytes left out, and reported where they may hold images."""
     import pyarrow as pa
 
-    source, number = source_of(path), 0
+    source, number, columns = source_of(path), 0, Columns(options)
     try:
         with _opened(path) as file:
-            names = _columns(path, file.schema_arrow)
+            names = _columns(path, file.schema_arrow, columns)
             for batch in file.iter_batches(batch_size=_rows_at_once(file), columns=names):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield _row(fields, path, f"{path}:{number}", source, number)
+                    for place, row in enumerate(columns.rows(fields)):
+                        name = f"{number}" if place == 0 else f"{number}.{place + 1}"
+                        yield _row(row, path, f"{path}:{number}", source, name)
+            yield from (Note(str(path), message) for message in columns.notes())
     except DataError as error:
         yield Skip(str(path), str(error).removeprefix(f"{path}: "), source)
     except (OSError, pa.ArrowException) as error:
@@ -58,7 +64,7 @@ def rows(path: Path) -> Iterator[Record | Skip]:
         yield Skip(str(path), reason, source)
 
 
-def _row(fields: dict[str, Any], path: Path, where: str, source: str, number: int) -> Record | Skip:
+def _row(fields: dict[str, Any], path: Path, where: str, source: str, number: str) -> Record | Skip:
     image = fields.pop("image", None)
     name = None
     if isinstance(image, dict):
@@ -99,22 +105,37 @@ def _opened(path: Path) -> Any:
         raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:200]})") from None
 
 
-def _columns(path: Path, schema: Any) -> list[str]:
-    """The columns that are read.
+def _columns(path: Path, schema: Any, columns: Columns) -> list[str]:
+    """The columns that are read; those of bytes that are not are noted in ``columns``.
 
     Raises:
         DataError: there is no text and no image, or one of them is of a type that holds neither.
     """
     names = list(schema.names)
-    if not {"text", "image"} & set(names):
-        raise DataError(f"{path}: a column named text or image is needed, the file has {names}")
-    for name, fits, wanted in (("text", _is_text, "strings"), ("image", _is_image, "paths, bytes or {bytes, path}")):
-        if names.count(name) > 1:
+    text, images = columns.text_in(names), columns.images_in(names)
+    for name in (text, *images[:1], *(name for name in ("text", "image") if name in names)):
+        if name is not None and names.count(name) > 1:
             raise DataError(f"{path}: there are {names.count(name)} columns named {name}")
-        if name in names and not fits(schema.field(name).type):
-            raise DataError(f"{path}: column {name} must hold {wanted}, its type is {schema.field(name).type}")
-    kept = ("text", "image", "id")
-    return [name for name in dict.fromkeys(names) if name in kept or not _has_bytes(schema.field(name).type)]
+    if text not in (None, "text", columns.options.text_column) and not _is_text(schema.field(text).type):
+        text = None  # another name's meaning is not certain
+    if text is not None and not _is_text(schema.field(text).type):
+        raise DataError(f"{path}: column {text} must hold strings, its type is {schema.field(text).type}")
+    strict = columns.options.image_column is not None or "image" in names
+    for name in images if strict else ():
+        if not _is_image(schema.field(name).type):
+            kinds = "paths, bytes, {bytes, path} or lists of these"
+            raise DataError(f"{path}: column {name} must hold {kinds}, its type is {schema.field(name).type}")
+    images = [name for name in images if _is_image(schema.field(name).type)]
+    if text is None and not images:
+        raise DataError(f"{path}: {columns.wanted()} is needed, the file has {names}")
+    kept = {text, "id", *images}
+    found = []
+    for name in dict.fromkeys(names):
+        if name in kept or not _has_bytes(schema.field(name).type):
+            found.append(name)
+        else:
+            columns.unused.append(name)
+    return found
 
 
 def _is_text(kind: Any) -> bool:
@@ -134,6 +155,8 @@ def _is_bytes(kind: Any) -> bool:
 def _is_image(kind: Any) -> bool:
     import pyarrow.types as types
 
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return not types.is_list(kind.value_type) and _is_image(kind.value_type)
     if types.is_struct(kind):
         parts = {field.name: field.type for field in kind}
         return bool(parts) and all(

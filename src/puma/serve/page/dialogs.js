@@ -181,7 +181,8 @@ export function showKeys() {
       "p",
       { class: "small" },
       "A score is the cosine similarity of query and result: 1 is the same, 0 is unrelated. " +
-        "Scores of different models, or of pictures and texts, do not compare.",
+        "Scores of different models, or of pictures and texts, do not compare: where all kinds are searched, " +
+        "results stand in the order of how far each stands out among its kind.",
     ),
   );
   sheet.showModal();

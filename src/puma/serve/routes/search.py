@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.index import Hit
+from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
 from puma.serve.queries import SearchQuery, named, page_of_groups, page_of_hits, parse_query, query_batch
@@ -146,25 +147,25 @@ async def _answer(
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
-    options: dict[str, Any] = {"k": k, "offset": offset, "where": where, "min_score": min_score}
+    batch = await query_batch(own, searcher, query)
+    options: dict[str, Any] = {"hidden": query.hidden, "k": k, "offset": offset, "where": where, "min_score": min_score}
     if group:
-        groups, more = await page_of_groups(own, searcher, query, **options)
+        groups, more = await page_of_groups(own, searcher, batch, **options)
     else:
-        hits, more = await page_of_hits(own, searcher, query, **options)
+        hits, more = await page_of_hits(own, searcher, batch, **options)
         groups = [[hit] for hit in hits]
-    weak = {one[0].id: _is_weak(own, query, one[0]) for one in groups}
+    weak = {one[0].id: _is_weak(own, query, batch, one[0]) for one in groups}
     if drop_weak:
         if own.cutoffs is None:
             raise InputError("drop_weak: the cut-offs of this model are not known; give min_score")
         groups = [one for one in groups if not weak[one[0].id]]
-    batch = query_batch(searcher, query)
     cut = await own.cut_places(batch.items, batch.instructions)
     return json_answer(
         {
             "index": name,
             "query": {
                 "modality": query.item.modality,
-                "instruction": batch.instructions[0],
+                "instruction": batch.instruction,
                 "truncated": bool(cut),
             },
             "hits": [_found(own, name, one, group) | {"weak": weak[one[0].id]} for one in groups],
@@ -184,7 +185,8 @@ def _found(own: Service, index: str, group: list[Hit], with_duplicates: bool) ->
     return shown[0]
 
 
-def _is_weak(own: Service, query: SearchQuery, hit: Hit) -> bool | None:
+def _is_weak(own: Service, query: SearchQuery, batch: QueryBatch, hit: Hit) -> bool | None:
     if own.cutoffs is None:
         return None
-    return own.cutoffs.is_weak(query.item.modality, query.modality, hit.modality, hit.score)
+    wanted = batch.wanted[0] if len(batch.wanted) == 1 else hit.modality
+    return own.cutoffs.is_weak(query.item.modality, wanted, hit.modality, hit.score)

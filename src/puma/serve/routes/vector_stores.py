@@ -78,20 +78,22 @@ async def search(
     modality = wanted(_modalities(where))
     common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
     queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
+    batches = [await query_batch(own, searcher, query) for query in queries]
     least = None if body.ranking_options is None else body.ranking_options.score_threshold
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, query, k=body.max_num_results, where=where, min_score=least) for query in queries)
+        *(page_of_hits(own, searcher, batch, k=body.max_num_results, where=where, min_score=least) for batch in batches)
     )
     best: dict[str, Hit] = {}
-    for hit in (hit for hits, _ in pages for hit in hits):
+    places: dict[str, int] = {}
+    for place, hit in ((place, hit) for hits, _ in pages for place, hit in enumerate(hits)):
+        places[hit.id] = min(place, places.get(hit.id, place))
         if hit.id not in best or hit.score > best[hit.id].score:
             best[hit.id] = hit
-    ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.id))
-    cut = [
-        place
-        for place, query in enumerate(queries)
-        if await own.cut_places((batch := query_batch(searcher, query)).items, batch.instructions)
-    ]
+    # Where one search was made for each modality, only a hit's place tells how good it is.
+    if all(len(batch.wanted) == 1 for batch in batches):
+        places = dict.fromkeys(places, 0)
+    ranked = sorted(best.values(), key=lambda hit: (places[hit.id], -hit.score, hit.id))
+    cut = [place for place, batch in enumerate(batches) if await own.cut_places(batch.items, batch.instructions)]
     return json_answer(
         {
             "object": "vector_store.search_results.page",

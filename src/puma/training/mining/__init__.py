@@ -4,7 +4,7 @@
 written anew with them, in the folders of ``roots``. Loads no torch.
 """
 
-from puma.training.mining.choosing import Rules, choose
+from puma.training.mining.choosing import Rules, choose, choose_above
 from puma.training.mining.writing import mine
 
-__all__ = ["Rules", "choose", "mine"]
+__all__ = ["Rules", "choose", "choose_above", "mine"]

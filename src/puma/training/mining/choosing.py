@@ -31,6 +31,8 @@ class Rules:
         margin: a candidate that scores above the query's best positive by more than this is taken for a right answer
             without a label, and left out. Additive, in units of the score: 0 leaves out whatever beats the positive,
             -0.05 asks for a distance below it, None leaves nothing out.
+        other_modality: the most a query gets besides, of other modalities than the one it asks for
+            (:func:`choose_above`). 0: none.
 
     Raises:
         InputError: a number out of its range.
@@ -39,12 +41,15 @@ class Rules:
     negatives: int = 8
     skip_top: int = 0
     margin: float | None = 0.0
+    other_modality: int = 0
 
     def __post_init__(self) -> None:
         if self.negatives < 1:
             raise InputError(f"negatives={self.negatives!r}: give at least 1")
         if self.skip_top < 0:
             raise InputError(f"skip_top={self.skip_top!r}: give 0 or more")
+        if self.other_modality < 0:
+            raise InputError(f"other_modality={self.other_modality!r}: give 0 or more")
         if self.margin is not None and not math.isfinite(self.margin):
             raise InputError(f"margin={self.margin!r}: give a finite number, or None for no margin")
 
@@ -111,6 +116,28 @@ def choose(
         if len(distinct) >= first + rules.negatives or len(best) == len(free):
             return Chosen(distinct[first : first + rules.negatives], count, beyond)
         wanted *= 2
+
+
+def choose_above(scores: np.ndarray, order: np.ndarray, floor: float, contents: np.ndarray, most: int) -> list[int]:
+    """The best-scored candidates that score as high as the query's best positive or higher; of several with one
+    content, the best.
+
+    For candidates of another modality than the one asked for: there is no margin above the positive, since a high score
+    does not make them right.
+
+    Args:
+        scores: [c], of candidates of other modalities alone; NaN for one without a score.
+        order: int [c]: who goes first of two with equal scores, the lower number.
+        floor: the best positive's score; NaN where it has none, and then nothing is chosen.
+        contents: int [c]: equal numbers for equal contents, :data:`UNKNOWN` where not known.
+        most: how many.
+
+    Returns:
+        Columns of ``scores``, best first.
+    """
+    above = np.flatnonzero(scores >= floor - SLACK)
+    ranked = above[np.lexsort((order[above], -scores[above]))]
+    return _distinct(ranked, contents)[:most]
 
 
 def _best(scores: np.ndarray, order: np.ndarray, columns: np.ndarray, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -19,13 +19,20 @@ BLOCK_FLOATS = 2**24
 
 
 class Pools:
-    """The candidates of a split, each once; a task's pool is a list of places among them, its columns."""
+    """The candidates of a split, each once; a task's pool is a list of places among them, its columns.
 
-    def __init__(self, benchmark: Benchmark, split: str, tasks: Sequence[TaskName], pool: str) -> None:
+    Args:
+        pool: ``local`` takes a task's own pool; ``global`` the candidates of all tasks.
+        all_tasks: hold the candidates of all tasks even where the pools are local.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, split: str, tasks: Sequence[TaskName], pool: str, *, all_tasks: bool = False
+    ) -> None:
         self.candidates: list[Candidate] = []
         place: dict[str, int] = {}
         self._columns: dict[TaskName, np.ndarray] = {}
-        for task in benchmark.tasks(split) if pool == "global" else tasks:
+        for task in benchmark.tasks(split) if all_tasks or pool == "global" else tasks:
             columns = []
             for candidate in benchmark.pool(task, split):
                 column = place.setdefault(candidate.did, len(self.candidates))
@@ -50,6 +57,10 @@ class Pools:
 
     def columns(self, task: TaskName) -> np.ndarray:
         return self._columns[task]
+
+    def of_other_modality(self, wanted: str) -> np.ndarray:
+        """int [m]: the places of all candidates that are not of this modality."""
+        return np.flatnonzero(np.array([candidate.modality != wanted for candidate in self.candidates]))
 
     def items(self) -> list[Item]:
         return [candidate.item(self.root) for candidate in self.candidates]
@@ -133,7 +144,7 @@ def from_encoder(vectors: Vectors, columns: np.ndarray, task: TaskName) -> Itera
 
 
 def from_run(
-    run: dict[str, dict[str, float]], queries: Sequence[Query], place: dict[str, int], size: int, task: TaskName
+    run: Mapping[str, Mapping[str, float]], queries: Sequence[Query], place: dict[str, int], size: int, task: TaskName
 ) -> Iterator[np.ndarray]:
     met = False
     for query in queries:

@@ -9,10 +9,11 @@ any point the same command goes on, and what it writes is the same.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from puma.evaluation.runs import read_run
 from puma.evaluation.stored.resumable import Resumable, Work, made_with, opened_store
 from puma.items.encoder import BATCH, Encoder
 from puma.storage.folders import storage_errors, write_json
-from puma.training.mining.choosing import UNKNOWN, Chosen, Rules, choose
+from puma.training.mining.choosing import UNKNOWN, Chosen, Rules, choose, choose_above
 from puma.training.mining.roots import NOTE, input_digest, link_the_rest, mined_path, work_folder, write_mined
 from puma.training.mining.scoring import Pools, Vectors, from_encoder, from_run, right_answers
 
@@ -56,11 +57,16 @@ def mine(
     any query of its task with the same content, candidates with the content of one of them (equal text, equal bytes of
     the image), the query itself where its own modality is asked for, and what the rules leave out.
 
+    With ``rules.other_modality`` a query also gets candidates of other modalities that score as high as its best
+    positive or higher, from all tasks' pools. They follow its other negatives, and training takes both alike: set
+    ``hard_negatives`` to the sum.
+
     Args:
         root: the benchmark.
         out: the new root; absent or empty. Its pools, qrels, instructions and images are links to ``root``'s folders.
         encoder: scores with the cosine, each query under its task's first instruction.
-        run_dir: scores come from ``task<id>_<split>_<pool>.run`` in this folder, as evaluation writes them, instead.
+        run_dir: scores come from ``task<id>_<split>_<pool>.run`` in this folder, as evaluation writes them, instead;
+            those of other modalities from ``..._global.run``.
         dataset: a name; None for the folder's only data set or else all of them.
         split: the split whose queries get negatives; of train, M-BEIR's upsampled file gets them too.
         tasks: task ids or labels; all of the split if None. Queries of other tasks stay as they are.
@@ -75,8 +81,9 @@ def mine(
     Returns:
         What :data:`NOTE` holds: ``made_with`` and ``tasks``, by id ``queries``, ``full`` (with all the negatives asked
         for), ``none``, ``negatives``, ``alike`` and ``beyond_margin`` (candidates left out), ``unjudged`` (queries
-        without a scored positive), ``unreadable``; ``skipped``, how many queries and candidates could not be embedded,
-        and ``skipped_items``, the first of them with the reason.
+        without a scored positive), ``other_modality`` (negatives of another, where asked for), ``unreadable``;
+        ``skipped``, how many queries and candidates could not be embedded, and ``skipped_items``, the first of them
+        with the reason.
 
     Raises:
         InputError: neither or both of ``encoder`` and ``run_dir``, an unknown pool or task, an ``out`` that is in use,
@@ -94,6 +101,9 @@ def mine(
     chosen = benchmark.choose(split, tasks)
     names = {task: f"{benchmark.label(task)}_{split}_{pool}.run" for task in chosen}
     runs = {task: Path(run_dir) / name for task, name in names.items()} if run_dir is not None else {}
+    wide_runs: dict[TaskName, Path] = {}
+    if run_dir is not None and plan.other_modality:
+        wide_runs = {task: Path(run_dir) / f"{benchmark.label(task)}_{split}_global.run" for task in chosen}
     note = {
         "format": 2,
         "scores": "run files" if encoder is None else encoder.fingerprint,
@@ -101,9 +111,10 @@ def mine(
         "split": split,
         "tasks": chosen,
         "pool": pool,
-        **asdict(plan),
+        # Named only where it is asked for: what was mined before it existed stays the same work.
+        **{name: value for name, value in asdict(plan).items() if name != "other_modality" or value},
         "copy": copy,
-        "read": input_digest(benchmark, split, list(runs.values())),
+        "read": input_digest(benchmark, split, [*runs.values(), *wide_runs.values()]),
     }
     beside = target.parent / f".{target.name}.mining"
     if target.is_dir() and any(target.iterdir()):
@@ -117,7 +128,7 @@ def mine(
     chosen_work = work or Work()
     with contextlib.ExitStack() as stack:
         first_does(lambda: stack.enter_context(work_folder(beside, note, chosen_work.resume)))
-        pools = Pools(benchmark, split, chosen, pool)
+        pools = Pools(benchmark, split, chosen, pool, all_tasks=plan.other_modality > 0)
         todo = [task for task in chosen if not _note_path(beside, benchmark, task).is_file()]
         vectors: Vectors | None = None
         if encoder is not None:
@@ -129,8 +140,8 @@ def mine(
             if not is_first():
                 return {}
         for task in todo:
-            run = read_run(runs[task]) if runs else None
-            queries, table = _task(benchmark, task, split, pools, plan, vectors, run)
+            read = [read_run(own[task]) for own in (runs, wide_runs) if own]
+            queries, table = _task(benchmark, task, split, pools, plan, vectors, read)
             write_queries(mined_path(beside, benchmark, task), queries)
             write_json(
                 _note_path(beside, benchmark, task), {"table": table, "skipped": vectors.faults if vectors else {}}
@@ -177,30 +188,57 @@ def _task(
     pools: Pools,
     rules: Rules,
     vectors: Vectors | None,
-    run: dict[str, dict[str, float]] | None,
+    runs: Sequence[Mapping[str, Mapping[str, float]]],
 ) -> tuple[list[Query], dict[str, int]]:
+    """A task's queries with their negatives, and its figures. ``runs``: of its pool and, where other modalities are
+    mined, of all candidates; empty with vectors."""
     queries = benchmark.queries(task, split)
     columns = pools.columns(task)
     known, contents = right_answers(benchmark, task, split, queries)
     place = {pools.dids[column]: number for number, column in enumerate(columns)}
     table = dict.fromkeys(("full", "none", "negatives", "alike", "beyond_margin", "unjudged"), 0)
-    source: Iterator[np.ndarray] = (
-        from_encoder(vectors, columns, task)
-        if vectors is not None
-        else from_run(run or {}, queries, place, len(columns), task)
-    )
+
+    def rows(columns: np.ndarray, place: dict[str, int], number: int) -> Iterator[np.ndarray]:
+        if vectors is not None:
+            return from_encoder(vectors, columns, task)
+        return from_run(runs[number], queries, place, len(columns), task)
+
     order, codes = pools.order[columns], pools.contents[columns]
     query_modality, wanted = benchmark.modalities(task)
+    above: Iterator[list[str]] = itertools.repeat([], len(queries))
+    if rules.other_modality:
+        table["other_modality"] = 0
+        everywhere = {did: number for number, did in enumerate(pools.dids)}
+        wide = rows(np.arange(len(pools.dids)), everywhere, 1)
+        right_places = ([everywhere[did] for did in known[query.qid] if did in everywhere] for query in queries)
+        above = _above(wide, right_places, pools, wanted, rules.other_modality)
     mined = []
-    for query, row in zip(queries, source, strict=True):
+    for query, row, others in zip(queries, rows(columns, place, 0), above, strict=True):
         right = [place[did] for did in known[query.qid] if did in place]
         # The query itself, found in the pool, is no wrong answer, unless another modality is asked for.
         own = {pools.code_of(contents[query.qid])} if query_modality == wanted else set()
         found = choose(row, order, right, codes, rules, alike=own)
-        mined.append(replace(query, negatives=tuple(pools.dids[columns[column]] for column in found.columns)))
+        chosen = [pools.dids[columns[column]] for column in found.columns]
+        more = [did for did in others if did not in chosen]  # a global pool may have given them already
+        mined.append(replace(query, negatives=(*chosen, *more)))
         _count(table, found, rules)
+        if rules.other_modality:
+            table["other_modality"] += len(more)
     unreadable = sum(not own for own in contents.values()) + int((codes == UNKNOWN).sum())
     return mined, {"queries": len(queries), **table, "unreadable": unreadable}
+
+
+def _above(
+    rows: Iterator[np.ndarray], right: Iterable[Sequence[int]], pools: Pools, wanted: str, most: int
+) -> Iterator[list[str]]:
+    """The dids of each query's negatives of other modalities, best first."""
+    columns = pools.of_other_modality(wanted)
+    order, codes = pools.order[columns], pools.contents[columns]
+    for row, places in zip(rows, right, strict=True):
+        own = row[list(places)]
+        own = own[~np.isnan(own)]
+        floor = float(own.max()) if own.size else float("nan")
+        yield [pools.dids[columns[column]] for column in choose_above(row[columns], order, floor, codes, most)]
 
 
 def _count(table: dict[str, int], found: Chosen, rules: Rules) -> None:

@@ -16,7 +16,7 @@ from puma.training.recipes.files import SECTIONS, Entries
 MINI = "mini"
 """As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
 STAGES = ("distil", "retrieve")
-EXTRA_PAIRS = ("icons", "wordnet")
+EXTRA_PAIRS = ("icons", "wordnet", "classes")
 """Training pairs that the mini base may have beside its data's."""
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "like": ((str,), "give the name of a recipe beside this one"),
@@ -30,12 +30,25 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "attn": ((str, type(None)), f"give one of {ATTENTION}, or null for the base's own"),
     "notes": ((str,), "give a text"),
     "image_size": ((int,), "give a whole number of pixels"),
+    "tower": ((str,), "give lite0 or lite2"),
+    "tower_cell": ((int,), "give 32 or 64"),
     "teacher_prompt": ((str,), "give open-quote or short"),
     "rows_per_query": ((int,), "give a whole number of at least 1"),
     "extra_pairs": ((list,), f"give a list of {', '.join(EXTRA_PAIRS)}"),
+    "image_variants": ((int,), "give a whole number from 0 to 20"),
     "same_concept": ((bool,), "give true or false"),
 }
-ONLY_MINI = ("image_size", "teacher_prompt", "rows_per_query", "extra_pairs", "same_concept")
+_CHOICES: dict[str, tuple[Any, ...]] = {"tower": ("lite0", "lite2"), "tower_cell": (32, 64)}
+ONLY_MINI = (
+    "image_size",
+    "tower",
+    "tower_cell",
+    "teacher_prompt",
+    "rows_per_query",
+    "extra_pairs",
+    "image_variants",
+    "same_concept",
+)
 """Keys that another base does not have."""
 
 
@@ -62,14 +75,18 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
         else:
             kinds, rule = _KEYS[name]
             right = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
-            if right and isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            if right and isinstance(value, int) and not isinstance(value, bool) and value < (name != "image_variants"):
                 right = False
+            if right and name == "image_variants":
+                right = value <= 20
             if name == "image_tokens" and isinstance(value, list):
                 right = len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
                 value = tuple(value)
             if name == "extra_pairs" and isinstance(value, list):
                 right = all(kind in EXTRA_PAIRS for kind in value)
                 value = tuple(value)
+            if right and name in _CHOICES:
+                right = value in _CHOICES[name]
             if right and name == "dtype":
                 right = value in BASE_PRECISIONS
             if right and name == "attn":

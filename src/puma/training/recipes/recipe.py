@@ -44,13 +44,18 @@ class Recipe:
         attn: how attention is computed; None for the base's own way.
         distil, retrieve: the stages; ``distil`` may be None.
         workload: what the dry run assumes of a step.
-        image_size: of the mini base only, as the next four: the side of its images in pixels.
+        image_size: of the mini base only, as the next seven: the side of its images in pixels.
+        tower: its vision tower, ``lite0`` or ``lite2`` (:class:`puma.mini.base.settings.BaseSettings`).
+        tower_cell: pixels of an image per image token, along one side: 32, or 64 for a quarter of the tokens.
         teacher_prompt: the prompt format of the teacher; only its states at ``[RET]`` are distilled, so it may differ
             from the student's.
         rows_per_query: positives of one query that are read.
-        extra_pairs: training pairs beside the data's, ``icons`` and ``wordnet`` (:mod:`puma.mini.extra_pairs.pairs`).
-        same_concept: whether other candidates of a query's concept are no negatives, in the tasks whose answer they
-            would be.
+        extra_pairs: training pairs beside the data's, ``icons``, ``wordnet``, ``classes``
+            (:mod:`puma.mini.extra_pairs.pairs`).
+        image_variants: changed versions of each training image beside itself (moved and recoloured a little) whose
+            features are stored, so that the frozen tower need not see each anew.
+        same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
+            the tasks whose answer they would be.
         notes: for readers.
     """
 
@@ -65,10 +70,13 @@ class Recipe:
     distil: TrainConfig | None = None
     retrieve: TrainConfig = field(default_factory=TrainConfig)
     workload: Workload = field(default_factory=Workload)
-    image_size: int = 96
+    image_size: int = 192
+    tower: str = "lite2"
+    tower_cell: int = 64
     teacher_prompt: str = "open-quote"
     rows_per_query: int = 4
     extra_pairs: tuple[str, ...] = ()
+    image_variants: int = 0
     same_concept: bool = False
     notes: str = ""
 

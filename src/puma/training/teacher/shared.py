@@ -11,6 +11,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.pooling import last_token_state
 from puma.training.collating import Targets
 from puma.training.config import TrainConfig
+from puma.training.distillation_settings import check_teacher_width
 from puma.training.teacher.dual_depth import DualDepth
 
 
@@ -61,6 +62,7 @@ def choose_teacher(
             "a DualDepth of the retriever's model, 'store' one of puma.training.teacher.store's targets"
         )
     if not isinstance(teacher, DualDepth):
+        check_teacher_width(config, retriever.dim, teacher)
         return None, teacher
     if teacher.student_model() is not retriever.model:
         raise InputError("teacher: a DualDepth of another model; make it of retriever.model")

@@ -62,6 +62,11 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.shards)
 
+    @property
+    def dim(self) -> int:
+        """Features of a state."""
+        return self.shards.dim
+
     def key(self, item: Item, instruction: str | None = None) -> bytes:
         """An item's key: 16 bytes of its written prompt and its image's content.
 
@@ -187,7 +192,7 @@ class PromptTargets:
     """
 
     def __init__(self, teacher: Retriever, states: Mapping[str, np.ndarray]) -> None:
-        self._inputs, self._states = teacher.inputs, states
+        self._inputs, self._states, self.dim = teacher.inputs, states, teacher.dim
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
         """The target [dim], or None for an item with an image or one whose state was not computed."""
@@ -217,6 +222,7 @@ class CaptionTargets:
         if centre and len(rows):
             rows = rows - rows.mean(0)
         self.states = dict(zip(states, rows, strict=True))
+        self.dim = rows.shape[1] if len(rows) else None
 
     def __call__(self, item: Item, instruction: str | None) -> np.ndarray | None:
         """The target [dim]; None for what has no state, and for items with both text and image, whose meaning no

@@ -1,0 +1,289 @@
+"""Does distillation pay where labels are few? The mini recipe's student on OpenPics with 500 to 10,000 labelled pairs.
+
+    python benchmarks/distillation_pays.py --variants none both --labels 500 2000 10000 --seeds 0 1 2
+    python benchmarks/distillation_pays.py --variants none-longer --as both --labels 2000 --seeds 0 1 2
+    python benchmarks/distillation_pays.py --plot docs/distillation-pays.svg --variants none both
+
+Labelled pairs are drawn by the seed, equally many of each task, one a query; what is right for a query is known of
+these pairs alone. All other texts of the training split are unlabelled; the variants ``captions...`` may also read
+every image with its caption. (The base's projector is fitted to these captions, for all variants.) All variants of a
+seed have the same pairs, start and batches. ``none-longer`` gets as many more steps as the variant named by ``--as``
+spent on teacher and distillation, by CPU time.
+
+Each cell is appended to the results before the next starts and is not run again; a killed one goes on from its
+checkpoint. Cells are scored on val; ``--split test`` is for figures that are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from _distillation_report import summary, write_plot
+from _distillation_variants import STEPS, VARIANTS
+from _machine import described
+from puma.cli.commands._shared import quiet_libraries
+from puma.evaluation.mbeir import evaluate
+from puma.evaluation.metrics import means
+from puma.mini import openpics
+from puma.mini.base.assemble import assemble
+from puma.mini.base.known_images import known_images
+from puma.mini.targets import stage_targets
+from puma.mini.text_teacher import text_teacher_folder
+from puma.mini.training import base_settings, for_this_machine, student
+from puma.storage.folders import write_json
+from puma.training import train
+from puma.training.config import TrainConfig
+from puma.training.pairs import Pair, read_pairs
+from puma.training.planned import met_pairs
+from puma.training.recipes.recipe import read_recipe
+from puma.training.teacher.folder import IMAGE_TO_TEXT, captions_of
+from puma.training.teacher.texts import TextTeacher
+from puma.training.unlabelled import item_rows, read_items, teachable
+
+RESULTS = Path(__file__).parent / "results" / "distillation_pays.json"
+
+
+class World:
+    """The data and the base, read once."""
+
+    def __init__(self) -> None:
+        self.recipe = for_this_machine(read_recipe("mini"))
+        self.root = openpics.build()
+        self.base = assemble(settings=base_settings(self.recipe), images=self.root)
+        self.vision = known_images(self.base, self.root, None)
+        self.pairs = read_pairs(self.root, limit=self.recipe.rows_per_query)
+        self.items = read_items(self.root)
+
+    def student(self, layers: int) -> Any:
+        """The untrained base cut to so many layers."""
+        return student(self.base, replace(self.recipe, layers=layers), self.vision)
+
+
+def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed; 0 for
+    all. Known to be right are those among them alone."""
+    if not count:
+        return list(pairs)
+    draw, by_task = random.Random(seed), {}
+    for pair in pairs:
+        by_task.setdefault(pair.task, {}).setdefault(pair.query_id, []).append(pair)
+    drawn: list[Pair] = []
+    left = count
+    for number, (_, queries) in enumerate(sorted(by_task.items(), key=lambda entry: len(entry[1]))):
+        share = min(len(queries), left // (len(by_task) - number))
+        left -= share
+        drawn += [draw.choice(queries[name]) for name in draw.sample(sorted(queries), share)]
+    return [replace(pair, known=frozenset({pair.candidate_id})) for pair in drawn]
+
+
+def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, seed: int) -> dict[str, Any]:
+    """Train and score one cell."""
+    variant, layers = VARIANTS[name], VARIANTS[name].layers
+    pairs = labelled(world.pairs, labels, seed)
+    steps = options.steps or STEPS.get(labels, 0)
+    if name == "none-longer":
+        steps = steps_at_equal_compute(options, labels, seed)
+    common = {"seed": seed, "workers": 0, "save_steps": 40, "loss": options.loss, "decay": options.decay}
+    common["batch_size"] = options.batch_size
+    values = {"steps": steps, **common, **variant.retrieve}
+    if layers is not None:
+        layers, values = options.deep_layers, {**values, **deep_values(options)}
+    spent: dict[str, float] = {}
+    if variant.deep:
+        values["teacher"], spent["deep teacher"] = deep_teacher(world, options, pairs, labels, common)
+    retrieve = changed(world.recipe.retrieve, values)
+    work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{retrieve.steps}"
+    made = world.student(layers or options.layers)
+    used = 0
+    if variant.distil is not None:
+        distil = changed(world.recipe.distil, {**common, **variant.distil})
+        if variant.captioned:
+            rows = captioned(world.pairs)
+        else:
+            items = teachable(world.items, captions_of(pairs))
+            rows = item_rows(items, seed=seed) if distil.items_only else texts(pairs)
+        used += len(met_pairs(rows, distil))
+        stage(world, made, distil, rows, rows if variant.captioned else pairs, work / "distil", spent)
+    if variant.retrieve:
+        used += len(met_pairs(pairs, retrieve))
+    stage(world, made, retrieve, pairs, pairs, work / "retrieve", spent)
+    tables = evaluate(made, world.root, split=options.split, progress=False)
+    keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
+    row = {
+        "variant": name,
+        "says": variant.says,
+        "labels": labels,
+        "seed": seed,
+        "loss": options.loss,
+        "steps": retrieve.steps,
+        "layers": layers or options.layers,
+        "distil_steps": 0 if variant.distil is None else variant.distil["steps"],
+        "split": options.split,
+        "rows_with_teacher": used,
+        "cpu_seconds": {key: round(value, 1) for key, value in spent.items()},
+        "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
+        "global_mean_hit_rate@10": means([t["global"] for t in tables.values()], ["hit_rate@10"])["hit_rate@10"],
+        "tasks": {task: {key: table[key] for key in keep} for task, table in tables.items()},
+        "command": " ".join(["python", *sys.argv]),
+        **described(),
+    }
+    shutil.rmtree(work, ignore_errors=True)
+    return row
+
+
+def deep_values(options: argparse.Namespace) -> dict[str, Any]:
+    """What a deep student's stage has beside the recipe's."""
+    return {"steps": options.deep_steps, "learning_rate": 3e-4}
+
+
+def deep_teacher(
+    world: World, options: argparse.Namespace, pairs: list[Pair], labels: int, common: Mapping[str, Any]
+) -> tuple[str, float]:
+    """The folder of the deep student of these labels, trained first if it is not there, and what it cost in CPU
+    seconds."""
+    name = f"deep-{labels}-{common['seed']}-{options.loss}-{options.deep_layers}x{options.deep_steps}"
+    folder, cost = options.work.absolute() / name, options.work.absolute() / f"{name}.json"
+    if not cost.is_file():
+        clock = time.process_time()
+        config = changed(world.recipe.retrieve, {**common, **deep_values(options)})
+        made = world.student(options.deep_layers)
+        train(made, pairs, config, options.work / f"{name}.work", vision=world.vision, show_progress=False)
+        made.save_pretrained(folder, replace=True)
+        shutil.rmtree(options.work / f"{name}.work", ignore_errors=True)
+        write_json(cost, {"cpu_seconds": time.process_time() - clock})
+    return str(folder), json.loads(cost.read_text(encoding="utf-8"))["cpu_seconds"]
+
+
+def captioned(pairs: Sequence[Pair]) -> list[Pair]:
+    """Every image with its caption, as a pair of image -> text without an instruction."""
+    return [replace(pair, instruction=None) for pair in pairs if pair.task == IMAGE_TO_TEXT]
+
+
+def texts(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of two texts, and an image's with its caption: what the untrained base can teach."""
+    captions = captions_of(pairs)
+    return [pair for pair in pairs if all(teachable([item], captions) for item in (pair.query, pair.candidate))]
+
+
+def stage(
+    world: World,
+    made: Any,
+    config: TrainConfig,
+    rows: list[Pair],
+    pairs: list[Pair],
+    work: Path,
+    spent: dict[str, float],
+) -> None:
+    """Train one stage, its teacher's states first; CPU seconds of both go into ``spent``."""
+    targets = None
+    if config.distillation_weight > 0:
+        clock = time.process_time()
+        targets = stage_targets(world.base, world.recipe, config, rows, pairs=pairs, vision=world.vision, home=None)
+        spent[f"teacher of {config.stage}"] = time.process_time() - clock
+    clock = time.process_time()
+    train(made, rows, config, work, vision=world.vision, teacher=targets, show_progress=False)
+    spent[config.stage] = time.process_time() - clock
+
+
+def changed(config: TrainConfig | None, values: Mapping[str, Any]) -> TrainConfig:
+    """A stage of the recipe with other values."""
+    return TrainConfig.from_dict({**vars(config or TrainConfig()), **values})
+
+
+def steps_at_equal_compute(options: argparse.Namespace, labels: int, seed: int) -> int:
+    """Contrastive steps that cost what the variant ``--as`` did in all: teacher, distillation and training. The states
+    of a text teacher count at the rate measured once, whether they were in the store or not."""
+    rows = {row["variant"]: row for row in read_rows(options) if same_cell(row, options, row["variant"], labels, seed)}
+    if not {"none", options.like} <= rows.keys():
+        raise SystemExit(f"none-longer: run 'none' and {options.like!r} with {labels} labels and seed {seed} first")
+    plain, other = rows["none"], rows[options.like]
+    stages = sum(v for key, v in other["cpu_seconds"].items() if not key.startswith("teacher of"))
+    teacher = 2 * other["rows_with_teacher"] / texts_a_second()
+    return round(plain["steps"] * (stages + teacher) / plain["cpu_seconds"]["retrieve"])
+
+
+def texts_a_second() -> float:
+    """The text teacher's rate on short texts, by CPU time."""
+    teacher = TextTeacher(text_teacher_folder(), device="cpu")
+    words = [f"a picture of {number} things" for number in range(512)]
+    clock = time.process_time()
+    teacher.states(words)
+    return len(words) / (time.process_time() - clock)
+
+
+def read_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cells that are done."""
+    return json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else []
+
+
+def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, labels: int, seed: int) -> bool:
+    """Whether a row is that cell's."""
+    found = (row["variant"], row["labels"], row["seed"], row["split"], row["loss"])
+    same_steps = not options.steps or VARIANTS[name].layers or name == "none-longer" or row["steps"] == options.steps
+    return found == (name, labels, seed, options.split, options.loss) and bool(same_steps)
+
+
+def main() -> None:
+    quiet_libraries()
+    options = arguments()
+    if options.plot:
+        write_plot(options.plot, read_rows(options), options.variants, options.split)
+        print(summary(read_rows(options), options.split))
+        return
+    world, until = None, time.monotonic() + (options.seconds or float("inf"))
+    for seed in options.seeds:
+        for labels in options.labels:
+            for name in options.variants:
+                if any(same_cell(row, options, name, labels, seed) for row in read_rows(options)):
+                    continue
+                if time.monotonic() > until:
+                    print(f"{options.seconds:.0f} s are over: {name} with {labels} labels and seed {seed} is left")
+                    return
+                world = world or World()
+                row = run_cell(world, options, name, labels, seed)
+                write_json(options.out, [*read_rows(options), row])
+                shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
+                told = f"global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}"
+                print(
+                    f"{name} {labels} labels seed {seed}: {row['steps']} steps, "
+                    f"mean {100 * row['mean_hit_rate@10']:.1f} {told}",
+                    flush=True,
+                )
+    print(summary(read_rows(options), options.split))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=["none"], choices=VARIANTS)
+    parser.add_argument("--labels", nargs="+", type=int, default=[2000], help="labelled pairs, 0 for all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="contrastive steps, needed for labels beside 500, 2000 and 10000")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=6, help="of the student")
+    parser.add_argument("--deep-layers", type=int, default=30, help="of the teacher of the variants deep-...")
+    parser.add_argument("--deep-steps", type=int, default=45, help="of that teacher's training")
+    parser.add_argument("--seconds", type=float, help="begin no cell after so many")
+    parser.add_argument("--loss", default="split-mac", help="the contrastive loss")
+    parser.add_argument("--decay", type=float, default=0.5, help="of the hard temperature")
+    parser.add_argument("--as", dest="like", default="both", help="the variant that none-longer's compute equals")
+    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--work", type=Path, default=Path("runs") / "distillation_pays", help="for checkpoints")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file that results are appended to")
+    parser.add_argument("--plot", type=Path, help="write quality over labelled pairs as SVG, and run nothing")
+    options = parser.parse_args()
+    if not options.steps and set(options.labels) - STEPS.keys():
+        parser.error(f"--labels {options.labels}: give --steps beside {sorted(STEPS)}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

