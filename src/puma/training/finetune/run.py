@@ -197,7 +197,7 @@ def tuning_of(examples: Examples, split: Split, retriever: Retriever, skips: lis
         raise InputError(f"no held-out pair has images that can be read: {summary(skips, 'rows')}")
     pool = choose + measure
     trained = [asked(rows[number]) for number in split.train]
-    said: dict[tuple[str, str], Counter[str]] = {}
+    said: dict[tuple[str, str | None], Counter[str]] = {}
     for row in rows:
         if row.instruction:
             said.setdefault(row.modalities, Counter())[row.instruction] += 1
