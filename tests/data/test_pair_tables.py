@@ -225,7 +225,7 @@ def test_files_that_are_no_tables(folder):
     with pytest.raises(InputError, match="no such file or folder"):
         PairTable(folder / "nowhere.csv")
     (folder / "a.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"known are \.csv, \.tsv, \.jsonl, \.parquet"):
+    with pytest.raises(InputError, match=r"known are \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"):
         PairTable(folder / "a.xlsx")
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         (folder / name).write_bytes(b"")

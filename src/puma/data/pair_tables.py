@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma.data.columnar import arrow_rows, arrow_schema, is_image, is_list_of, is_text, open_parquet, parquet_rows
+from puma.data.columnar import (
+    PARQUET,
+    arrow_rows,
+    arrow_schema,
+    is_image,
+    is_list_of,
+    is_text,
+    open_parquet,
+    parquet_rows,
+)
+from puma.data.encodings import EMPTY
 from puma.data.pair_columns import (
     INSTRUCTION,
     NEGATIVE,
@@ -28,12 +38,13 @@ from puma.data.pair_columns import (
     choose_columns,
     is_image_field,
 )
-from puma.data.rows import EMPTY, Row, csv_layout, csv_rows, json_rows
+from puma.data.rows import DELIMITED, JSON_LINES, Row, csv_layout, csv_rows, json_rows
 from puma.errors import DataError, InputError
 from puma.items.item import Item
 from puma.items.skips import Skip
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (*DELIMITED, *JSON_LINES, *PARQUET)
+ADVICE = "; save the file as UTF-8"
 DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
 """The file by which a saved data set is known, and one of several splits."""
 SPLIT = "train"
@@ -64,8 +75,8 @@ class PairTable:
     """A table of pairs.
 
     Args:
-        path: a ``.csv`` or ``.tsv``, ``.jsonl`` or ``.parquet`` file, or a folder that ``Dataset.save_to_disk`` or
-            ``DatasetDict.save_to_disk`` made (of several splits ``train`` is read).
+        path: a ``.csv`` or ``.tsv``, ``.jsonl`` or ``.ndjson``, or ``.parquet`` file, or a folder that
+            ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` made (of several splits ``train`` is read).
         columns: the file's column by field, where their names differ
             (:func:`puma.data.pair_columns.parse_columns`).
 
@@ -83,11 +94,11 @@ class PairTable:
         try:
             if self.path.is_dir():
                 self.columns, self._rows = self._of_dataset(given)
-            elif kind in (".csv", ".tsv"):
+            elif kind in DELIMITED:
                 self.columns, self._rows = self._of_csv(given)
-            elif kind == ".jsonl":
+            elif kind in JSON_LINES:
                 self.columns, self._rows = self._of_json(given)
-            elif kind == ".parquet":
+            elif kind in PARQUET:
                 self.columns, self._rows = self._of_parquet(given)
             else:
                 raise InputError(f"{self.path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
@@ -118,15 +129,16 @@ class PairTable:
 
     def _of_csv(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
         wanted = [*given.values(), QUERY_TEXT, QUERY_IMAGE, POSITIVE_TEXT, POSITIVE_IMAGE, INSTRUCTION]
-        layout = csv_layout(self.path, wanted)
-        return choose_columns(layout.names, given, f"{self.path}, line 1"), lambda: csv_rows(self.path, layout)
+        layout = csv_layout(self.path, wanted, ADVICE)
+        columns = choose_columns(layout.names, given, f"{self.path}, line {1 + layout.before}")
+        return columns, lambda: csv_rows(self.path, layout, ADVICE)
 
     def _of_json(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        rows = (found for _, found in json_rows(self.path) if not isinstance(found, Skip))
+        rows = (found for _, found in json_rows(self.path, advice=ADVICE) if not isinstance(found, Skip))
         names = dict.fromkeys(name for found in rows for name in found)
         if not names:
             raise DataError(f"{self.path}: holds no JSON object; give one a line, with query_text and positive_image")
-        return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path)
+        return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path, advice=ADVICE)
 
     def _of_parquet(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
         with open_parquet(self.path) as file:
@@ -241,12 +253,6 @@ def _negatives(text: Any, image: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _listed(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return [] if _nothing(value) else [value]
-
-
 def _nothing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -259,7 +265,7 @@ def _text(field: str, value: Any) -> str | None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{field} is not valid Unicode; save the file as UTF-8") from None
+        raise InputError(f"{field} is not valid Unicode{ADVICE}") from None
     return value
 
 

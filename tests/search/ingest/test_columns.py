@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from puma.data import encodings
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.search import Searcher
-from puma.search.ingest import Note, ReadOptions, Record, encodings, read_items
+from puma.search.ingest import Note, ReadOptions, Record, read_items
+from puma.search.ingest.options import NOT_UTF8
 from support.encoders import ToyEncoder
 
 
@@ -164,7 +166,7 @@ def test_lines_in_other_encodings(folder, suffix, encoding):
     path.write_bytes(text.encode(encoding))
     if encoding == "cp1252":
         records, (skip,), _ = split(path)
-        assert (len(records), skip.reason) == (1, encodings.NOT_UTF8)
+        assert (len(records), skip.reason) == (1, NOT_UTF8)
     given = {"encoding": encoding} if encoding == "cp1252" else {}
     records, skips, _ = split(path, **given)
     assert ([record.item.text for record in records], skips) == (lines, [])
