@@ -16,16 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma.data.columnar import (
-    PARQUET,
-    arrow_rows,
-    arrow_schema,
-    is_image,
-    is_list_of,
-    is_text,
-    open_parquet,
-    parquet_rows,
-)
+from puma.data import columnar
 from puma.data.encodings import EMPTY
 from puma.data.pair_columns import (
     INSTRUCTION,
@@ -43,7 +34,7 @@ from puma.errors import DataError, InputError
 from puma.items.item import Item
 from puma.items.skips import Skip
 
-SUFFIXES = (*DELIMITED, *JSON_LINES, *PARQUET)
+SUFFIXES = (*DELIMITED, *JSON_LINES, *columnar.PARQUET)
 ADVICE = "; save the file as UTF-8"
 DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
 """The file by which a saved data set is known, and one of several splits."""
@@ -98,7 +89,7 @@ class PairTable:
                 self.columns, self._rows = self._of_csv(given)
             elif kind in JSON_LINES:
                 self.columns, self._rows = self._of_json(given)
-            elif kind in PARQUET:
+            elif kind in columnar.PARQUET:
                 self.columns, self._rows = self._of_parquet(given)
             else:
                 raise InputError(f"{self.path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
@@ -141,15 +132,17 @@ class PairTable:
         return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path, advice=ADVICE)
 
     def _of_parquet(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        with open_parquet(self.path) as file:
+        with columnar.open_parquet(self.path) as file:
             schema = file.schema_arrow
         columns = _typed_columns(schema, given, str(self.path))
-        return columns, lambda: _numbered(self.path, parquet_rows(self.path, columns.names))
+        return columns, lambda: _numbered(self.path, columnar.parquet_rows(self.path, columns.names))
 
     def _of_dataset(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
         files = _arrow_files(_split_folder(self.path))
-        columns = _typed_columns(arrow_schema(files[0]), given, str(self.path))
-        return columns, lambda: _numbered(self.path, (f for file in files for f in arrow_rows(file, columns.names)))
+        columns = _typed_columns(columnar.arrow_schema(files[0]), given, str(self.path))
+        return columns, lambda: _numbered(
+            self.path, (f for file in files for f in columnar.arrow_rows(file, columns.names))
+        )
 
 
 def _numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
@@ -202,10 +195,14 @@ def _typed_columns(schema: Any, given: Mapping[str, str], where: str) -> PairCol
     """
     columns = choose_columns(schema.names, given, where)
     for field, source in columns.sources.items():
-        test, wanted = (is_image, "paths, bytes or {bytes, path}") if is_image_field(field) else (is_text, "strings")
+        test, wanted = (
+            (columnar.is_image, "paths, bytes or {bytes, path}")
+            if is_image_field(field)
+            else (columnar.is_text, "strings")
+        )
         kind = schema.field(source).type
         lists = NEGATIVE.fullmatch(field) is not None
-        if not (test(kind) or (lists and is_list_of(kind, test))):
+        if not (test(kind) or (lists and columnar.is_list_of(kind, test))):
             more = ", or lists of them" if lists else ""
             raise DataError(f"{where}: column {source} must hold {wanted}{more} to be {field}, its type is {kind}")
     return columns

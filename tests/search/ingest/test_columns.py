@@ -151,6 +151,15 @@ def test_delimiters_and_encodings_of_tables(folder, delimiter, encoding):
     assert [record.payload["price"] for record in records] == [7, 8]
 
 
+def test_the_header_is_the_first_row_that_is_not_blank_and_its_names_are_without_spaces(folder):
+    (folder / "t.csv").write_text("\n\ntext ; n\na fox;1\n")
+    records, skips, _ = split(folder / "t.csv")
+    assert ([(record.payload, record.where[-2:]) for record in records], skips) == (
+        [({"text": "a fox", "n": 1}, ":4")],
+        [],
+    )
+
+
 def test_a_spreadsheets_own_line_names_the_delimiter(folder):
     (folder / "t.csv").write_text("sep=;\ntext;n\na fox, red;1\n")
     records, skips, _ = split(folder / "t.csv")
