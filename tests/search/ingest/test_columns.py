@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from puma.data import encodings
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.search import Searcher
-from puma.search.ingest import Note, ReadOptions, Record, encodings, read_items
+from puma.search.ingest import Note, ReadOptions, Record, read_items
+from puma.search.ingest.options import NOT_UTF8
 from support.encoders import ToyEncoder
 
 
@@ -150,6 +152,15 @@ def test_delimiters_and_encodings_of_tables(folder, delimiter, encoding):
     assert [record.payload["price"] for record in records] == [7, 8]
 
 
+def test_the_header_is_the_first_row_that_is_not_blank_and_its_names_are_without_spaces(folder):
+    (folder / "t.csv").write_text("\n\ntext ; n\na fox;1\n")
+    records, skips, _ = split(folder / "t.csv")
+    assert ([(record.payload, record.where[-2:]) for record in records], skips) == (
+        [({"text": "a fox", "n": 1}, ":4")],
+        [],
+    )
+
+
 def test_a_spreadsheets_own_line_names_the_delimiter(folder):
     (folder / "t.csv").write_text("sep=;\ntext;n\na fox, red;1\n")
     records, skips, _ = split(folder / "t.csv")
@@ -165,7 +176,7 @@ def test_lines_in_other_encodings(folder, suffix, encoding):
     path.write_bytes(text.encode(encoding))
     if encoding == "cp1252":
         records, (skip,), _ = split(path)
-        assert (len(records), skip.reason) == (1, encodings.NOT_UTF8)
+        assert (len(records), skip.reason) == (1, NOT_UTF8)
     given = {"encoding": encoding} if encoding == "cp1252" else {}
     records, skips, _ = split(path, **given)
     assert ([record.item.text for record in records], skips) == (lines, [])
