@@ -1,4 +1,4 @@
-"""What is installed: the extras and their answers where one is missing, the wheel, the Makefile's Pythons, the workflow."""
+"""Installing: the extras and what is said where one is missing, the wheel, the Makefile's Pythons, the workflow."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -50,10 +51,14 @@ def declared(lines, *, markers=True):
     return names
 
 
+@cache
+def owners():
+    return metadata.packages_distributions()
+
+
 def distribution(module):
     """The distribution that brings a module; by its name where it is not installed."""
-    owners = metadata.packages_distributions().get(module, [])
-    names = {canonicalize_name(owner) for owner in owners}
+    names = {canonicalize_name(owner) for owner in owners().get(module, [])}
     plain = canonicalize_name(module)
     return plain if plain in names or len(names) != 1 else names.pop()
 
@@ -158,17 +163,16 @@ def test_a_command_without_its_extra_says_what_to_install_and_makes_nothing(case
 
 
 def test_a_function_without_its_extra_says_so_before_anything_else(monkeypatch, tmp_path):
+    from puma import serve as service
     from puma.evaluation.foreign import load_foreign
     from puma.retriever.adapters import with_adapter
 
     for extra in ("serve", "train"):
         lacking(monkeypatch, extra)
     with pytest.raises(DependencyError, match=r"\[serve\]'$"):
-        import puma.serve
-
-        puma.serve.create_app  # noqa: B018
+        service.create_app  # noqa: B018
     with pytest.raises(DependencyError, match=r"\[train\]'$"):
-        puma.train(None, [], tmp_path / "out")
+        puma.train(None, [], None, tmp_path / "out")
     with pytest.raises(DependencyError, match=r"LoRA adapter needs peft.*\[train\]'$"):
         with_adapter(None, tmp_path)
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
@@ -244,10 +248,11 @@ def installed(wheel, tmp_path_factory):
     """The programs' folder of a virtual environment with the wheel and its base dependencies alone. pip itself finds
     that nothing is missing: it may fetch nothing."""
     distributions = installs.needed(installs.requirements(wheel))
-    python = installs.environment(tmp_path_factory.mktemp("base") / "venv", list(distributions.values()))
+    folder = tmp_path_factory.mktemp("base")
+    python = installs.environment(folder / "venv", list(distributions.values()))
     pip = [*installs.PIP, "--python", str(python)]
-    subprocess.run([*pip, "install", "--quiet", "--no-index", str(wheel)], check=True)
-    subprocess.run([*pip, "check"], check=True)
+    for words in (["install", "--quiet", "--no-index", str(wheel)], ["check"]):
+        subprocess.run([*pip, *words], env=installs.clean_environment(folder), check=True)
     return python.parent
 
 
@@ -257,9 +262,8 @@ def test_the_wheel_holds_the_types_the_recipes_the_page_and_the_default_model(wh
     assert wheel.name == f"puma_retrieval-{puma.__version__}-py3-none-any.whl"
     for name in ("py.typed", "_recipes/mini.yaml", "mini/puma-mini.safetensors"):
         assert f"puma/{name}" in names
-    page = {
-        path.relative_to(SOURCES.parent).as_posix() for path in (SOURCES / "serve/page").iterdir() if path.is_file()
-    }
+    files = [path for path in (SOURCES / "serve/page").iterdir() if path.is_file()]
+    page = {path.relative_to(SOURCES.parent).as_posix() for path in files}
     assert page <= set(names)
     assert {name.split("/")[0] for name in names} == {"puma", f"puma_retrieval-{puma.__version__}.dist-info"}
 
@@ -293,12 +297,8 @@ def test_base_dependencies_alone_embed_index_and_search(installed, base, tmp_pat
     assert "red.png" in run("search", "my.index", "--image", "red.png", "--model", "model", "-k", "1").stdout
     run("embed", "texts.txt", "--out", "v.npz", "--model", "model")
     assert asked("import gguf, puma.mini.base.assemble, puma.mini.adapter.file") == 0  # what makes the default model
-    for extra, words in (
-        ("serve", ["serve", "my.index"]),
-        ("mini", ["quickstart"]),
-        ("mini", ["train", "mini", "--out", "m"]),
-    ):
-        assert f"pip install 'puma-retrieval[{extra}]'" in run(*words, code=1).stderr
+    for extra, words in (("serve", "serve my.index"), ("mini", "quickstart"), ("mini", "train mini --out m")):
+        assert f"pip install 'puma-retrieval[{extra}]'" in run(*words.split(), code=1).stderr
     (tmp_path / "pairs.csv").write_text("query_text,positive_text\na,b\n", encoding="utf-8")
     said = run("train", "--data", "pairs.csv", "--model", "model", code=1).stderr
     assert "pip install 'puma-retrieval[train]'" in said

@@ -1,4 +1,4 @@
-"""An installation without network: a wheel of the project in a virtual environment that holds its dependencies alone."""
+"""An installation without network: the project's wheel in a virtual environment with its dependencies alone."""
 
 from __future__ import annotations
 
