@@ -17,7 +17,6 @@ if (
 ):  # read by tqdm when it is imported, below: a log file needs a line now and then, no moving bar
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
-from puma import __version__
 from puma.cli import commands
 from puma.errors import PumaError, extra_of, install_command
 
@@ -36,16 +35,18 @@ _INTERRUPTED = 130
 _USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-def _tell_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"puma {__version__}")
+        import puma
+
+        typer.echo(f"puma {puma.__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_tell_version, is_eager=True, help="Print the version and exit."
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
     ),
     debug: bool = typer.Option(False, "--debug", help="Show Python's traceback of an error (or set PUMA_DEBUG=1)."),
 ) -> None:
