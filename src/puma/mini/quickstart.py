@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.data.mbeir import Benchmark
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import means
 from puma.evaluation.report.page import Curve, write_report
@@ -98,6 +98,7 @@ def quickstart(
     Raises:
         InputError: ``out`` is a file. And what the steps raise: no client, no network, a full disk.
     """
+    require("the quickstart", "mini")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out={str(out)!r}: is a file; give a folder")

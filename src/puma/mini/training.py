@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, first_line
+from puma.errors import InputError, first_line, require
 from puma.mini import openpics
 from puma.mini.adapter.file import write_adapter
 from puma.mini.base.assemble import assemble
@@ -101,6 +101,7 @@ def train_recipe(
     Raises:
         InputError: ``out`` is there already; no val split to evaluate on. And what fetching and training raise.
     """
+    require("training on the mini base", "mini")
     target = free_target(out)
     recipe = for_this_machine(recipe)
     chosen = recipe.data if data is None else data

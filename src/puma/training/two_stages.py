@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.items.skips import Skip, summary
 from puma.pruning import decoder_of
 from puma.pruning.loading import cast_weights
@@ -79,6 +79,7 @@ def train_two_stages(
         InputError: ``out`` is there already; distillation of a retriever that has no teacher; no pairs of texts; no
             val split to evaluate on.
     """
+    require("training", "train")
     target = free_target(out)
     trained_before = (Path(base) / PROMPT_FILE).is_file()
     if trained_before and (layers is not None or distil is not None):
