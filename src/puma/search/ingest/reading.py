@@ -14,6 +14,7 @@ from pathlib import Path
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.items.formats import SUFFIXES, why_no_decoder
+from puma.items.references import is_address, no_such_file
 from puma.search.ingest.delimited import check_delimited, delimited_rows
 from puma.search.ingest.documents import count_pages, pages
 from puma.search.ingest.jsonlines import can_give_items, json_lines, text_lines
@@ -151,6 +152,8 @@ def _suffix(name: str) -> str:
 def _check(path: Path, options: ReadOptions) -> None:
     known = IMAGES + LISTS + TABLES + DOCUMENTS
     if not os.path.exists(path):  # unlike Path.exists, never an OSError for an over-long name
+        if is_address(str(path)):
+            raise InputError(f"{path}: {no_such_file(str(path))}")
         raise InputError(f"{path}: no such file or folder (a path is never taken for text; put texts into a .txt file)")
     if path.is_dir():
         return
