@@ -474,7 +474,7 @@ def test_without_originals_there_is_no_way_to_a_file(visitor: Visitor) -> None:
 
 
 def test_weak_results_are_marked(browser: Browser, tmp_path: Path) -> None:
-    cutoffs = Cutoffs({("text", None, "image"): 0.8, ("text", None, "text"): 2.0})
+    cutoffs = Cutoffs({("text", "image", "image"): 0.8, ("text", "text", "text"): 2.0})
     toys = {"toys": shelf(tmp_path / "toys.index", 27)}
     with served(toys, cutoffs=cutoffs) as address, Visitor(browser, address) as visitor:
         page = visitor.open("/?text=red")

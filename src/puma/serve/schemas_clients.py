@@ -145,7 +145,9 @@ class EmbeddingsRequest(Lenient):
     prompt_name: Literal["query", "document", "passage"] | None = None
     truncate: bool | None = Field(None, description="false: refuse texts that are too long. By default they are cut.")
     truncation: bool | None = Field(None, description="Voyage's name of `truncate`.")
-    truncate_prompt_tokens: Literal[-1] | None = Field(None, description="vLLM's: -1 cuts at the model's limit.")
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1)] | None = Field(
+        None, description="vLLM's: -1 cuts at the model's limit."
+    )
     user: Annotated[str, Field(max_length=1_000)] | None = None
 
 

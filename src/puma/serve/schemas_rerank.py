@@ -30,7 +30,7 @@ class RerankRequest(Lenient):
     )
     truncate: bool | None = Field(None, description="false: refuse texts that are too long. By default they are cut.")
     truncation: bool | None = Field(None, description="Voyage's name of `truncate`.")
-    truncate_prompt_tokens: Literal[-1] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1)] | None = None
 
 
 class Ranked(BaseModel):

@@ -9,7 +9,8 @@ from PIL import Image
 from puma.errors import DataError, InputError
 from puma.items import Item
 from puma.items.encoder import Skip
-from puma.search.ingest import Ignored, Record, content_digest, count_items, encodings, read_items
+from puma.search.ingest import Ignored, Record, content_digest, count_items, read_items
+from puma.search.ingest.options import NOT_UTF8
 
 
 def image(path, colour=(255, 0, 0), size=(6, 4)):
@@ -51,7 +52,7 @@ def test_text_lines(tmp_path):
     assert [record.item.text for record in records] == ["a red fox", "ünï\u2028code", "last"]
     assert [(skip.where.rsplit(":", 1)[1], skip.reason) for skip in skips] == [
         ("2", "empty line"),
-        ("4", encodings.NOT_UTF8),
+        ("4", NOT_UTF8),
     ]
 
 
@@ -162,7 +163,7 @@ def test_plain_numbers_in_csv_are_numbers_and_others_stay_as_they_are_written(tm
 
 
 def test_a_line_without_end_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.encodings.MAX_LINE", 100)
+    monkeypatch.setattr("puma.data.encodings.MAX_LINE", 100)
     (tmp_path / "t.txt").write_text("short\n" + "x" * 1000 + "\nlast")
     records, skips, _ = split(read_items([tmp_path / "t.txt"]))
     assert [record.item.text for record in records] == ["short", "last"]

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from puma.data.columnar import PARQUET as TABLES
+from puma.data.rows import DELIMITED, JSON_LINES
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.items.formats import SUFFIXES, why_no_decoder
@@ -26,10 +28,7 @@ from puma.search.ingest.walking import Step, walk
 
 IMAGES = SUFFIXES
 """Suffixes that are taken for images; whether they are shows when they are opened."""
-DELIMITED = (".csv", ".tsv")
-JSON_LINES = (".jsonl", ".ndjson")
 LISTS = (".txt", *JSON_LINES, *DELIMITED)
-TABLES = (".parquet",)
 DOCUMENTS = (".pdf",)
 IN_FOLDERS = (*IMAGES, *JSON_LINES, *DELIMITED, *TABLES, *DOCUMENTS)
 """What is read inside folders. Text files are not: the lines of a readme are no items."""
