@@ -120,6 +120,7 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
     row = {
         "variant": name,
+        "base": base_settings(world.recipe).folder,
         "says": variant.says,
         "labels": labels,
         "seed": seed,
@@ -227,9 +228,11 @@ def read_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, labels: int, seed: int) -> bool:
     """Whether a row is that cell's."""
+    base = base_settings(read_recipe("mini")).folder
     found = (row["variant"], row["labels"], row["seed"], row["split"], row["loss"])
     same_steps = not options.steps or VARIANTS[name].layers or name == "none-longer" or row["steps"] == options.steps
-    return found == (name, labels, seed, options.split, options.loss) and bool(same_steps)
+    wanted = (name, labels, seed, options.split, options.loss)
+    return found == wanted and row["base"] == base and bool(same_steps)
 
 
 def main() -> None:

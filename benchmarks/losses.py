@@ -3,10 +3,10 @@
     python benchmarks/losses.py --plan                                  # what is left to run
     python benchmarks/losses.py --steps 150 --seeds 0 1 2 --threads 1   # run; after a kill the same command goes on
     python benchmarks/losses.py --only mac split-mac --splits val test
-    python benchmarks/losses.py --steps 150 --plot                      # docs/losses_*.svg, and the table on stdout
+    python benchmarks/losses.py --steps 150 --plot                      # the plots, and the table on stdout
 
 A cell is one loss with one seed. It is trained, scored on every split asked for in local *and* global pools, and added
-to ``benchmarks/results/losses.json`` before the next one starts. While it trains, a fixed part of val is searched in
+to the results (``--results``) before the next one starts. While it trains, a fixed part of val is searched in
 one mixed pool every ``--watch-every`` steps, for the plot of how often the first hit is of the wrong modality. A killed
 cell goes on from its checkpoint (sentence-transformers' starts anew). Decide on val; test is for what is reported.
 """

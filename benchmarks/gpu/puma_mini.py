@@ -3,8 +3,8 @@
     python benchmarks/gpu/puma_mini.py --out puma-mini.json --seconds 240
     python benchmarks/gpu/puma_mini.py --out puma-mini.json --seconds 20 --quick    two layers, small batches
 
-The recipe's extra pairs need packages that the kit's parts do not hold: ``--extra-pairs icons wordnet`` takes them
-where they can be fetched. Images go through the vision tower, which is trained; worker processes read and augment them.
+The recipe's extra pairs need packages that the kit's parts do not hold: ``--extra-pairs icons wordnet classes`` takes
+them where they can be fetched.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from puma.mini import openpics
 from puma.mini.training import train_recipe
 from puma.retriever.model import Retriever
 from puma.storage.folders import write_json
+from puma.training.recipes.checking import EXTRA_PAIRS
 from puma.training.recipes.recipe import read_recipe
 
 
@@ -71,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the file of figures; the adapter is beside it")
     parser.add_argument("--seconds", type=float, default=240, help="of training")
     parser.add_argument("--loss", default="split-mac")
-    parser.add_argument("--extra-pairs", nargs="*", default=[], choices=("icons", "wordnet"))
+    parser.add_argument("--extra-pairs", nargs="*", default=[], choices=EXTRA_PAIRS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a rehearsal")
     return parser.parse_args()

@@ -144,6 +144,7 @@ def _tower(settings: BaseSettings) -> Any:
     torch.manual_seed(1)
     config = EfficientNetConfig(
         image_size=settings.image_size,
+        strides=list(settings.strides),
         width_coefficient=0.25,
         depth_coefficient=0.2,
         hidden_dim=320,

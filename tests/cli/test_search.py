@@ -126,6 +126,58 @@ def test_where_on_the_command_line(filled, capsys, conditions, expected):
     assert (code, set(ids(out))) == (0, expected)
 
 
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("price<<3", "two signs"),
+        ("price=<3", "two signs"),
+        ("price=>3", "two signs"),
+        ("price<>3", "two signs"),
+        ("price<", "value is missing"),
+        ("10<price<20", "give --where for each"),
+        ("price<3 and brand=b3", "give --where for each"),
+        ("brand=b3 and price<3", "give --where for each"),
+        ("brand=b3 && price < 3", "give --where for each"),
+        ("price!3", "KEY=VALUE"),
+    ],
+)
+def test_a_condition_that_means_something_else_is_refused(filled, capsys, condition, words):
+    for command in (("search", filled, "red"), ("index", "ls", filled)):
+        code, out, err = run(capsys, *command, "--where", condition)
+        assert (code, out) == (2, "")
+        assert words in err
+
+
+@pytest.mark.parametrize(("condition", "count"), [("brand==b3", 2), ("price==5", 1), ('brand="<3 and a=b"', 0)])
+def test_conditions_that_look_odd_and_are_not(filled, capsys, condition, count):
+    code, out, _ = run(capsys, "search", filled, "red", "--json", "--where", condition)
+    assert (code, len(json.loads(out))) == (0, count)
+
+
+def test_what_is_no_query_is_said_in_the_commands_own_words(filled, capsys):
+    for given in ((), ("",), ("  ",)):
+        code, _, err = run(capsys, "search", filled, *given)
+        assert code == 2
+        assert 'nothing to search for: give words, as in puma search INDEX "a red fox", or --image FILE' in err
+    for query, words in (
+        ("data:image/png;base64,iVBORw0KGgo=", "--image FILE"),
+        ("iVBORw0KGgo" + "A" * 90, "--image FILE"),
+    ):
+        code, _, err = run(capsys, "search", filled, query)
+        assert (code, words in err) == (2, True)
+    code, _, err = run(capsys, "search", filled, "--image", "https://example.org/a.png")
+    assert (code, "never fetched" in err) == (2, True)
+    code, _, err = run(capsys, "index", "add", filled, "https://example.org/a.png")
+    assert (code, "never fetched" in err) == (2, True)
+
+
+def test_the_version(capsys):
+    import puma
+
+    for flag in ("--version", "-V"):
+        assert run(capsys, flag) == (0, f"puma {puma.__version__}\n", "")
+
+
 def test_minus_offset_and_several_modalities(filled, capsys):
     _, out, _ = run(capsys, "search", filled, "red shoe boot", "--json", "--minus", "boot", "--modality", "text")
     assert ids(out)[0] == "s1"
@@ -244,7 +296,7 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["search", "none.index", "x"], "no index there"),
-        (["search", "none.index"], "needs text or an image"),
+        (["search", "none.index"], "nothing to search for"),
         (["search", "none.index", "--image", "gone.png"], "gone.png: no such file"),
         (["search", "none.index", "x", "--modality", "video"], "modality must be"),
         (["search", "none.index", "x", "-k", "0"], "-k"),
@@ -260,7 +312,7 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
         (["index", "compact", "none.index"], "no index there"),
         (["index", "export", "none.index", "x.jsonl"], "no index there"),
         (["index", "rm", "none.index", "x"], "no index there"),
-        (["index", "rm", "none.index"], "Missing argument"),
+        (["index", "rm", "none.index"], "give ids to remove"),
         (["search"], "Missing argument"),
         (["index", "add", "i", "gone.png"], "no such file or folder"),
         (["index", "add", "i"], "Missing argument"),

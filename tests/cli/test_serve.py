@@ -19,7 +19,7 @@ from puma.cli import app as cli
 from puma.index import Index
 from puma.items import Item
 from puma.serve import binding
-from puma.serve.middleware import HEADERS
+from puma.serve.headers import HEADERS
 from support.encoders import ToyEncoder
 from support.serving import PATIENCE_S, puma_serve, wait_for
 
@@ -124,6 +124,28 @@ def test_an_index_is_made_where_there_is_none(tmp_path):
     with puma_serve(tmp_path, tmp_path / "new.index") as server:
         assert server.line.startswith("PUMA serves new (0 items) with")
         assert server.end(signal.SIGINT)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "given_out"),
+    [
+        ([], True),
+        (["--no-originals"], False),
+        (["--allow-host", "search.example.org"], False),
+        (["--cors-origin", "https://mine.example"], False),
+        (["--allow-host", "search.example.org", "--originals"], True),
+        (["--host", "0.0.0.0"], False),
+    ],
+)
+def test_originals_are_given_out_where_only_this_machine_is_let_in(monkeypatch, tmp_path, an_index, flags, given_out):
+    """With the settings that the command makes of its flags; the service itself is not started."""
+    from puma.cli.commands import serve
+
+    made = []
+    monkeypatch.setattr(serve, "_run", lambda *arguments: made.append(arguments[-1]) or 0)
+    monkeypatch.setenv("PUMA_TOKEN", SECRET)
+    assert cli.main(["serve", str(an_index), *flags]) == 0
+    assert made[0].originals is given_out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

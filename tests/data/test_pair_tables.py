@@ -204,6 +204,45 @@ def test_broken_rows_are_named_and_the_others_kept(folder):
         assert said in reason
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings_of_text_tables_are_found(folder, kind, encoding):
+    rows = [{**row, "query_text": f"ü\u2028 {row['query_text']}"} for row in PLAIN]
+    if kind == "ndjson":
+        path = write(folder, rows, "jsonl").rename(folder / "pairs.ndjson")
+    else:
+        path = write(folder, rows, kind)
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert is_pair_table(path)
+    found, reasons = read(path)
+    assert ([row[0][0] for row in found], reasons) == ([row["query_text"] for row in rows], [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_spreadsheets_own_line_names_the_delimiter(folder, encoding):
+    text = "SEP=|\r\nquery_text|positive_text\r\na;b,c|d\r\nonly one\r\n"
+    (folder / "a.csv").write_bytes(text.encode(encoding))
+    rows, reasons = read(folder / "a.csv")
+    assert [(row[0][0], row[1][0]) for row in rows] == [("a;b,c", "d")]
+    assert reasons == [":4: the row does not have the header's 2 columns"]
+    (folder / "b.csv").write_bytes("sep=,\nquestion,answer\na,b\n".encode(encoding))
+    with pytest.raises(DataError, match="line 2: no column query_text"):
+        PairTable(folder / "b.csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_that_breaks_off_in_utf16_gives_what_came_before(folder, kind):
+    rows = [{"query_text": f"q{n}", "positive_text": "x" * 50} for n in range(500)]
+    path = write(folder, rows, kind)
+    path.write_bytes(path.read_text().encode("utf-16")[:-41])
+    found, reasons = read(path)
+    assert 300 < len(found) < 500
+    assert [row[0][0] for row in found] == [f"q{n}" for n in range(len(found))]
+    assert len(reasons) == 1
+    assert "nothing can be read from here as utf-16" in reasons[0]
+    assert reasons[0].endswith("; save the file as UTF-8")
+
+
 def test_a_csv_that_is_not_utf8_loses_those_rows_alone(folder):
     path = folder / "pairs.csv"
     path.write_bytes(b"query_text,positive_text\nna\xefve,x\na,b\n")
@@ -225,7 +264,7 @@ def test_files_that_are_no_tables(folder):
     with pytest.raises(InputError, match="no such file or folder"):
         PairTable(folder / "nowhere.csv")
     (folder / "a.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"known are \.csv, \.tsv, \.jsonl, \.parquet"):
+    with pytest.raises(InputError, match=r"known are \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"):
         PairTable(folder / "a.xlsx")
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         (folder / name).write_bytes(b"")

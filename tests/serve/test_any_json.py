@@ -13,6 +13,7 @@ POSTS = {
     "/items": {"items": [{"id": "new", "text": "red", "metadata": {"n": 1}}]},
     "/v1/embeddings": {"input": ["red"], "dimensions": 4, "messages": None, "instruction": "x", "model": "puma-mini"},
     "/v2/embed": {"texts": ["red"], "embedding_types": ["int8"], "input_type": "search_query", "output_dimension": 4},
+    "/v1/rerank": {"query": "red", "documents": ["red", {"text": "fox"}], "top_n": 1, "instruction": "x"},
     "/v1/vector_stores/my/search": {
         "query": "red",
         "filters": {"type": "and", "filters": [{"type": "in", "key": "brand", "value": ["b1"]}]},
@@ -93,7 +94,7 @@ def test_what_is_no_json(client, path):
 def test_keys_that_are_not_known(client):
     for path in ("/search", "/items"):
         check(client, path, json.dumps(POSTS[path] | {"__proto__": 1}), 422)
-    for path in ("/v1/embeddings", "/v2/embed", "/v1/vector_stores/my/search"):
+    for path in ("/v1/embeddings", "/v2/embed", "/v1/rerank", "/v1/vector_stores/my/search"):
         check(client, path, json.dumps(POSTS[path] | {"__proto__": {"deep": [1]}, "stream": True}), 200)
 
 

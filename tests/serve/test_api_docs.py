@@ -9,7 +9,7 @@ from puma.serve import ServeSettings, create_app
 from puma.serve.routes import docs
 from support.served import served, toy_searcher
 
-OURS = ("/search", "/items", "/item", "/indexes", "/thumbnail", "/v1/", "/v2/")
+OURS = ("/search", "/items", "/item", "/indexes", "/thumbnail", "/original", "/v1/", "/v2/")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def operations(document):
 
 def test_every_route_documents_its_errors_in_their_real_shape(document):
     found = list(operations(document))
-    assert len(found) == 16
+    assert len(found) == 18
     for method, path, operation in found:
         for status in ("400", "401", "403", "404", "413", "415", "422", "429", "503"):
             schema = operation["responses"][status]["content"]["application/json"]["schema"]

@@ -106,6 +106,15 @@ def test_what_is_no_image(text, words):
         image_from_text(text, LIMITS)
 
 
+def test_what_was_sent_instead_is_named():
+    page = b"<!DOCTYPE html>\n<html><head><title>Not found</title></head><body><svg></svg></body></html>"
+    with pytest.raises(ImageError, match="image: an HTML page, not a picture") as caught:
+        image_from_bytes(page, LIMITS)
+    assert "SVG" not in str(caught.value)
+    with pytest.raises(ImageError, match="upload: a PDF document"):
+        image_from_bytes(b"%PDF-1.4 ...", LIMITS, "upload")
+
+
 def test_too_many_bytes_are_refused_before_base64_is_read(monkeypatch):
     limits = replace(LIMITS, max_image_bytes=len(PNG))
     assert image_from_text(data_uri(PNG), limits).data == PNG

@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(client):
     )
     assert [name is None for name in answer["ids"]] == [False, True, True, True, False, True, True]
     reasons = {skip["where"]: skip["reason"] for skip in answer["skipped"]}
-    expected = {1: "never fetched", 2: "cannot be decoded", 3: "needs text", 5: "items[4]", 6: "SVG"}
+    expected = {1: "never fetched", 2: "cannot be decoded", 3: "give text, image or both", 5: "items[4]", 6: "SVG"}
     assert set(reasons) == {f"items[{place}]" for place in expected}
     for place, words in expected.items():
         assert words in reasons[f"items[{place}]"]
@@ -101,7 +101,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(client):
 def test_items_that_break_the_schema_are_refused_whole(client, item):
     answer = client.post("/items", json={"items": [{"text": "fine"}, item]})
     assert answer.status_code == 422
-    assert "items.1" in answer.json()["error"]["message"]
+    assert "items[1]" in answer.json()["error"]["message"]
     assert client.get("/items").json()["items"] == []
 
 

@@ -12,7 +12,7 @@ from puma.errors import ConfigError, IndexMismatchError, InputError, StorageErro
 from puma.serve import ServeSettings, create_app
 from puma.serve import auth as tokens
 from puma.serve.auth import LIFE_S, Token
-from puma.serve.middleware import HEADERS, PAGE_POLICY
+from puma.serve.headers import HEADERS, PAGE_POLICY
 from puma.serve.settings import ANY_ADDRESS, ANY_HOST
 from support.encoders import ToyEncoder
 
@@ -238,6 +238,80 @@ def test_cors_is_closed_but_for_the_origins_named():
     assert "access-control-allow-origin" not in other.headers
     anyone = opened(cors_origins=("*",)).get("/healthz", headers={"origin": "https://evil.example"})
     assert anyone.headers["access-control-allow-origin"] == "*"
+
+
+def test_a_preflight_request_may_ask_for_any_header():
+    client = opened(cors_origins=("https://mine.example",))
+    ask = {"origin": "https://mine.example", "access-control-request-method": "POST"}
+    names = "authorization,content-type,x-stainless-arch,x-stainless-retry-count,x-client-name"
+    answer = client.options("/v1/embeddings", headers=ask | {"access-control-request-headers": names})
+    assert (answer.status_code, answer.headers["access-control-allow-headers"]) == (204, names)
+    assert "access-control-allow-private-network" not in answer.headers
+    for odd in ("a b", "a, , b", "a: b", "x" * 5000, "a\x00"):
+        odd_answer = client.options("/v1/embeddings", headers=ask | {"access-control-request-headers": odd})
+        assert odd_answer.headers["access-control-allow-headers"] == "authorization, content-type", odd
+    near = client.options("/x", headers=ask | {"access-control-request-private-network": "true"})
+    assert near.headers["access-control-allow-private-network"] == "true"
+    exposed = client.get("/healthz", headers={"origin": "https://mine.example"}).headers
+    assert "X-Puma-Truncated" in exposed["access-control-expose-headers"]
+
+
+IMAGE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+
+
+@pytest.mark.parametrize(
+    ("origins", "headers", "welcome"),
+    [
+        (("https://mine.example",), {"referer": "https://mine.example/"}, True),
+        (("https://mine.example",), {"referer": "https://MINE.example/a/page?b"}, True),
+        (("https://mine.example",), {"referer": "https://mine.example"}, True),
+        (("https://mine.example",), {"referer": "https://mine.example.evil/"}, False),
+        (("https://mine.example",), {"referer": "https://evil.example/https://mine.example/"}, False),
+        (("https://mine.example",), {"referer": "http://mine.example/"}, False),
+        (("https://mine.example",), {}, False),
+        (("https://mine.example",), {"referer": "https://mine.example/", "sec-fetch-dest": "script"}, False),
+        ((), {"referer": "https://mine.example/"}, False),
+        (("*",), {"referer": "https://anyone.example/"}, True),
+        (("*",), {}, True),
+    ],
+)
+def test_an_image_of_ours_on_an_allowed_page(origins, headers, welcome):
+    """A plain <img> sends no Origin, and is shown only where the answer says cross-origin."""
+    client = opened(cors_origins=origins)
+    answer = client.get("/healthz", headers=IMAGE | headers)
+    assert answer.status_code == (200 if welcome else 403)
+    if welcome:
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert "Referer" in answer.headers["vary"]
+    else:
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert client.post("/session", headers=IMAGE | headers, json={"token": "x"}).status_code == 403
+
+
+def test_with_a_token_an_embedded_image_needs_it_too():
+    client = opened(token=SECRET, cors_origins=("https://mine.example",))
+    assert client.get("/metrics", headers=IMAGE | {"referer": "https://mine.example/"}).status_code == 401
+
+
+def test_head_is_answered_wherever_get_is():
+    client = opened()
+    for path in ("/healthz", "/", "/metrics", "/v1/models", "/openapi.json", "/docs", "/page/main.js", "/indexes"):
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+        if path != "/metrics":  # which counts itself
+            assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.content))
+    assert client.head("/nowhere").status_code == 404
+    assert client.head("/search/upload").status_code == 405
+    counted = client.get("/metrics").text
+    assert 'puma_http_requests_total{method="HEAD",route="/healthz",status="200"} 1.0' in counted
+
+
+def test_every_habit_of_asking_for_health_is_answered_without_a_token():
+    client = opened(token=SECRET)
+    for path in ("/healthz", "/health", "/livez", "/readyz", "/ping"):
+        assert client.get(path).json()["status"] == "ok"
+        assert client.head(path).status_code == 200
 
 
 def call(app, chunks, headers=(), path=b"/session"):

@@ -15,7 +15,10 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from puma.search import Searcher
+from puma.search.cutoffs import Cutoffs
 from support.browsing import Visitor, launched, noise, shelf
+from support.encoders import ToyEncoder
 from support.served import png, served
 
 
@@ -388,3 +391,96 @@ def test_a_large_image_is_made_smaller_only_if_it_must_be(browser: Browser, tmp_
                 width, height = Image.open(io.BytesIO(sent)).size
                 assert 8_000 < width * height <= 300_000
             assert width / height == pytest.approx(2.5, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that are really there: large and small ones of three colours."""
+    folder = tmp_path_factory.mktemp("files") / "holiday pictures"
+    folder.mkdir()
+    for name, colour in {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}.items():
+        (folder / f"{name}.png").write_bytes(png(colour, (90, 60)))
+        (folder / f"{name} small.png").write_bytes(png(colour, (45, 30)))
+    return folder
+
+
+@pytest.fixture
+def own(browser: Browser, files: Path, tmp_path: Path) -> Iterator[Visitor]:
+    """A visitor of a service for this machine alone, which gives out originals."""
+    searcher = Searcher(ToyEncoder(), tmp_path / "mine.index")
+    searcher.add_paths([files], progress=False)
+    with served({"mine": searcher}, originals=True) as address, Visitor(browser, address) as found:
+        found.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        yield found
+
+
+def test_an_open_result_leads_to_its_file(own: Visitor, files: Path) -> None:
+    page = own.open("/?text=red")
+    own.settled()
+    page.locator(".tile").first.click()
+    sheet = page.locator("#detail")
+    name = sheet.locator("#detail-title").inner_text()
+    path = files / name
+    for fact in (str(path), str(files), "pixels", name):
+        expect(sheet).to_contain_text(fact)
+    with page.expect_popup() as opened:
+        sheet.get_by_role("link", name="Open original").click()
+    opened.value.wait_for_load_state()
+    # No script runs in it, so what the browser shows is looked at.
+    shown = Image.open(io.BytesIO(opened.value.screenshot())).convert("RGB")
+    with Image.open(path) as file:
+        (width, height), colour = file.size, file.convert("RGB").getpixel((5, 5))
+    counts = {shade: count for count, shade in shown.getcolors(2**22) or []}
+    assert counts.get(colour) == width * height
+    opened.value.close()
+    with page.expect_download() as saved:
+        sheet.get_by_role("link", name="Download").click()
+    assert saved.value.suggested_filename == name
+    assert Path(saved.value.path()).read_bytes() == path.read_bytes()
+    sheet.get_by_role("button", name="Copy the path").click()
+    expect(sheet.get_by_role("button", name="Copy the path")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == str(path)
+    page.keyboard.press("ArrowRight")
+    expect(sheet.locator("#detail-title")).not_to_have_text(name)
+    expect(sheet.get_by_role("link", name="Open original")).to_be_visible()
+
+
+def test_near_duplicates_as_one(own: Visitor) -> None:
+    page = own.open("/?text=red")
+    own.settled()
+    expect(page.locator(".card")).to_have_count(6)
+    page.get_by_label("Near-duplicates as one").check()
+    own.settled()
+    expect(page.locator(".card")).to_have_count(3)
+    expect(page.locator(".card .more")).to_have_text(["+1"] * 3)
+    assert "alike=1" in page.url
+    page.locator(".tile").first.click()
+    expect(page.locator("#detail")).to_contain_text("Nearly the same")
+    expect(page.locator("#detail .alike li")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.go_back()
+    own.settled()
+    expect(page.locator(".card")).to_have_count(6)
+    expect(page.get_by_label("Near-duplicates as one")).not_to_be_checked()
+
+
+def test_without_originals_there_is_no_way_to_a_file(visitor: Visitor) -> None:
+    page = visitor.open("/?text=red&modality=image")
+    visitor.settled()
+    page.locator(".tile").first.click()
+    expect(page.locator("#detail img.large")).to_be_visible()
+    expect(page.locator("#detail").get_by_role("link")).to_have_count(0)
+    expect(page.get_by_role("button", name="Copy the path")).to_have_count(0)
+
+
+def test_weak_results_are_marked(browser: Browser, tmp_path: Path) -> None:
+    cutoffs = Cutoffs({("text", "image", "image"): 0.8, ("text", "text", "text"): 2.0})
+    toys = {"toys": shelf(tmp_path / "toys.index", 27)}
+    with served(toys, cutoffs=cutoffs) as address, Visitor(browser, address) as visitor:
+        page = visitor.open("/?text=red")
+        visitor.settled()
+        for card in page.locator('.card[data-modality="text"]').all():
+            expect(card.locator(".weak")).to_have_text("weak")
+        strong = page.locator('.card[data-modality="image"]').first
+        expect(strong.locator(".weak")).to_have_count(0)
+        expect(page.locator('.card[data-modality="image,text"] .weak')).to_have_count(0)

@@ -69,7 +69,11 @@ def test_the_same_hits_as_the_searchers(client, indexes):
 def test_the_answer_says_how_the_query_was_understood(client):
     answer = client.post("/search", json={"text": "red", "modality": "image", "index": "other", "k": 1}).json()
     assert answer["index"] == "other"
-    assert answer["query"] == {"modality": "text", "instruction": INSTRUCTIONS["text", "image"]}
+    assert answer["query"] == {
+        "modality": "text",
+        "instruction": INSTRUCTIONS["text", "image"],
+        "truncated": False,
+    }
     assert (answer["offset"], answer["more"]) == (0, True)
     assert answer["took_ms"] >= 0
     assert client.post("/search", json={"text": "red", "instruction": ""}).json()["query"]["instruction"] is None
@@ -101,6 +105,9 @@ def test_hits_show_the_item_and_no_folder(client):
         "file": "green.png",
         "metadata": {"brand": "b1", "price": 10},
         "thumbnail": "/thumbnail?index=my&id=green",
+        "path": None,
+        "original": None,
+        "weak": None,
         "other_places": [],
     }
     assert "someone" not in answer.text
@@ -237,6 +244,8 @@ def test_items_page_by_page(client):
         "file": None,
         "metadata": {"hot": True},
         "thumbnail": "/thumbnail?index=my&id=tea",
+        "path": None,
+        "original": None,
         "other_places": [],
     }
     assert "gone" in message(client.get("/item", params={"id": "gone"}), 404)

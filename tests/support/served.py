@@ -15,6 +15,7 @@ import uvicorn
 from PIL import Image
 
 from puma.search import Searcher
+from puma.search.cutoffs import Cutoffs
 from puma.serve import ServeSettings, create_app
 from support.encoders import ToyEncoder
 
@@ -48,10 +49,12 @@ def toy_searcher(folder: Path, name: str = "my.index", encoder: ToyEncoder | Non
 
 
 @contextlib.contextmanager
-def served(searchers: object, encoder: ToyEncoder | None = None, **settings: object) -> Iterator[str]:
+def served(
+    searchers: object, encoder: ToyEncoder | None = None, cutoffs: Cutoffs | None = None, **settings: object
+) -> Iterator[str]:
     """The address of a running service."""
     alone = {} if searchers else {"encoder": encoder or ToyEncoder()}
-    app = create_app(searchers, settings=ServeSettings(**settings), **alone)  # type: ignore[arg-type]
+    app = create_app(searchers, settings=ServeSettings(**settings), cutoffs=cutoffs, **alone)  # type: ignore[arg-type]
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

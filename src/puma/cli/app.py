@@ -35,8 +35,19 @@ _INTERRUPTED = 130
 _USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import puma
+
+        typer.echo(f"puma {puma.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    version: bool = typer.Option(
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show Python's traceback of an error (or set PUMA_DEBUG=1)."),
 ) -> None:
     if debug:

@@ -12,6 +12,7 @@ from typing import Any
 
 from puma.errors import DataError
 
+PARQUET = (".parquet",)
 BYTES_AT_ONCE = 16 * 2**20
 """About what the rows that are read together take, decoded."""
 ROWS_AT_ONCE = 256
@@ -41,6 +42,7 @@ def parquet_rows(path: Path, names: Sequence[str] | None = None) -> Iterator[dic
         names: the columns that are read; None for all.
 
     Raises:
+        OSError: the file cannot be opened.
         DataError: it is no Parquet file, or breaks off.
     """
     import pyarrow as pa

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puma.data.columnar import parquet_rows
 from puma.data.mbeir import MAX_FAULTS
 from puma.errors import DataError, InputError
 from puma.items.item import Item
@@ -202,18 +203,10 @@ def _files(root: Path, subset: str) -> list[Path]:
 
 def _values(path: Path, faults: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
-            with pq.ParquetFile(path) as file:
-                number = 0
-                for batch in file.iter_batches(batch_size=256):
-                    for values in batch.to_pylist():
-                        number += 1
-                        yield number, values
-        except (pa.ArrowException, OSError) as error:
-            faults.append(f"{path}: cannot be read as parquet ({error})")
+            yield from enumerate(parquet_rows(path), 1)
+        except (DataError, OSError) as error:
+            faults.append(f"{path}: cannot be read as parquet ({str(error).removeprefix(f'{path}: ')})")
         return
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):

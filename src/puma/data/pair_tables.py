@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma.data.columnar import arrow_rows, arrow_schema, is_image, is_list_of, is_text, open_parquet, parquet_rows
+from puma.data import columnar
+from puma.data.encodings import EMPTY
 from puma.data.pair_columns import (
     INSTRUCTION,
     NEGATIVE,
@@ -28,12 +29,13 @@ from puma.data.pair_columns import (
     choose_columns,
     is_image_field,
 )
-from puma.data.rows import EMPTY, Row, csv_layout, csv_rows, json_rows
+from puma.data.rows import DELIMITED, JSON_LINES, Row, csv_layout, csv_rows, json_rows
 from puma.errors import DataError, InputError
 from puma.items.item import Item
 from puma.items.skips import Skip
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (*DELIMITED, *JSON_LINES, *columnar.PARQUET)
+ADVICE = "; save the file as UTF-8"
 DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
 """The file by which a saved data set is known, and one of several splits."""
 SPLIT = "train"
@@ -64,8 +66,8 @@ class PairTable:
     """A table of pairs.
 
     Args:
-        path: a ``.csv`` or ``.tsv``, ``.jsonl`` or ``.parquet`` file, or a folder that ``Dataset.save_to_disk`` or
-            ``DatasetDict.save_to_disk`` made (of several splits ``train`` is read).
+        path: a ``.csv`` or ``.tsv``, ``.jsonl`` or ``.ndjson``, or ``.parquet`` file, or a folder that
+            ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` made (of several splits ``train`` is read).
         columns: the file's column by field, where their names differ
             (:func:`puma.data.pair_columns.parse_columns`).
 
@@ -83,11 +85,11 @@ class PairTable:
         try:
             if self.path.is_dir():
                 self.columns, self._rows = self._of_dataset(given)
-            elif kind in (".csv", ".tsv"):
+            elif kind in DELIMITED:
                 self.columns, self._rows = self._of_csv(given)
-            elif kind == ".jsonl":
+            elif kind in JSON_LINES:
                 self.columns, self._rows = self._of_json(given)
-            elif kind == ".parquet":
+            elif kind in columnar.PARQUET:
                 self.columns, self._rows = self._of_parquet(given)
             else:
                 raise InputError(f"{self.path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
@@ -118,26 +120,29 @@ class PairTable:
 
     def _of_csv(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
         wanted = [*given.values(), QUERY_TEXT, QUERY_IMAGE, POSITIVE_TEXT, POSITIVE_IMAGE, INSTRUCTION]
-        layout = csv_layout(self.path, wanted)
-        return choose_columns(layout.names, given, f"{self.path}, line 1"), lambda: csv_rows(self.path, layout)
+        layout = csv_layout(self.path, wanted, ADVICE)
+        columns = choose_columns(layout.names, given, f"{self.path}, line {1 + layout.before}")
+        return columns, lambda: csv_rows(self.path, layout, ADVICE)
 
     def _of_json(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        rows = (found for _, found in json_rows(self.path) if not isinstance(found, Skip))
+        rows = (found for _, found in json_rows(self.path, advice=ADVICE) if not isinstance(found, Skip))
         names = dict.fromkeys(name for found in rows for name in found)
         if not names:
             raise DataError(f"{self.path}: holds no JSON object; give one a line, with query_text and positive_image")
-        return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path)
+        return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path, advice=ADVICE)
 
     def _of_parquet(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        with open_parquet(self.path) as file:
+        with columnar.open_parquet(self.path) as file:
             schema = file.schema_arrow
         columns = _typed_columns(schema, given, str(self.path))
-        return columns, lambda: _numbered(self.path, parquet_rows(self.path, columns.names))
+        return columns, lambda: _numbered(self.path, columnar.parquet_rows(self.path, columns.names))
 
     def _of_dataset(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
         files = _arrow_files(_split_folder(self.path))
-        columns = _typed_columns(arrow_schema(files[0]), given, str(self.path))
-        return columns, lambda: _numbered(self.path, (f for file in files for f in arrow_rows(file, columns.names)))
+        columns = _typed_columns(columnar.arrow_schema(files[0]), given, str(self.path))
+        return columns, lambda: _numbered(
+            self.path, (f for file in files for f in columnar.arrow_rows(file, columns.names))
+        )
 
 
 def _numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
@@ -190,10 +195,14 @@ def _typed_columns(schema: Any, given: Mapping[str, str], where: str) -> PairCol
     """
     columns = choose_columns(schema.names, given, where)
     for field, source in columns.sources.items():
-        test, wanted = (is_image, "paths, bytes or {bytes, path}") if is_image_field(field) else (is_text, "strings")
+        test, wanted = (
+            (columnar.is_image, "paths, bytes or {bytes, path}")
+            if is_image_field(field)
+            else (columnar.is_text, "strings")
+        )
         kind = schema.field(source).type
         lists = NEGATIVE.fullmatch(field) is not None
-        if not (test(kind) or (lists and is_list_of(kind, test))):
+        if not (test(kind) or (lists and columnar.is_list_of(kind, test))):
             more = ", or lists of them" if lists else ""
             raise DataError(f"{where}: column {source} must hold {wanted}{more} to be {field}, its type is {kind}")
     return columns
@@ -241,12 +250,6 @@ def _negatives(text: Any, image: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _listed(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return [] if _nothing(value) else [value]
-
-
 def _nothing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -259,7 +262,7 @@ def _text(field: str, value: Any) -> str | None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{field} is not valid Unicode; save the file as UTF-8") from None
+        raise InputError(f"{field} is not valid Unicode{ADVICE}") from None
     return value
 
 

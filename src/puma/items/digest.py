@@ -13,6 +13,7 @@ from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.items.limits import most_file_bytes
 from puma.items.opening import FileBytes, ImageSource, open_image
+from puma.items.references import no_such_file
 
 ID_LENGTH = 32
 """Hexadecimal digits of a content digest: 128 bits."""
@@ -96,6 +97,6 @@ def _file_bytes(path: Path) -> bytes:
             raise ImageError(f"{path}: {path.stat().st_size:,} bytes are over the limit of {most_file_bytes():,}")
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: {no_such_file(str(path))}") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None

@@ -12,6 +12,7 @@ from PIL import Image
 from puma.errors import InputError
 from puma.items.limits import MAX_BYTES, MAX_MEMORY
 from puma.items.opening import FORMATS, FileBytes, ImageSource, LeastSide, image_name, open_image
+from puma.items.references import image_reference
 
 __all__ = [
     "FORMATS",
@@ -93,6 +94,10 @@ def as_item(value: Any) -> Item:
     if isinstance(value, Item):
         return value
     if isinstance(value, str):
+        if image_reference(value) in ("data URI", "base64"):
+            raise InputError(
+                f"{value[:40]!r}...: an image as base64, not words; give its decoded bytes (a string is text)"
+            )
         return Item(text=value)
     if isinstance(value, (Image.Image, os.PathLike, bytes, np.ndarray)):
         return Item(image=value)

@@ -18,6 +18,7 @@ from puma.errors import ImageError
 from puma.items.formats import EXTRA_FORMATS, why_not_read
 from puma.items.image_checks import why_costly, why_too_many_scans
 from puma.items.limits import PLAIN, image_memory, memory_needed, most_file_bytes
+from puma.items.references import no_such_file, what_instead
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *EXTRA_FORMATS)
 """The only decoders tried. SVG is not among them: it is a program, not an image."""
@@ -88,11 +89,9 @@ def open_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: far too many pixels; scale the image down, or raise --image-memory") from None
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError(f"{name}: {no_such_file(name)}") from None
     except PermissionError:
         raise ImageError(f"{name}: may not be read; look at the file's permissions") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from None
     except MemoryError:
         raise ImageError(f"{name}: too large to decode in memory") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
@@ -178,7 +177,12 @@ def _opened(source: ImageSource, name: str, max_pixels: int | None, max_bytes: i
         if reason:
             raise ImageError(f"{name}: {reason}")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
-        image = _jpeg(data) if data.startswith(_JPEG) else Image.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            image = _jpeg(data) if data.startswith(_JPEG) else Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            instead = what_instead(data)
+            found = f"{instead}, " if instead else ""
+            raise ImageError(f"{name}: {found}not an image of a known format ({', '.join(FORMATS)})") from None
         reason = why_too_many_scans(data, image.width * image.height) if data.startswith(_JPEG) else None
         if reason:
             raise ImageError(f"{name}: {reason}; save it anew")

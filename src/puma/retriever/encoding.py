@@ -126,8 +126,10 @@ def encode_items(
     show_progress: bool = False,
     vision: VisionFeatures | None = None,
     autocast: torch.dtype | None = None,
+    tokens: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``."""
+    """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
+    ``tokens`` (integers [n]) goes how many the model read of each."""
     from tqdm import tqdm
 
     out = np.empty((len(items), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
@@ -142,7 +144,9 @@ def encode_items(
         autocast=autocast,
     )
     with tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar:
-        for rows, _, states in batches:
+        for rows, features, states in batches:
+            if tokens is not None:
+                tokens[rows] = features["attention_mask"].sum(1).cpu().numpy()
             out[rows] = functional.normalize(states, dim=-1).cpu().numpy()
             bar.update(len(rows))
     return out

@@ -48,12 +48,14 @@ class Inputs:
     def _image_token(self) -> str:
         return getattr(self.processor, "image_token", None) or "<image>"
 
-    def clean(self, text: str) -> str:
-        """A text without the power to be taken for control tokens, cut to the format's limit in tokens.
+    def harmless(self, text: str) -> str:
+        """A text without the power to be taken for control tokens: a ``[RET]`` or ``<image>`` typed by a user gets a
+        space inside, so that it is read as plain letters."""
+        return self._special.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
 
-        A ``[RET]`` or ``<image>`` typed by a user gets a space inside, so that it is read as plain letters.
-        """
-        text = self._special.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
+    def clean(self, text: str) -> str:
+        """A :meth:`harmless` text, cut to the format's limit in tokens."""
+        text = self.harmless(text)
         limit = self.prompt.max_text_tokens
         if len(text) <= limit:  # a token is at least one character
             return text

@@ -4,6 +4,7 @@ sentence-transformers loads too.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -34,11 +35,11 @@ from puma.retriever.prompts import (
 )
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.stored_vision import VisionFeatures
+from puma.retriever.text_tokens import TextTokens
 from puma.storage.folders import write_json, written_folder
 
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`~puma.retriever.prompts.PromptFormat`."""
-
 INSTRUCTIONS_FILE = "puma_instructions.json"
 """The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
@@ -61,8 +62,8 @@ class Retriever:
         prompt: how items are written out.
     """
 
-    mixed_instructions = True
-    """Whether :meth:`encode` takes an instruction an item: a service may then join requests that ask differently."""
+    mixed_instructions = counts_tokens = True
+    """Whether :meth:`encode` takes an instruction an item, as a service does, and tells how many tokens it read."""
 
     def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
@@ -163,17 +164,8 @@ class Retriever:
             prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
         if image_tokens is not None:
             limit_image_tokens(processor, *image_tokens)
-        where = device or default_device()
-        model = load_model(
-            folder,
-            layers=layers,
-            keep_last=keep_last,
-            dtype=dtype,
-            attn=attn,
-            quantise=quantise,
-            head=False,
-            device=where,
-        )
+        kept: dict[str, Any] = {"layers": layers, "keep_last": keep_last, "quantise": quantise}
+        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device(), **kept)
         prompt = with_special_tokens(processor.tokenizer, prompt)
         add_ret_token(model, processor, prompt)
         retriever = cls(model, processor, prompt)
@@ -203,6 +195,7 @@ class Retriever:
         instruction: str | Sequence[str | None] | None = None,
         batch_size: int = 64,
         show_progress: bool = False,
+        tokens: np.ndarray | None = None,
     ) -> np.ndarray:
         """Embed items.
 
@@ -213,6 +206,7 @@ class Retriever:
                 item its own.
             batch_size: items a forward pass.
             show_progress: a bar with rate and time left.
+            tokens: integers [n], filled with how many tokens the model read of each item, prompt included.
 
         Returns:
             float32 [n, dim], rows of unit length.
@@ -231,7 +225,13 @@ class Retriever:
             show_progress=show_progress,
             vision=self.vision,
             autocast=self.autocast,
+            tokens=tokens,
         )
+
+    @functools.cached_property
+    def text_tokens(self) -> TextTokens:
+        """Its tokenizer by itself: how long texts are, what is cut off them."""
+        return TextTokens(self.inputs)
 
     def save_pretrained(
         self, path: str | os.PathLike[str], *, replace: bool = False, dtype: torch.dtype | str | None = None

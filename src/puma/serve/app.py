@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 import puma
 from puma.errors import InputError
 from puma.items.encoder import Encoder
+from puma.search.cutoffs import Cutoffs, cutoffs_of
 from puma.search.searcher import Searcher
 from puma.serve import routes
 from puma.serve.error_responses import install
@@ -28,6 +29,7 @@ def create_app(
     *,
     encoder: Encoder | None = None,
     settings: ServeSettings | None = None,
+    cutoffs: Cutoffs | None = None,
 ) -> FastAPI:
     """The service as an ASGI application. Under a server it warms the encoder before the first request, and finishes
     what it accepted before it ends.
@@ -36,6 +38,7 @@ def create_app(
         searchers: one, or several by name, all of one encoder; None to serve embeddings only.
         encoder: needed only without searchers.
         settings: see :class:`ServeSettings`.
+        cutoffs: by which hits are marked as weak; those of the package's table if None.
 
     Raises:
         InputError: neither is given, or the searchers have several encoders.
@@ -50,7 +53,7 @@ def create_app(
     for name, searcher in searchers.items():
         if searcher.encoder is not encoder:
             raise InputError(f"searchers: {name!r} has another encoder than the others; a service has one")
-    running = Service(encoder, searchers, settings or ServeSettings())
+    running = Service(encoder, searchers, settings or ServeSettings(), cutoffs or cutoffs_of(encoder))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -72,6 +72,9 @@ class Batcher:
         instructions: Sequence[str | None],
         pixels: Sequence[int],
         gone: Callable[[], Awaitable[object]] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        tokens: np.ndarray | None = None,
     ) -> np.ndarray:
         """Embed the items of one request: float32 [n, dim].
 
@@ -79,6 +82,8 @@ class Batcher:
             instructions: one an item, or None.
             pixels: of each item's image, 0 for a text; see :func:`puma.serve.queue.image_pixels`.
             gone: makes an awaitable that completes when the client disconnects.
+            names: what messages call the items.
+            tokens: integers [n], filled with how many tokens the model read of each, where the encoder tells.
 
         Raises:
             BusyError, ClosingError: nothing was begun. WaitedTooLongError, ClientGoneError: the rest was dropped.
@@ -86,7 +91,7 @@ class Batcher:
         """
         if not items:
             return np.zeros((0, self.dim), np.float32)
-        request = self._admit(items, instructions, pixels)
+        request = self._admit(items, instructions, pixels, names, tokens)
         watcher = None
         if gone is not None:
             watcher = asyncio.ensure_future(gone())
@@ -110,12 +115,21 @@ class Batcher:
             self._thread.join()
         self.encoding.close()
 
-    def _admit(self, items: Sequence[Item], instructions: Sequence[str | None], pixels: Sequence[int]) -> Request:
+    def _admit(
+        self,
+        items: Sequence[Item],
+        instructions: Sequence[str | None],
+        pixels: Sequence[int],
+        names: Sequence[str] | None,
+        tokens: np.ndarray | None,
+    ) -> Request:
         loop = asyncio.get_running_loop()
         limits = self.settings
         weight = min(len(items), limits.max_batch, limits.max_queue)
         now = time.monotonic()
-        request = Request(items, instructions, pixels, weight, loop.create_future(), loop, now, left=len(items))
+        future = loop.create_future()
+        request = Request(items, instructions, pixels, weight, future, loop, now, left=len(items))
+        request.names, request.tokens = names, tokens
         with self._changed:
             if self._closing:
                 raise ClosingError("the service is shutting down; ask again when it is back")

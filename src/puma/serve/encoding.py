@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from puma.errors import ModelError
+from puma.errors import ImageError, ModelError
 from puma.items.encoder import Encoder
 from puma.items.item import Item, open_image
 from puma.serve.queue import Request
@@ -32,7 +33,8 @@ class BatchEncoding:
     """Embeds batches, one at a time, all from one thread.
 
     Args:
-        encoder: with ``mixed_instructions`` true it takes an instruction an item.
+        encoder: with ``mixed_instructions`` true it takes an instruction an item, with ``counts_tokens`` true it fills
+            in how many tokens it read (as :meth:`puma.Retriever.encode` does).
         settings: limits of images.
         observer: notified of each group of items that went through the encoder.
         deliver: called with entries and their vectors [n, dim].
@@ -53,6 +55,7 @@ class BatchEncoding:
         self.encoder, self.settings, self.observer = encoder, settings, observer
         self.dim, self.rate = encoder.dim, 0.0
         self._deliver, self._fail = deliver, fail
+        self.counting = bool(getattr(encoder, "counts_tokens", False))
         self.mixed = bool(getattr(encoder, "mixed_instructions", False))
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="puma-decode")
 
@@ -83,7 +86,7 @@ class BatchEncoding:
                 good.append(entry)
                 items.append(found)
             else:
-                self._fail(entry[0], found)
+                self._fail(entry[0], _naming(found, *entry))
         self._encode(good, items)
 
     def _decoded(self, item: Item) -> Item | Exception:
@@ -104,10 +107,11 @@ class BatchEncoding:
         instructions = [request.instructions[place] for request, place in entries]
         started = time.monotonic()
         try:
-            vectors = self._vectors(items, instructions)
+            tokens = np.zeros(len(items), np.int64)
+            vectors = self._vectors(items, instructions, tokens)
         except Exception as error:
             if len(entries) == 1:
-                self._fail(entries[0][0], error)
+                self._fail(entries[0][0], _naming(error, *entries[0]))
                 return
             middle = len(entries) // 2
             self._encode(entries[:middle], items[:middle])
@@ -118,15 +122,27 @@ class BatchEncoding:
         self.rate = rate if not self.rate else 0.8 * self.rate + 0.2 * rate
         if self.observer is not None:
             self.observer.batch([item.modality for item in items], seconds)
+        for (request, place), count in zip(entries, tokens, strict=True):
+            if request.tokens is not None:
+                request.tokens[place] = count
         self._deliver(entries, vectors)
 
-    def _vectors(self, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
+    def _vectors(self, items: Sequence[Item], instructions: Sequence[str | None], tokens: np.ndarray) -> np.ndarray:
         same = all(instruction == instructions[0] for instruction in instructions)
         given = instructions[0] if same else list(instructions)
-        vectors = np.asarray(self.encoder.encode(items, instruction=given), dtype=np.float32)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"tokens": tokens} if self.counting else {}
+        encoded = self.encoder.encode(items, instruction=given, **options)  # type: ignore[arg-type]
+        vectors = np.asarray(encoded, dtype=np.float32)
         if vectors.shape != (len(items), self.dim) or not np.isfinite(vectors).all():
             raise ModelError(
                 f"the model gave {list(vectors.shape)} values, or some that are not finite, "
                 f"where [{len(items)}, {self.dim}] finite ones are due"
             )
         return vectors
+
+
+def _naming(error: Exception, request: Request, place: int) -> Exception:
+    """An image's fault with the name that the request has for it, instead of its type's."""
+    if not isinstance(error, ImageError) or request.names is None:
+        return error
+    return ImageError(f"{request.names[place]}: {re.sub(r'^<[A-Za-z]+>: ', '', str(error))}")

@@ -85,7 +85,9 @@ def answer_to(error: BaseException) -> Response:
         after = error.retry_after if isinstance(error, BusyError) else 1
         return fault(status, str(error) or "it took too long", code=code, headers=_retry(after))
     if status < 500:
-        return fault(status, str(error).replace("<bytes>", "the picture"), code=code)
+        text = str(error).replace("<bytes>", "the picture")
+        named = _FIELD.match(text)
+        return fault(status, text, code=code, param=named.group() if named else None)
     log.error("%s", error, exc_info=error)
     if status == 503:
         message = "the index cannot be read or written now; the service's log says why"
@@ -129,11 +131,28 @@ def _validation(errors: Sequence[Any]) -> Response:
         return fault(415, "the body must be JSON and say so: Content-Type: application/json", code=_CODES[415])
     faults = []
     for entry in errors[:FAULTS_SHOWN]:
-        place = ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0])
+        place = _place(entry["loc"][1:]) or str(entry["loc"][0])
         faults.append((place, f"{place}: {entry['msg']}"))
     more = f"; and {len(errors) - FAULTS_SHOWN} more" if len(errors) > FAULTS_SHOWN else ""
     message = "; ".join(text for _, text in faults) + more
     return fault(422, message, code="invalid_request", param=faults[0][0] if faults else None)
+
+
+_FIELD = re.compile(r"[a-z_]+(?:\[\d+\])*(?:\.[a-z_]+)*(?=: )")
+"""The field that a message begins with: ``input[1].image``."""
+_KINDS = frozenset(("string", "list", "object", "number", "boolean", "tokens"))
+"""Names of a union's members, which stand in the place of a fault though the client wrote no such thing."""
+
+
+def _place(parts: Sequence[str | int]) -> str:
+    """Where a fault is, as one would write it: ``input[1].image``."""
+    named = ""
+    for part in parts:
+        if isinstance(part, int):
+            named += f"[{part}]"
+        elif part not in _KINDS:
+            named += f".{part}" if named else part
+    return named
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from puma.errors import InputError
+from puma.errors import ImageError, InputError
 from puma.items.item import Item
+from puma.items.references import NEVER_FETCHED, image_reference
 from puma.search.queries import INSTRUCTIONS
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
@@ -35,12 +36,12 @@ def model_name(service: Service, name: str | None) -> str:
     return name
 
 
-def query_instruction(service: Service, item: Item) -> str | None:
-    """The instruction of a query of which only is known that it is one: that of a search for any modality."""
+def query_instruction(service: Service, item: Item, modality: str | None = None) -> str | None:
+    """The instruction of a query for items of one modality; of any, where no more is known."""
     for searcher in service.searchers.values():
-        return searcher.instruction_for(item.modality, None)
+        return searcher.instruction_for(item.modality, modality)
     own = getattr(service.encoder, "instructions", {})
-    return (own or INSTRUCTIONS).get((item.modality, None))
+    return (own or INSTRUCTIONS).get((item.modality, modality))
 
 
 def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedImage | None]:
@@ -49,7 +50,7 @@ def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tu
     Raises:
         InputError: nothing in it, or several images. ImageError: the image cannot be used.
     """
-    texts = [part.text for part in parts if isinstance(part, TextPart) and part.text.strip()]
+    texts = [words(part.text, name) or "" for part in parts if isinstance(part, TextPart) and part.text.strip()]
     addresses = [part.image_url for part in parts if isinstance(part, ImagePart)]
     if len(addresses) > 1:
         raise InputError(f"{name}: one picture an input, got {len(addresses)}; send an input for each")
@@ -60,12 +61,63 @@ def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tu
     return item_of("\n".join(texts), image, name), image
 
 
+def item_of_string(text: str, limits: ServeSettings, name: str, modality: str | None = None) -> Item:
+    """An item of a field that may hold a text or a picture.
+
+    Args:
+        text: words; or a data URI, or a picture's bytes as base64.
+        modality: ``text`` or ``image`` where the client said which; None to tell by the string itself.
+
+    Raises:
+        ImageError: it is a picture that cannot be used, or the address of one. InputError: it is said to be a text and
+            is a picture.
+    """
+    if modality == "image":
+        return Item(image=image_from_text(text, limits, name).data)
+    reference = image_reference(text) if modality is None else None
+    if reference in (None, "data URI among words"):
+        return item_of(text, None, name)
+    if reference == "address":
+        raise ImageError(
+            f"{name}: the address of a picture, and {NEVER_FETCHED}; send the picture itself as "
+            'data:image/png;base64,..., or {"text": ...} if these words are meant'
+        )
+    return Item(image=image_from_text(text, limits, name).data)
+
+
+def words(text: str | None, name: str) -> str | None:
+    """A text that is to be read as words.
+
+    Raises:
+        InputError: it is a picture as data URI or base64, which a model would read letter by letter.
+    """
+    found = None if text is None else image_reference(text)
+    if found not in (None, "address"):
+        raise InputError(f"{name}: a picture ({found}) where words are expected; send it in the field for pictures")
+    return text
+
+
+def item_of_tokens(service: Service, tokens: Sequence[int], name: str) -> Item:
+    """An item of the tokens of a text.
+
+    Raises:
+        InputError: they are not this model's, or the model has no tokens.
+    """
+    if service.text_tokens is None:
+        raise InputError(f"{name}: tokens cannot be decoded, this model has no tokenizer; send the text itself")
+    try:
+        return item_of(service.text_tokens.decode(tokens), None, name)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def item_of(text: str | None, image: CheckedImage | None, name: str) -> Item:
     """An item of a request's field.
 
     Raises:
-        InputError: there is neither text nor image.
+        InputError: there is neither text nor image, or the text is a picture.
     """
+    text = words(text, name)
     if image is None and (text is None or not text.strip()):
         raise InputError(f"{name}: is empty; give a text or a picture")
     return Item(text, None if image is None else image.data)

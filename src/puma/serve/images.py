@@ -1,27 +1,21 @@
 """Images that come in over HTTP as data URIs, base64 or uploads, checked before they are decoded. Loads no torch.
 
-They are checked in this order, each step before the next costs anything: kind of address, length of the text, base64,
-first bytes, width and height from the header. No address is ever fetched.
+They are checked in this order, each step before the next costs anything: kind of address, length of the text, base64
+(:mod:`puma.items.references`), first bytes, width and height from the header. No address is ever fetched.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import re
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from PIL import Image, UnidentifiedImageError
 
 from puma.errors import ImageError
 from puma.items.item import FORMATS
+from puma.items.references import SVG, SVG_DRAWING, encoded_bytes, what_instead
 from puma.serve.settings import ServeSettings
 
-_ADDRESS = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{0,20}:)?//|\s*(?:file|ftp|https?|blob|s3|gs):", re.IGNORECASE)
-_HEADER = 200
-"""Characters in which a data URI must have come to its comma."""
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}
 
 
@@ -47,28 +41,7 @@ def image_from_text(value: str, limits: ServeSettings, name: str = "image") -> C
     Raises:
         ImageError: an address, an SVG, no base64, no image, or one beyond the limits.
     """
-    payload = value
-    if value[:5].lower() == "data:":
-        comma = value.find(",", 0, _HEADER)
-        header = value[5 : max(comma, 5)].lower().replace(" ", "")
-        if comma < 0 or not header.endswith(";base64"):
-            raise ImageError(f"{name}: a data URI must look like data:image/png;base64,...")
-        if "svg" in header:
-            raise ImageError(_svg(name))
-        payload = value[comma + 1 :]
-    elif _ADDRESS.match(value[:64]):
-        raise ImageError(f"{name}: addresses are never fetched; send the picture itself as data:image/png;base64,...")
-    # Four characters stand for three bytes; line breaks and %3D make a text a little longer than that.
-    if len(payload) > limits.max_image_bytes * 3 // 2 + 16:
-        raise ImageError(_large(name, len(payload) * 3 // 4, limits))
-    if "%" in payload:
-        payload = unquote(payload)
-    try:
-        data = base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise ImageError(
-            f"{name}: not base64; send data:image/png;base64,... or the picture's bytes as base64"
-        ) from None
+    data = encoded_bytes(value, name, limits.max_image_bytes)
     return image_from_bytes(data, limits, name)
 
 
@@ -82,9 +55,6 @@ def image_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") ->
         raise ImageError(_large(name, len(data), limits))
     if not data:
         raise ImageError(f"{name}: the picture is empty")
-    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<?xml", b"<svg", b"<!doctype", b"<!--")):
-        raise ImageError(_svg(name))
     width, height, kind, mode = _webp_canvas(data) or _header(data, name)
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the picture has no pixels")
@@ -100,7 +70,11 @@ def _header(data: bytes, name: str) -> tuple[int, int, str, str]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width, image.height, image.format or "", image.mode
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from None
+        instead = what_instead(data)
+        if instead == SVG_DRAWING:
+            raise ImageError(f"{name}: {SVG}") from None
+        found = f"{instead}, " if instead else ""
+        raise ImageError(f"{name}: {found}not a picture of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: far too many pixels; scale the picture down") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
@@ -125,10 +99,6 @@ def _webp_canvas(data: bytes) -> tuple[int, int, str, str] | None:
             "RGB",
         )
     return None
-
-
-def _svg(name: str) -> str:
-    return f"{name}: SVG is a program, not a picture, and is refused; send it rendered, as PNG"
 
 
 def _large(name: str, size: int, limits: ServeSettings) -> str:

@@ -19,31 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puma.serve.auth import Token
 from puma.serve.error_responses import answer_to, fault
+from puma.serve.headers import HEADERS, preflight_headers
 from puma.serve.metrics import Metrics
 from puma.serve.service import CLIENT_GONE
 from puma.serve.settings import ANY_ADDRESS, ANY_HOST, ServeSettings
 
 log = logging.getLogger("puma.serve.access")
 
-OPEN = frozenset({"/", "/healthz", "/session", "/favicon.ico"})
+HEALTH = ("/healthz", "/health", "/livez", "/readyz", "/ping")
+"""Where programs ask whether a service is alive; each has its habit."""
+
+OPEN = frozenset({"/", *HEALTH, "/session", "/favicon.ico"})
 """What needs no token: the page, which asks for one, and whether the service is alive."""
 OPEN_BELOW = "/page/"
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
-    (b"content-security-policy", PAGE_POLICY.encode()),
-    (b"cache-control", b"no-store"),
-)
-"""On every answer that does not set them itself (the documents page has a policy of its own)."""
-METHODS = "GET, POST, DELETE"
 BODY_WAIT_S = 30.0
 """How long the next piece of a body may take."""
 BODY_LONGEST_S = 300.0
@@ -108,6 +96,13 @@ class RequestGuard:
             return b"*"
         return origin if origin.decode("latin-1").lower() in self.origins else None
 
+    def embeds(self, method: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether an allowed page shows an image of ours: a plain ``<img>`` sends no Origin, but a Referer."""
+        if method not in ("GET", "HEAD") or b"origin" in headers or headers.get(b"sec-fetch-dest") != b"image":
+            return False
+        parts = headers.get(b"referer", b"").decode("latin-1").lower().split("/", 3)
+        return ANY_HOST in self.origins or "/".join(parts[:3]) in self.origins
+
     def _host_is_ours(self, host: str) -> bool:
         if ANY_HOST in self.hosts:
             return True
@@ -119,7 +114,7 @@ class RequestGuard:
             same = origin.partition("://")[2] == host and origin.startswith(("http://", "https://"))
             return same or origin in self.origins or ANY_HOST in self.origins
         site = headers.get(b"sec-fetch-site", b"none")
-        if site in (b"none", b"same-origin"):
+        if site in (b"none", b"same-origin") or self.embeds(method, headers):
             return True
         # A link on another site that leads here: the browser shows the answer, the other site does not see it.
         return (
@@ -154,7 +149,9 @@ class RequestGuard:
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("body_done", "cors", "guard", "held", "receive", "scope", "send", "started", "status")
+    __slots__ = (
+        "body_done", "cors", "embedded", "guard", "held", "receive", "requested", "scope", "send", "started", "status"
+    )  # fmt: skip
 
     def __init__(self, guard: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self.receive, self.send = guard, scope, receive, send
@@ -162,11 +159,15 @@ class _Exchange:
         self.body_done = False
         self.status = 0
         self.cors: bytes | None = None
+        self.embedded = False
+        self.requested: Mapping[bytes, bytes] = {}
         self.started = time.perf_counter()
 
     async def run(self) -> None:
         headers = dict(self.scope["headers"])
         self.cors = self.guard.allowed_origin(headers)
+        self.requested = headers
+        self.embedded = self.guard.embeds(self.scope["method"], headers)
         CLIENT_GONE.set(self._disconnected)
         try:
             answer = self.guard.refusal(self.scope, headers) or self._too_large(headers)
@@ -174,7 +175,12 @@ class _Exchange:
                 self._close_after(answer, headers)
                 await answer(self.scope, self.receive, self._out)
             else:
-                await self.guard.app(self.scope, self._in, self._out)
+                # HEAD is answered wherever GET is, as HTTP has it.
+                inner = {**self.scope, "method": "GET"} if self.scope["method"] == "HEAD" else self.scope
+                try:
+                    await self.guard.app(inner, self._in, self._out)
+                finally:
+                    self.scope.setdefault("route", inner.get("route"))
         except Exception as error:  # what no handler knew
             if self.status:
                 raise
@@ -247,23 +253,24 @@ class _Exchange:
             names = {name.lower() for name, _ in own}
             own += [header for header in HEADERS if header[0] not in names]
             if self.guard.origins:
-                own.append((b"vary", b"Origin"))
+                own.append((b"vary", b"Origin, Referer, Access-Control-Request-Headers"))
             if self.cors is not None:
                 own = [header for header in own if header[0] != b"cross-origin-resource-policy"]
                 own += [
                     (b"access-control-allow-origin", self.cors),
-                    (b"access-control-expose-headers", b"Retry-After, ETag"),
+                    (b"access-control-expose-headers", b"Retry-After, ETag, X-Puma-Truncated"),
                     (b"cross-origin-resource-policy", b"cross-origin"),
                 ]
                 if self.scope["method"] == "OPTIONS":
-                    own += [
-                        (b"access-control-allow-methods", METHODS.encode()),
-                        (b"access-control-allow-headers", b"authorization, content-type"),
-                        (b"access-control-max-age", b"600"),
-                    ]
+                    own += preflight_headers(self.requested)
+            elif self.embedded:
+                own = [header for header in own if header[0] != b"cross-origin-resource-policy"]
+                own.append((b"cross-origin-resource-policy", b"cross-origin"))
             if not self.body_done and self.status >= 400 and self.scope.get("puma.body"):
                 own.append((b"connection", b"close"))  # an answer before the body's end: the rest is not wanted
             message = {**message, "headers": own}
+        elif self.scope["method"] == "HEAD" and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self.send(message)
 
     def _count(self) -> None:

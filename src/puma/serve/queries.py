@@ -11,8 +11,11 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import Hit
 from puma.items.item import MODALITIES, Item
+from puma.search.grouping import FETCHED, grouped
+from puma.search.ingest.fields import FOLDER
 from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
+from puma.serve.formats import words
 from puma.serve.images import image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.service import Service
@@ -61,7 +64,7 @@ async def parse_query(
         InputError: there is nothing to search for, or too much.
         ImageError: the image cannot be used.
     """
-    text = text if text and text.strip() else None
+    text = words(text, "text") if text and text.strip() else None
     modality = wanted(modality)
     if item is not None:
         if image is not None:
@@ -94,12 +97,22 @@ async def page_of_hits(
     offset: int = 0,
     where: Mapping[str, Any] | None = None,
     hidden: str | None = None,
+    min_score: float | None = None,
 ) -> tuple[list[Hit], bool]:
     """Hits ``offset`` to ``offset + k`` of the first query, and whether there are more after them.
 
     Args:
         hidden: id of an item that is left out.
+        min_score: hits of a smaller score are left out of the page; the places of the others stay as they are.
+
+    Raises:
+        InputError: ``where`` asks for folders, which this service does not tell.
     """
+    if not service.settings.originals and FOLDER in keys_of(where):
+        raise InputError(
+            f"where: this service tells nothing of folders, so there is no filter by {FOLDER!r}; its operator can "
+            "allow it with --originals"
+        )
     most, each = service.settings.max_inputs, batch.size
     step = each if len(batch.items) > most else len(batch.items)  # the limit is of what the client sent
     parts = [
@@ -110,7 +123,32 @@ async def page_of_hits(
     # One more to see whether there are more, and one for the item that is left out.
     hits = await service.find(searcher, batch, vectors, k + offset + 1 + (hidden is not None), where)
     hits = [hit for hit in hits if hit.id != hidden]
-    return hits[offset : offset + k], len(hits) > offset + k
+    page, rest = hits[offset : offset + k], hits[offset + k :]
+    if min_score is None:
+        return page, bool(rest)
+    scores = [hit.score for hit in hits]
+    # Where hits are in the order of their scores, nothing comes after the first that is below.
+    ended = scores == sorted(scores, reverse=True) and bool(rest) and rest[0].score < min_score
+    return [hit for hit in page if hit.score >= min_score], bool(rest) and not ended
+
+
+async def page_of_groups(
+    service: Service, searcher: Searcher, batch: QueryBatch, *, k: int, offset: int = 0, **options: Any
+) -> tuple[list[list[Hit]], bool]:
+    """As :func:`page_of_hits`, with near-duplicates in groups (:mod:`puma.search.grouping`), each best first. Groups
+    are counted, not hits."""
+    hits, more = await page_of_hits(service, searcher, batch, k=(offset + k + 1) * FETCHED, **options)
+    groups = await service.blocking(grouped, searcher.index, hits)
+    return groups[offset : offset + k], more or len(groups) > offset + k
+
+
+def keys_of(where: Mapping[str, Any] | None) -> set[str]:
+    """The fields that a filter asks about."""
+    if where is None:
+        return set()
+    if "filters" in where:
+        return {key for part in where["filters"] for key in keys_of(part)}
+    return {str(where.get("key"))}
 
 
 def _stored(searcher: Searcher, name: str) -> Item:

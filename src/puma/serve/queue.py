@@ -43,7 +43,8 @@ class EncoderFaultError(PumaError):
 @dataclass(eq=False, slots=True)
 class Request:
     """One request's items on their way. ``taken`` of them are out of the queue, ``left`` are not embedded yet;
-    ``weight`` counts against the queue's bound; ``touched`` is when the last result came."""
+    ``weight`` counts against the queue's bound; ``touched`` is when the last result came; ``names`` is what messages
+    call the items; ``tokens`` [n] takes how many tokens the model read of each."""
 
     items: Sequence[Item]
     instructions: Sequence[str | None]
@@ -57,6 +58,8 @@ class Request:
     left: int = 0
     dead: bool = False
     timer: asyncio.TimerHandle | None = None
+    names: Sequence[str] | None = None
+    tokens: np.ndarray | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -1,12 +1,14 @@
 """Stored items and hits as JSON, written without validating what we made ourselves.
 
-This is the only place that turns a payload into what a client may see: no folder of this machine is in it.
+This is the only place that turns a payload into what a client may see: no folder of this machine is in it, unless the
+service gives out originals.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from puma.index import Hit, Row
+from puma.search.ingest.fields import FOLDER, file_of
+from puma.search.originals import has_file
 
 
 class NotFoundError(HTTPException):
@@ -29,27 +33,52 @@ RESERVED = ("text", "image")
 """Keys of a payload that are the item itself; all others are its metadata."""
 
 
-def json_answer(content: Any) -> Response:
-    """A JSON response. ``content`` holds only what JSON can say; NaN is a defect of ours and raises ValueError."""
+TRUNCATED = "X-Puma-Truncated"
+"""The header that names the inputs, by their places, of which the model did not read the end."""
+_MOST_NAMED = 200
+
+
+def json_answer(content: Any, truncated: Sequence[int] = ()) -> Response:
+    """A JSON response. ``content`` holds only what JSON can say; NaN is a defect of ours and raises ValueError.
+
+    Args:
+        truncated: places of inputs that were too long; the first of them go into the header :data:`TRUNCATED`.
+    """
+    headers = {TRUNCATED: ", ".join(map(str, truncated[:_MOST_NAMED]))} if truncated else None
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text.encode("utf-8"), media_type="application/json")
+    return Response(text.encode("utf-8"), headers=headers, media_type="application/json")
 
 
-def stored_item(row: Row | Hit, index: str) -> dict[str, Any]:
-    """A stored item as clients see it; of a hit, with its score."""
+def stored_item(row: Row | Hit, index: str, originals: bool = False) -> dict[str, Any]:
+    """A stored item as clients see it; of a hit, with its score.
+
+    Args:
+        originals: whether the client may know the path of its file, and have the file.
+    """
     text = text_of(row.payload)
     shown: dict[str, Any] = {"id": row.id}
     if isinstance(row, Hit):
         shown["score"] = row.score
-    image = "/thumbnail?" + urlencode({"index": index, "id": row.id}) if row.thumbnail else None
+    address = urlencode({"index": index, "id": row.id})
+    image = f"/thumbnail?{address}" if row.thumbnail else None
+    original = f"/original?{address}" if originals and has_file(row.payload) else None
+    if original is not None and isinstance(row.payload.get("page"), int):
+        original += f"#page={row.payload['page']}"
     return shown | {
         "modality": row.modality,
         "text": text,
-        "file": file_of(row.payload),
-        "metadata": metadata_of(row.payload),
+        "file": name_of(row.payload),
+        "path": path_of(row.payload) if originals else None,
+        "metadata": metadata_of(row.payload, originals),
         "thumbnail": image,
+        "original": original,
         "other_places": [
-            {"file": file_of(payload), "metadata": metadata_of(payload)} for payload in row.other_payloads
+            {
+                "file": name_of(payload),
+                "path": path_of(payload) if originals else None,
+                "metadata": metadata_of(payload, originals),
+            }
+            for payload in row.other_payloads
         ],
     }
 
@@ -60,12 +89,24 @@ def text_of(payload: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def file_of(payload: Mapping[str, Any]) -> str | None:
+def name_of(payload: Mapping[str, Any]) -> str | None:
     """The base name of the item's file; never its folder."""
     path = payload.get("image")
     return (PureWindowsPath(path).name or None) if isinstance(path, str) else None
 
 
-def metadata_of(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the item itself."""
-    return {key: value for key, value in payload.items() if key not in RESERVED}
+def path_of(payload: Mapping[str, Any]) -> str | None:
+    """The whole path of the item's file, with ``#`` and the place inside it where it is in another file."""
+    path = payload.get("image")
+    return path if isinstance(path, str) else None
+
+
+def metadata_of(payload: Mapping[str, Any], originals: bool = False) -> dict[str, Any]:
+    """Everything but the item itself; its file's folder only with ``originals``."""
+    path = path_of(payload)
+    hidden = None if originals or path is None else os.path.dirname(file_of(path))
+    return {
+        key: value
+        for key, value in payload.items()
+        if key not in RESERVED and not (key == FOLDER and value == hidden and hidden is not None)
+    }

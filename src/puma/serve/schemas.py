@@ -5,10 +5,25 @@ Every bound is part of the schema, so that the OpenAPI document states all of th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StrictBool,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
 from puma.index.filters import MAX_KEY, MAX_VALUES
 from puma.index.filters import MAX_TEXT as MAX_FILTER_TEXT
@@ -33,9 +48,28 @@ def kind_of(value: Any) -> str | None:
     return "object" if isinstance(value, (dict, BaseModel)) else None
 
 
-def by_kind(message: str) -> Discriminator:
+def by_kind(message: str, kind: Callable[[Any], str | None] = kind_of) -> Discriminator:
     """For a union whose members are of different kinds: only the fitting member's faults are shown, or else this."""
-    return Discriminator(kind_of, custom_error_type="kind", custom_error_message=message)
+    return Discriminator(kind, custom_error_type="kind", custom_error_message=message)
+
+
+@dataclass(frozen=True)
+class NullIs:
+    """For a field's annotation: null stands for this value, the field's default. Clients send null for what they were
+    not given."""
+
+    default: Any
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def filled(value: Any) -> Any:
+            return copy.copy(self.default) if value is None else value
+
+        return core_schema.no_info_before_validator_function(filled, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
 Modality = Literal["text", "image", "image,text"]
@@ -67,6 +101,8 @@ AnyModality = Annotated[
     Union[Annotated[Modality, Tag("string")], Annotated[Modalities, Tag("list")]],
     by_kind("give one of 'text', 'image' and 'image,text', or a list of them"),
 ]
+MinScore = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+"""Cosine similarity that a hit must have."""
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1, max_length=1_000)]
 
@@ -91,10 +127,33 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+CONTENT_KEYS = frozenset(
+    ("audio", "caption", "content", "document", "documents", "image", "image_base64", "image_url", "image_urls",
+     "images", "img", "input", "inputs", "messages", "picture", "prompt", "query", "text", "texts", "url", "urls",
+     "video", "videos")
+)  # fmt: skip
+"""Names under which clients send what is to be embedded."""
+
+
 class Lenient(BaseModel):
-    """A request in another service's shape: what its clients send besides is let pass."""
+    """A request in another service's shape: what its clients send besides is let pass, but for :attr:`meant`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+    meant: ClassVar[frozenset[str]] = CONTENT_KEYS
+    """Keys that change what is embedded or found: where they are not fields they are refused, not dropped."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nothing_meant(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            lost = sorted(key for key in cls.meant - set(cls.model_fields) if given.get(key) is not None)
+            if lost:
+                fields = sorted(set(cls.model_fields) & CONTENT_KEYS)
+                message = (
+                    f"{', '.join(lost)}: not read here, so what it holds would be lost; give {' or '.join(fields)}"
+                )
+                raise PydanticCustomError("unread", "{message}", {"message": message})
+        return given
 
 
 FilterKey = Annotated[str, Field(min_length=1, max_length=MAX_KEY)]

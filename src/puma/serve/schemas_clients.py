@@ -1,22 +1,34 @@
 """Requests and answers in the shapes of other services, whose clients work unchanged: OpenAI, vLLM, Jina, Cohere.
 
-Fields that such clients send and that are not listed are ignored.
+Fields that such clients send and that are not listed are ignored, but for those that hold content: what was meant to
+be embedded is never dropped.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
-from puma.serve.schemas import MAX_TEXT, WHOLE, Filter, Image, Instruction, Lenient, ModelName, Text, by_kind, one_of
+from puma.serve.schemas import (
+    MAX_TEXT,
+    WHOLE,
+    Image,
+    Instruction,
+    Lenient,
+    ModelName,
+    NullIs,
+    Strict,
+    Text,
+    by_kind,
+    kind_of,
+    one_of,
+)
 
 MAX_INPUTS = 2_048
 MAX_DIMENSIONS = 65_536
 MAX_PARTS = 64
-MAX_STORE_HITS = 50
-MAX_QUERIES = 16
+MAX_TOKENS = 16_384
 
 Dimensions = Annotated[
     Annotated[int, Field(ge=1, le=MAX_DIMENSIONS), WHOLE] | None,
@@ -63,8 +75,9 @@ class Message(Lenient):
     ]
 
 
-class TextOrImage(Lenient):
-    """Jina's input: a text, an image, or both together."""
+class TextOrImage(Strict):
+    """Jina's input: a text, an image, or both together. A key that is not known may hold what is meant, and is
+    refused."""
 
     model_config = ConfigDict(json_schema_extra=one_of("text", "image"))
 
@@ -72,26 +85,28 @@ class TextOrImage(Lenient):
     image: Image | None = None
 
 
-def _no_tokens(given: Any) -> Any:
-    first = given[0] if isinstance(given, list) and given else None
-    if isinstance(first, int) or (isinstance(first, list) and all(isinstance(token, int) for token in first)):
-        raise PydanticCustomError(
-            "tokens", "token arrays are of another model's vocabulary and are refused; send the text itself"
-        )
-    return given
+Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
+
+
+def _kind_of_input(value: Any) -> str | None:
+    """As :func:`puma.serve.schemas.kind_of`, with ``tokens`` for a list of numbers."""
+    kind = kind_of(value)
+    return "tokens" if kind == "list" and value and kind_of(value[0]) == "number" else kind
 
 
 OneInput = Annotated[
-    Union[Annotated[Text, Tag("string")], Annotated[TextOrImage, Tag("object")]],
-    by_kind("give a text, or an object with text and image"),
+    Union[Annotated[Text, Tag("string")], Annotated[TextOrImage, Tag("object")], Annotated[Tokens, Tag("tokens")]],
+    by_kind("give a text, or an object with text and image", _kind_of_input),
 ]
 Inputs = Annotated[
     Union[
         Annotated[Text, Tag("string")],
         Annotated[list[OneInput], Field(min_length=1, max_length=MAX_INPUTS), Tag("list")],
+        Annotated[Tokens, Tag("tokens")],
         Annotated[TextOrImage, Tag("object")],
     ],
-    by_kind("give a text, or a list of texts and of objects with text and image"),
+    by_kind("give a text, or a list of texts and of objects with text and image", _kind_of_input),
 ]
 
 
@@ -101,17 +116,37 @@ class EmbeddingsRequest(Lenient):
     model_config = ConfigDict(json_schema_extra=one_of("input", "messages", every="oneOf"))
 
     model: ModelName | None = None
-    input: Annotated[Inputs | None, BeforeValidator(_no_tokens)] = Field(
-        None, description="One or several texts; objects with `text` and `image` for pictures. No tokens."
+    input: Inputs | None = Field(
+        None,
+        description="One or several texts; data URIs, or objects with `text` and `image`, for pictures. Lists of "
+        "numbers are tokens of this model's own tokenizer.",
+    )
+    modality: Literal["text", "image"] | None = Field(
+        None, description="What the strings of `input` are; by default a data URI is a picture, all else a text."
     )
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     dimensions: Dimensions = None
-    encoding_format: Literal["float", "base64"] = Field(
+    output_dimension: Dimensions = Field(None, description="Voyage's name of `dimensions`.")
+    encoding_format: Annotated[Literal["float", "base64"], NullIs("float")] = Field(
         "float", description="`base64`: float32 numbers, little-endian, as OpenAI's clients ask for."
     )
+    embedding_type: Literal["float", "base64"] | None = Field(None, description="Jina's name of `encoding_format`.")
+    output_dtype: Literal["float"] | None = None
+    normalized: Literal[True] | None = Field(None, description="Vectors are always of unit length.")
+    normalize: Literal[True] | None = None
+    late_chunking: Literal[False] | None = None
     instruction: Instruction | None = Field(None, description="Goes before every input: what is looked for.")
     task: Literal["retrieval.query", "retrieval.passage", "text-matching", "classification", "separation"] | None = (
         Field(None, description="Jina's: `retrieval.query` embeds with the instruction that searches use.")
+    )
+    input_type: Literal["query", "search_query", "document", "search_document", "passage"] | None = Field(
+        None, description="Voyage's and others': `query` embeds with the instruction that searches use."
+    )
+    prompt_name: Literal["query", "document", "passage"] | None = None
+    truncate: bool | None = Field(None, description="false: refuse texts that are too long. By default they are cut.")
+    truncation: bool | None = Field(None, description="Voyage's name of `truncate`.")
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1)] | None = Field(
+        None, description="vLLM's: -1 cuts at the model's limit."
     )
     user: Annotated[str, Field(max_length=1_000)] | None = None
 
@@ -125,10 +160,11 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens are not counted here: both are 0."""
+    """Tokens that the model read, prompt, instruction and picture included; 0 where it does not tell."""
 
     prompt_tokens: int
     total_tokens: int
+    truncated_inputs: list[int] = Field(description="Places of the inputs that were too long to be read whole.")
 
 
 class EmbeddingsAnswer(BaseModel):
@@ -164,6 +200,9 @@ class MixedInput(Lenient):
     content: Parts
 
 
+VectorType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+
+
 class CohereRequest(Lenient):
     """Cohere's `/v2/embed`: one of `texts`, `images` and `inputs`."""
 
@@ -176,11 +215,13 @@ class CohereRequest(Lenient):
     input_type: Literal["search_document", "search_query", "classification", "clustering", "image"] | None = Field(
         None, description="`search_query` embeds with the instruction that searches use."
     )
-    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] = Field(
-        ["float"], min_length=1, max_length=6
+    embedding_types: Annotated[list[VectorType], Field(min_length=1, max_length=6), NullIs(["float"])] = Field(
+        default=["float"]
     )
     output_dimension: Dimensions = None
-    truncate: Literal["END"] | None = Field(None, description="Texts that are too long lose their end.")
+    truncate: Literal["END", "NONE"] | None = Field(
+        None, description="`END`, the default: texts that are too long lose their end. `NONE`: they are refused."
+    )
 
 
 class CohereAnswer(BaseModel):
@@ -192,85 +233,3 @@ class CohereAnswer(BaseModel):
     texts: list[str] | None = None
     images: list[dict[str, Any]] | None = None
     meta: dict[str, Any]
-
-
-class RankingOptions(Lenient):
-    """OpenAI's; the ranker's name is let pass, since there is one."""
-
-    ranker: Annotated[str, Field(max_length=255)] | None = None
-    score_threshold: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
-
-
-Queries = Annotated[
-    Union[
-        Annotated[Text, Tag("string")], Annotated[list[Text], Field(min_length=1, max_length=MAX_QUERIES), Tag("list")]
-    ],
-    by_kind("give a text or a list of texts"),
-]
-
-
-class StoreSearchRequest(Lenient):
-    """OpenAI's search of a vector store, which here is an index."""
-
-    model_config = ConfigDict(json_schema_extra=one_of("query", "image"))
-
-    query: Queries | None = Field(
-        None, description="A text, or several, whose results are joined. May be left out if there is an `image`."
-    )
-    image: Image | None = Field(None, description="Ours: a picture to search with, by the clients' `extra_body`.")
-    filters: Filter | None = Field(None, description="Conditions on attributes, and on `modality`.")
-    max_num_results: Annotated[int, Field(ge=1, le=MAX_STORE_HITS), WHOLE] = 10
-    ranking_options: RankingOptions | None = None
-    rewrite_query: bool | None = None
-    instruction: Instruction | None = None
-
-
-class StoreContent(BaseModel):
-    """A stored text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class StoreHit(BaseModel):
-    """A hit in OpenAI's shape; `attributes` also say the modality and, for images, the thumbnail's address."""
-
-    file_id: str
-    filename: str
-    score: float
-    attributes: dict[str, Union[str, float, bool]]
-    content: list[StoreContent]
-
-
-class StoreSearchAnswer(BaseModel):
-    """Hits, best first."""
-
-    object: Literal["vector_store.search_results.page"]
-    search_query: list[str]
-    data: list[StoreHit]
-    has_more: bool
-    next_page: str | None
-
-
-class StoreEntry(BaseModel):
-    """An index in OpenAI's shape."""
-
-    id: str
-    object: Literal["vector_store"]
-    created_at: int
-    name: str
-    status: Literal["completed"]
-    usage_bytes: int
-    file_counts: dict[str, int]
-    last_active_at: int | None = None
-    metadata: dict[str, str]
-
-
-class StoresAnswer(BaseModel):
-    """The indexes."""
-
-    object: Literal["list"]
-    data: list[StoreEntry]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool

@@ -19,7 +19,9 @@ from puma.serve.schemas import (
     IndexName,
     Instruction,
     ItemId,
+    MinScore,
     Modality,
+    NullIs,
     Strict,
     Word,
 )
@@ -47,13 +49,16 @@ class SearchRequest(Strict):
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     image: Image | None = None
     item: ItemId | None = Field(None, description='Id of a stored item: "search with this result".')
-    minus: Annotated[list[Word], Field(max_length=16)] = Field([], description="Words to lead away from.")
+    minus: Annotated[list[Word], Field(max_length=16), NullIs([])] = Field([], description="Words to lead away from.")
     modality: AnyModality | None = Field(None, description="What to get: one kind, or several.")
     where: Filter | None = Field(None, description="Conditions on metadata; applied before ranking.")
-    k: Annotated[int, Field(ge=1, le=MAX_K), WHOLE] = Field(10, description="Hits wanted.")
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), WHOLE] = Field(
+    k: Annotated[int, Field(ge=1, le=MAX_K), WHOLE, NullIs(10)] = Field(10, description="Hits wanted.")
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), WHOLE, NullIs(0)] = Field(
         0, description="Hits to pass over: the next page."
     )
+    group: Annotated[bool, NullIs(False)] = Field(False, description="Whether near-duplicates are one hit.")
+    drop_weak: Annotated[bool, NullIs(False)] = Field(False, description="Whether hits are left out that are `weak`.")
+    min_score: MinScore | None = Field(None, description="Hits of a smaller score are left out.")
     instruction: Instruction | None = Field(
         None, description="What is looked for, in words; an empty string for none. By default one that fits."
     )
@@ -63,6 +68,7 @@ class OtherPlace(BaseModel):
     """Where an item was found too, and what was said of it there."""
 
     file: str | None
+    path: str | None
     metadata: dict[str, Any]
 
 
@@ -73,15 +79,31 @@ class Stored(BaseModel):
     modality: Modality
     text: str | None
     file: str | None = Field(description="Base name of the file it came from.")
+    path: str | None = Field(description="The file's whole path; null unless the service gives out originals.")
     metadata: dict[str, Any]
     thumbnail: str | None = Field(description="Address of a small picture, on this service.")
+    original: str | None = Field(description="Address of the file itself; null as `path`.")
     other_places: list[OtherPlace] = Field(description="The same content stored in other files or with other metadata.")
+
+
+class Duplicate(BaseModel):
+    """A hit that is nearly the same as a better one."""
+
+    id: str
+    score: float
+    file: str | None
+    path: str | None
 
 
 class Found(Stored):
     """A hit."""
 
     score: float = Field(description="Cosine similarity.")
+    weak: bool | None = Field(
+        None,
+        description="Whether this model gives such scores also where nothing fits; null where that was not measured.",
+    )
+    duplicates: list[Duplicate] | None = Field(None, description="Where hits are grouped: its near-duplicates.")
 
 
 class Asked(BaseModel):
@@ -91,6 +113,7 @@ class Asked(BaseModel):
     instruction: str | None = Field(
         description="What went before it; null for nothing, and where each kind of item was asked for with its own."
     )
+    truncated: bool = Field(description="Whether the words were too many to be read to their end.")
 
 
 class SearchAnswer(BaseModel):
@@ -172,7 +195,7 @@ class NewItem(Strict):
     id: ItemId | None = Field(None, description="By default a digest of the content.")
     text: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     image: Image | None = None
-    metadata: Metadata = Field(
+    metadata: Annotated[Metadata, NullIs({})] = Field(
         {}, description="Kept beside the item and returned with it; strings, numbers and booleans can be filtered by."
     )
 
@@ -200,6 +223,7 @@ class AddAnswer(BaseModel):
     present: int = Field(description="Stored already with the same content.")
     updated: int = Field(description="Of those present, whose metadata changed.")
     repeated: int
+    truncated: list[int] = Field(description="Places of the items whose text was too long to be read whole.")
     skipped: list[Skipped]
 
 

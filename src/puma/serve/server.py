@@ -16,7 +16,7 @@ import uvicorn
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from puma.serve.middleware import HEADERS
+from puma.serve.headers import HEADERS
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Of a request's line and headers."""

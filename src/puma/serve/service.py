@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from puma.errors import InputError
 from puma.index import Hit
 from puma.items.encoder import Encoder
 from puma.items.item import Item
+from puma.search.cutoffs import Cutoffs
 from puma.search.finding import find
 from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
@@ -37,15 +39,52 @@ class UnknownIndexError(InputError):
     """No index of this name is served; the message lists those that are."""
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """What became of a request's items.
+
+    Args:
+        vectors: float32 [n, dim].
+        tokens: int [n], that the model read of each, the prompt's and the image's included; 0 where it does not tell.
+        cut: places of the items of which a text, or the instruction, was too long to be read to its end.
+    """
+
+    vectors: np.ndarray
+    tokens: np.ndarray
+    cut: list[int]
+
+
+class TextCounter(Protocol):
+    """What an encoder may have as ``text_tokens``; see :class:`puma.retriever.text_tokens.TextTokens`."""
+
+    limit: int
+
+    def count(self, text: str) -> int: ...
+
+    def is_cut(self, text: str | None) -> bool: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
 class Service:
     """The running service. One a process; routes get it by :func:`service`."""
 
-    def __init__(self, encoder: Encoder, searchers: Mapping[str, Searcher], settings: ServeSettings) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        searchers: Mapping[str, Searcher],
+        settings: ServeSettings,
+        cutoffs: Cutoffs | None = None,
+    ) -> None:
         self.encoder, self.searchers, self.settings = encoder, dict(searchers), settings
+        self.cutoffs = cutoffs
         self.metrics = Metrics()
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)
         self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added
+        self.text_tokens: TextCounter | None = getattr(encoder, "text_tokens", None)
+        if self.text_tokens is not None:
+            self.text_tokens.count("")  # copies the tokenizer now, while nobody uses it
         # One writer: more would only wait for each other's commits.
         self.writing, self.writers = asyncio.Lock(), 0
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
@@ -71,12 +110,65 @@ class Service:
             raise UnknownIndexError(f"index {name!r}: not served; there are {sorted(self.searchers)}")
         return self.searchers[name]
 
-    async def embed(self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None) -> np.ndarray:
+    async def embed_counted(
+        self,
+        items: Sequence[Item],
+        instructions: Sequence[str | None] | str | None = None,
+        *,
+        names: Sequence[str],
+        truncate: bool = True,
+    ) -> Embedded:
+        """As :meth:`embed`, with the tokens that were read, and what was too long to be read whole.
+
+        Args:
+            truncate: False refuses a text that is too long.
+
+        Raises:
+            InputError: a text is too long and ``truncate`` is False. Else as :meth:`embed`.
+        """
+        cut = await self.cut_places(items, instructions)
+        if cut and not truncate:
+            assert self.text_tokens is not None
+            raise InputError(
+                f"{names[cut[0]]}: its text or instruction is over the limit of {self.text_tokens.limit} tokens; "
+                "shorten or divide it, or let it be truncated"
+            )
+        tokens = np.zeros(len(items), np.int64)
+        return Embedded(await self.embed(items, instructions, names=names, tokens=tokens), tokens, cut)
+
+    async def cut_places(
+        self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None
+    ) -> list[int]:
+        """Places of the items of which the text, or the instruction, is too long to be read to its end."""
+        counter = self.text_tokens
+        if counter is None:
+            return []
+        given = [instructions] * len(items) if instructions is None or isinstance(instructions, str) else instructions
+        # A token is at least one character: most texts need not be counted. (One longer by control tokens only is not
+        # seen here.)
+        long = [
+            (place, text)
+            for place, (item, instruction) in enumerate(zip(items, given, strict=True))
+            for text in (item.text, instruction)
+            if len(text or "") > counter.limit
+        ]
+        return await self.blocking(lambda: sorted({n for n, text in long if counter.is_cut(text)})) if long else []
+
+    async def embed(
+        self,
+        items: Sequence[Item],
+        instructions: Sequence[str | None] | str | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        tokens: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Embed items together with those of other requests: float32 [n, dim].
 
         Args:
             items: images as encoded bytes; they are decoded when their turn comes.
             instructions: one for all, or one an item.
+            names: what messages call the items.
+            tokens: integers [n], filled with how many tokens the model read of each; 0 where the encoder does not tell.
 
         Raises:
             InputError: too many items, or a text that no UTF-8 can say. ImageError: an image cannot be decoded. Only
@@ -89,13 +181,14 @@ class Service:
         if len(items) > self.settings.max_inputs:
             raise InputError(f"{len(items)} inputs are over the limit of {self.settings.max_inputs} a request")
         for place, (item, instruction) in enumerate(zip(items, given, strict=True)):
-            _check_text(item.text, f"input {place}")
-            _check_text(instruction, f"the instruction of input {place}")
+            name = f"input {place}" if names is None else names[place]
+            _check_text(item.text, name)
+            _check_text(instruction, f"the instruction of {name}")
         if any(item.image is not None for item in items):
             pixels = await self.blocking(image_pixels, items, self.settings.max_batch_pixels)
         else:
             pixels = [0] * len(items)
-        return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get())
+        return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get(), names=names, tokens=tokens)
 
     async def find(
         self,

@@ -24,6 +24,8 @@ class ServeSettings:
             serve`` leaves it out.
         cors_origins: web origins whose pages may call the service, as ``https://example.org``; ``*`` for any.
         model_names: names under which ``/v1/models`` lists the model; the first one is answered.
+        originals: whether the paths of items' files are told, and the files given out. For services that only people
+            with an account on this machine can reach.
         writable: whether items may be added and deleted over HTTP.
         max_batch: items a forward pass.
         max_batch_images: images among them; few, so that a text does not wait long behind them.
@@ -49,6 +51,7 @@ class ServeSettings:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]", "testserver")
     cors_origins: tuple[str, ...] = ()
     model_names: tuple[str, ...] = ("puma-mini",)
+    originals: bool = False
     writable: bool = True
     max_batch: int = 64
     max_batch_images: int = 16

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from puma.data import encodings
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.search import Searcher
-from puma.search.ingest import Note, ReadOptions, Record, encodings, read_items
+from puma.search.ingest import Note, ReadOptions, Record, read_items
+from puma.search.ingest.options import NOT_UTF8
 from support.encoders import ToyEncoder
 
 
@@ -55,7 +57,8 @@ def test_other_names_of_the_columns_are_known(folder, row):
     (folder / "t.jsonl").write_text(json.dumps(row | {"label": "x"}))
     records, skips, notes = split(folder / "t.jsonl")
     assert (shapes(records), skips, notes) == ([("a fox", "p0.png")], [], [])
-    assert records[0].payload == {"text": "a fox", "image": str(folder / "p0.png"), "label": "x"}
+    own = {"folder": str(folder), "width": 6, "height": 4}
+    assert records[0].payload == {"text": "a fox", "image": str(folder / "p0.png"), "label": "x"} | own
 
 
 def test_exact_names_go_first_and_named_columns_before_all(folder):
@@ -89,11 +92,11 @@ def test_a_path_under_another_name_that_ends_like_no_image_stays_a_field(folder)
     assert ["'file' looks like an image and is not used" in note.message for note in notes] == [True]
 
 
-@pytest.mark.parametrize("address", ["https://x.org/p0.png", "s3://b/p0.png", "data:image/png;base64,AAAA"])
+@pytest.mark.parametrize("address", ["https://x.org/p0.png", "s3://b/p0.png"])
 def test_an_address_is_no_missing_file(folder, address):
     (folder / "t.jsonl").write_text(json.dumps({"image": address}))
     _, (skip,), _ = split(folder / "t.jsonl")
-    assert "not fetched" in skip.reason
+    assert "never fetched" in skip.reason
     assert address[:12] in skip.reason
 
 
@@ -149,6 +152,15 @@ def test_delimiters_and_encodings_of_tables(folder, delimiter, encoding):
     assert [record.payload["price"] for record in records] == [7, 8]
 
 
+def test_the_header_is_the_first_row_that_is_not_blank_and_its_names_are_without_spaces(folder):
+    (folder / "t.csv").write_text("\n\ntext ; n\na fox;1\n")
+    records, skips, _ = split(folder / "t.csv")
+    assert ([(record.payload, record.where[-2:]) for record in records], skips) == (
+        [({"text": "a fox", "n": 1}, ":4")],
+        [],
+    )
+
+
 def test_a_spreadsheets_own_line_names_the_delimiter(folder):
     (folder / "t.csv").write_text("sep=;\ntext;n\na fox, red;1\n")
     records, skips, _ = split(folder / "t.csv")
@@ -164,7 +176,7 @@ def test_lines_in_other_encodings(folder, suffix, encoding):
     path.write_bytes(text.encode(encoding))
     if encoding == "cp1252":
         records, (skip,), _ = split(path)
-        assert (len(records), skip.reason) == (1, encodings.NOT_UTF8)
+        assert (len(records), skip.reason) == (1, NOT_UTF8)
     given = {"encoding": encoding} if encoding == "cp1252" else {}
     records, skips, _ = split(path, **given)
     assert ([record.item.text for record in records], skips) == (lines, [])

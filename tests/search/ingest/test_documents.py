@@ -54,7 +54,7 @@ def test_each_page_is_a_image_with_its_words(tmp_path):
         ("image,text", "Red fox"), ("image", None), ("image,text", "Blue whale"),
     ]  # fmt: skip
     assert not skips
-    assert records[1].payload == {"image": f"{path}#page=2", "page": 2}
+    assert records[1].payload == {"image": f"{path}#page=2", "page": 2, "folder": str(tmp_path)}
     assert open_image(records[1].item.image).size == (1024, 683)
     assert len({record.id for record in records}) == 3
     assert [record.id for record in split(path)[0]] == [record.id for record in records]

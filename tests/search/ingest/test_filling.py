@@ -9,7 +9,8 @@ from PIL import Image
 from puma.errors import DataError, InputError
 from puma.items import Item
 from puma.items.encoder import Skip
-from puma.search.ingest import Ignored, Record, content_digest, count_items, encodings, read_items
+from puma.search.ingest import Ignored, Record, content_digest, count_items, read_items
+from puma.search.ingest.options import NOT_UTF8
 
 
 def image(path, colour=(255, 0, 0), size=(6, 4)):
@@ -51,7 +52,7 @@ def test_text_lines(tmp_path):
     assert [record.item.text for record in records] == ["a red fox", "ünï\u2028code", "last"]
     assert [(skip.where.rsplit(":", 1)[1], skip.reason) for skip in skips] == [
         ("2", "empty line"),
-        ("4", encodings.NOT_UTF8),
+        ("4", NOT_UTF8),
     ]
 
 
@@ -77,7 +78,10 @@ def test_json_lines_good_and_bad(tmp_path):
     (tmp_path / "i.jsonl").write_text("\n".join(lines))
     records, skips, _ = split(read_items([tmp_path / "i.jsonl"]))
     assert [(record.id, record.item.modality) for record in records[:2]] == [("fox", "image,text"), ("7", "text")]
-    assert records[0].payload == {"text": "a fox", "image": str(tmp_path / "fox.png"), "year": 2020, "tags": ["x"]}
+    assert records[0].payload == {
+        "text": "a fox", "image": str(tmp_path / "fox.png"), "year": 2020, "tags": ["x"],
+        "folder": str(tmp_path), "width": 6, "height": 4,
+    }  # fmt: skip
     assert records[2].id == records[2].content
     expected = ["not JSON", "not a JSON object", "empty", "empty", "no such file", "text must be", "id must be"]
     expected += ["not JSON", "not valid Unicode", "NUL", "is a folder", "not JSON"]
@@ -159,7 +163,7 @@ def test_plain_numbers_in_csv_are_numbers_and_others_stay_as_they_are_written(tm
 
 
 def test_a_line_without_end_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("puma.search.ingest.encodings.MAX_LINE", 100)
+    monkeypatch.setattr("puma.data.encodings.MAX_LINE", 100)
     (tmp_path / "t.txt").write_text("short\n" + "x" * 1000 + "\nlast")
     records, skips, _ = split(read_items([tmp_path / "t.txt"]))
     assert [record.item.text for record in records] == ["short", "last"]
@@ -187,10 +191,11 @@ def test_an_mbeir_pool_is_read_as_it_is(tmp_path):
     )  # fmt: skip
     records, skips, _ = split(read_items([path]))
     fox = str(tmp_path / "mbeir_images" / "x" / "fox.png")
+    own = {"folder": str(tmp_path / "mbeir_images" / "x"), "width": 6, "height": 4}
     assert [(record.id, record.item.modality, record.payload) for record in records] == [
         ("9:1", "text", {"text": "a fox"}),
-        ("9:2", "image", {"image": fox, "name": "fox", "year": 2020}),
-        ("9:3", "image,text", {"text": "a fox", "image": fox, "src_content": "from a book"}),
+        ("9:2", "image", {"image": fox, "name": "fox", "year": 2020} | own),
+        ("9:3", "image,text", {"text": "a fox", "image": fox, "src_content": "from a book"} | own),
     ]
     assert ["no such file" in skips[0].reason, skips[1].reason] == [True, "empty: neither text nor image"]
     assert (skips[0].id, skips[0].source) == ("9:4", str(path))
@@ -200,7 +205,8 @@ def test_a_pool_without_its_images_folder_is_relative_to_itself(tmp_path):
     image(tmp_path / "fox.png")
     path = pool(tmp_path, {"did": "9:1", "txt": None, "img_path": "fox.png", "modality": "image"})
     records, _, _ = split(read_items([path]))
-    assert records[0].payload == {"image": str(tmp_path / "fox.png")}
+    own = {"folder": str(tmp_path), "width": 6, "height": 4}
+    assert records[0].payload == {"image": str(tmp_path / "fox.png")} | own
 
 
 def test_a_line_of_ones_own_with_a_did_stays_what_it_is(tmp_path):

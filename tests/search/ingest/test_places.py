@@ -72,7 +72,8 @@ def test_a_table_and_the_folder_of_its_images_give_one_item_with_both(searcher, 
         add(searcher, *paths)
     assert [hit.payload["owner"] for hit in found(searcher, "owner", "ann")] == ["ann"]
     (item,) = payloads(searcher).values()
-    assert sorted(len(payload) for payload in item) == [1, 2]
+    own = {"image", "folder", "width", "height"}
+    assert sorted(map(set, item), key=len) == [own, own | {"owner"}]
 
 
 def test_the_same_image_in_two_folders_shows_both_paths_until_one_is_gone(searcher, tmp_path):
@@ -86,7 +87,7 @@ def test_the_same_image_in_two_folders_shows_both_paths_until_one_is_gone(search
     assert [hit.payload["image"], *(more["image"] for more in hit.other_payloads)] == [str(one), str(two)]
     one.unlink()
     assert add(searcher, tmp_path / "a", sync=True, allow_empty=True).deleted == 0
-    assert payloads(searcher).popitem()[1] == [{"image": str(two)}]
+    assert payloads(searcher).popitem()[1] == [{"image": str(two), "folder": str(two.parent), "width": 8, "height": 8}]
 
 
 def test_rows_with_ids_of_their_own_keep_each_files_fields_too(searcher, tmp_path):

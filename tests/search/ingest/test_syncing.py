@@ -52,6 +52,20 @@ def counts(added):
     return added.embedded, added.present, added.deleted, added.kept
 
 
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl", "t.csv"])
+def test_a_text_file_that_breaks_off_keeps_what_it_gave_before(searcher, tmp_path, name):
+    rows = [f"number {n}" for n in range(900)]
+    kinds = {".txt": rows, ".jsonl": [json.dumps({"text": row}) for row in rows], ".csv": ["text", *rows]}
+    path = tmp_path / name
+    data = "\n".join(kinds[path.suffix]).encode("utf-16")
+    path.write_bytes(data)
+    assert counts(sync(searcher, path)) == (900, 0, 0, 0)
+    path.write_bytes(data[:-7])
+    added = sync(searcher, path)
+    assert (added.deleted, added.present + added.kept, len(searcher.index)) == (0, 900, 900)
+    assert "nothing can be read from here as utf-16" in added.skips[-1].reason
+
+
 def test_nothing_changed_nothing_goes(searcher, folder):
     assert counts(sync(searcher, folder)) == (4, 0, 0, 0)
     assert counts(sync(searcher, folder)) == (0, 4, 0, 0)

@@ -43,7 +43,8 @@ def test_images_as_bytes(tmp_path, kind):
     path = table(tmp_path / "t.parquet", image=pa.array([png(), None, b""], kind), text=["fox", "only text", None])
     records, skips = split(path)
     assert [record.item.modality for record in records] == ["image,text", "text"]
-    assert records[0].payload == {"text": "fox", "image": f"{path}#1"}
+    own = {"folder": str(tmp_path), "width": 6, "height": 4}
+    assert records[0].payload == {"text": "fox", "image": f"{path}#1"} | own
     assert records[0].content == content_digest(Item(text="fox", image=png()))
     assert [(skip.where, skip.reason) for skip in skips] == [(f"{path}:3", "empty: neither text nor image")]
     assert count_items(path) == 3

@@ -276,6 +276,17 @@ def test_a_killed_command_goes_on(table, retriever, tmp_path, capsys):
     assert (checkpoint / MARK).stat().st_mtime_ns == written  # the steps up to it were not done again
 
 
+def test_the_command_reads_what_a_spreadsheet_saves_as_unicode_text(table, retriever, tmp_path, capsys):
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    text = tmp_path / "pairs.tsv"
+    text.write_bytes("\r\n".join(["sep=;", *lines]).encode("utf-16"))
+    assert main(command(text, retriever, tmp_path / "mine", "--json", settings=[*QUICK, "steps=1"])) == 0
+    streams = capsys.readouterr()
+    told = json.loads(streams.out)["data"]
+    assert (told["pairs"], told["repeated"], told["left_out"]) == (24, 1, 2)
+    assert f"{text}:28: {table.parent}/pictures/none.png: no such file" in streams.err
+
+
 def test_columns_need_a_table(tmp_path, capsys):
     assert main(["train", "mini", "--columns", "query_text=a", "--out", str(tmp_path / "out")]) == 2
     assert "go with a table of pairs" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import typer
 from puma.errors import IndexMismatchError, InputError, ModelError
 from puma.items.encoder import Skip
 from puma.items.item import Item
+from puma.items.references import image_reference
 
 if TYPE_CHECKING:
     from puma.index import Index
@@ -208,11 +209,23 @@ def query_item(text: str | None, image: Path | None) -> Item:
     is loaded.
 
     Raises:
-        InputError: neither was given. ImageError: the image cannot be opened.
+        InputError: neither was given, or the text is an image. ImageError: the image cannot be opened.
     """
+    if not (text or "").strip() and image is None:
+        raise InputError('nothing to search for: give words, as in puma search INDEX "a red fox", or --image FILE')
+    reference = image_reference(text or "")
+    if reference in ("data URI", "base64"):
+        raise InputError(f"the query's words are an image ({reference}); save it to a file and give --image FILE")
     item = Item(text=text, image=image)
     item.open_image()
     return item
+
+
+def warn_of_cut(encoder: Any, query: Item) -> None:
+    """A line on stderr where the model does not read a query's words to their end."""
+    counter = getattr(encoder, "text_tokens", None)
+    if counter is not None and len(query.text or "") > counter.limit and counter.is_cut(query.text):
+        typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -137,6 +138,8 @@ def ls(
     modality: ModalityList = None,
     after: Annotated[str | None, typer.Option(help="Only items whose ids come after this one: the next page.")] = None,
     where: Annotated[list[str] | None, typer.Option("--where", help="As in puma search.")] = None,
+    paths: PathsOnly = False,
+    null: Zero = False,
     as_json: Json = False,
 ) -> None:
     """List items by id.
@@ -146,10 +149,14 @@ def ls(
     from puma.cli.commands._where import parse_where
     from puma.index import Index
 
+    only_paths = check_output(as_json, paths, null)
     rows = Index(index, create=False).page(limit, after, modality or None, parse_where(where), vectors=False)
     if as_json:
         shown = [{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows]
         print_json([one | _others(row) for one, row in zip(shown, rows, strict=True)])
+        return
+    if only_paths:
+        print_paths((row.payload for row in rows), null)
         return
     for row in rows:
         typer.echo(f"{row.id}  {row.modality:10}  {describe(row.payload)}")
@@ -231,22 +238,36 @@ def export(
 
 def rm(
     index: IndexFolder,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, as ls and search --json show them.")],
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as ls and search --json show them.")
+    ] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Option("--path", help="A file or folder: what came from it, or from below it. May be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Remove items. Their files stay as they are, and the next `puma index add` of those puts them back.
 
     Example: puma index rm my.index 9f86d081884c7d659a2feaa0c55ad015
+
+    Example: puma index rm my.index --path ~/Pictures/2019
     """
     from puma.errors import InputError
     from puma.index import Index
 
+    if not ids and not paths:
+        raise InputError("give ids to remove, or --path with a file or folder")
     opened = Index(index, create=False)
-    stored = opened.get(ids, vectors=False)
-    missing = [name for name in dict.fromkeys(ids) if name not in stored]
-    if not stored:
+    stored = opened.get(ids or [], vectors=False)
+    missing = [name for name in dict.fromkeys(ids or []) if name not in stored]
+    if ids and not stored:
         raise InputError(f"{index}: no item has the id {', '.join(map(repr, missing[:5]))}; nothing was removed")
-    removed = opened.delete(list(stored))
+    removed = opened.delete(list(stored)) if stored else 0
+    if paths:
+        from puma.search.ingest.removing import remove_paths
+
+        removed += remove_paths(opened, paths)
     if as_json:
         print_json({"removed": removed, "missing": missing, "rows": len(opened)})
         return
@@ -266,8 +287,3 @@ def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:
         fields = ", ".join(f"{key}={value}" for key, value in payload.items() if key not in ("text", "image"))
         lines.append("  ".join(part for part in (str(payload.get("image", "")), fields) if part) or describe(payload))
     return [f"     also  {line}" for line in lines]
-
-
-def describe(payload: dict) -> str:
-    """A payload on one line: the text, and the image's path."""
-    return "  ".join(str(payload[key]).replace("\n", " ") for key in ("text", "image") if key in payload)[:160]

@@ -8,8 +8,19 @@ from typing import Annotated
 
 import typer
 
-from puma.cli.commands._shared import Attention, Dtype, IndexFolder, Json, Model, print_json, query_item, searcher_of
-from puma.cli.commands.index import ModalityList, describe, describe_others
+from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths
+from puma.cli.commands._shared import (
+    Attention,
+    Dtype,
+    Json,
+    Model,
+    print_json,
+    query_item,
+    searcher_of,
+    warn_of_cut,
+)
+from puma.cli.commands.index import ModalityList, describe_others
+from puma.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +28,13 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    index: IndexFolder,
+    index: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INDEX",
+            help="The index's folder; or a folder of pictures, as . for this one: an index of it is kept in the cache.",
+        ),
+    ],
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The query's words.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="The query's image.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results shown.")] = 10,
@@ -33,6 +50,22 @@ def search(
     minus: Annotated[
         list[str] | None, typer.Option("--minus", help="Words for what the results should not be like.")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Only images whose files are in this folder or below it.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", min=-1.0, max=1.0, help="Leave out results of a smaller score.")
+    ] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Show near-duplicates as one result, the best of them.")
+    ] = False,
+    drop_weak: Annotated[
+        bool,
+        typer.Option(
+            "--drop-weak",
+            help="Leave out results whose score this model gives as well where nothing fits; else they are marked.",
+        ),
+    ] = False,
     offset: Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the best: the next page.")] = 0,
     instruction: Annotated[str | None, typer.Option(help="Instead of the default one; '' for none.")] = None,
     merge: Annotated[
@@ -45,6 +78,8 @@ def search(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    paths: PathsOnly = False,
+    null: Zero = False,
     as_json: Json = False,
 ) -> None:
     """Find the items most like a query.
@@ -54,33 +89,78 @@ def search(
     Example: puma search my.index "the same at night" --image fox.png
 
     Example: puma search my.index "shoes" --where brand=b3 --where 'price<20' --minus boots
+
+    Example: puma search . "a red fox" --paths
     """
+    from puma.cli.commands._folders import folder_searcher, is_plain_folder
     from puma.cli.commands._where import parse_where
     from puma.index import Index
     from puma.index.filters import checked_filter
     from puma.index.interface import checked_modality
+    from puma.search.cutoffs import cutoffs_of
+    from puma.search.finding import searches
+    from puma.search.grouping import FETCHED, grouped
     from puma.search.merging import checked_merge
 
+    only_paths = check_output(as_json, paths, null)
     query = query_item(text, image)
     for given in modality or ():
         checked_modality(given)
     checked_merge(merge)
-    condition = parse_where(where)
+    condition = parse_where(where, folder)
     checked_filter(condition)
-    opened = Index(index, create=False)
-    hits = searcher_of(opened, model, dtype=dtype, attn=attn).search(
-        query, k, modality or None, instruction, where=condition, minus=minus or (), offset=offset, merge=merge
-    )
+    if is_plain_folder(index):
+        searcher = folder_searcher(index, model, dtype=dtype, attn=attn)
+    else:
+        searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn)
+    warn_of_cut(searcher.encoder, query)
+    asked = {"where": condition, "minus": minus or (), "merge": merge}
+    if group:
+        found = searcher.search(query, (offset + k) * FETCHED, modality or None, instruction, **asked)
+        groups = grouped(searcher.index, found)[offset : offset + k]
+    else:
+        groups = [[hit] for hit in searcher.search(query, k, modality or None, instruction, offset=offset, **asked)]
+    if min_score is not None:
+        groups = [one for one in groups if one[0].score >= min_score]
+    cutoffs = cutoffs_of(searcher.encoder, model)
+    wanted = searches(searcher.index, modality or None, merge)
+    weak: dict[str, bool | None] = {
+        one[0].id: None
+        if cutoffs is None
+        else cutoffs.is_weak(
+            query.modality, wanted[0] if len(wanted) == 1 else one[0].modality, one[0].modality, one[0].score
+        )
+        for one in groups
+    }
+    if drop_weak:
+        if cutoffs is None:
+            raise InputError(
+                "--drop-weak: this model's cut-offs are not known; benchmarks/score_cutoffs.py measures them"
+            )
+        groups = [one for one in groups if not weak[one[0].id]]
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json(
+            [
+                asdict(one[0])
+                | ({"duplicates": [hit.id for hit in one[1:]]} if group else {})
+                | ({"weak": weak[one[0].id]} if cutoffs else {})
+                for one in groups
+            ]
+        )
         return
-    for rank, hit in enumerate(hits, start=offset + 1):
-        typer.echo(f"{rank:3}  {hit.score:7.4f}  {hit.modality:10}  {describe(hit.payload) or hit.id}")
-        for line in describe_others(hit.other_payloads):
-            typer.echo(line)
-    if not hits:
+    if only_paths:
+        print_paths((one[0].payload for one in groups), null)
+    else:
+        for rank, (hit, *alike) in enumerate(groups, start=offset + 1):
+            more = (f"  (+{len(alike)} alike)" if alike else "") + ("  (weak)" if weak[hit.id] else "")
+            typer.echo(f"{rank:3}  {hit.score:7.4f}  {hit.modality:10}  {describe(hit.payload) or hit.id}{more}")
+            for line in describe_others(hit.other_payloads):
+                typer.echo(line)
+    if not groups:
         conditions = [f"modality {' or '.join(modality)}"] if modality else []
-        conditions += ["these fields"] if where else []
+        conditions += ["these fields"] if condition is not None else []
         of = f" of {' and '.join(conditions)}" if conditions else ""
         what = f"no more than {offset} items" if offset else "no items"
+        what += " that is not weak" if drop_weak else ""
+        what += f" with a score of at least {min_score:g}" if min_score is not None else ""
         typer.echo(f"nothing found: the index has {what}{of}", err=True)

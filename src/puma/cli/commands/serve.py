@@ -47,6 +47,14 @@ def serve(
         bool, typer.Option("--insecure", help="Listen beyond this machine without a token: anyone may use it.")
     ] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="No adding and deleting over HTTP.")] = False,
+    originals: Annotated[
+        bool | None,
+        typer.Option(
+            "--originals/--no-originals",
+            help="Tell the paths of the items' files and give the files out. Default: only where nobody but this "
+            "machine is let in (no other --host, --allow-host or --cors-origin).",
+        ),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="A web origin whose pages may call the service; may be repeated.")
     ] = None,
@@ -90,6 +98,7 @@ def serve(
         ),
         cors_origins=tuple(origins),
         model_names=tuple(model_name or [_name_of(model)]),
+        originals=loopback and not allow_host and not origins if originals is None else originals,
         writable=not read_only,
         max_batch=max_batch,
         max_batch_images=max(1, max_batch // 4),
@@ -140,12 +149,13 @@ def _run(
         imports.start()
         retriever = load_retriever(model, **options)
         imports.join()
+        from puma.search.cutoffs import cutoffs_of
         from puma.search.searcher import Searcher
         from puma.serve import create_app
         from puma.serve.server import run
 
         searchers = {name: Searcher(retriever, index) for name, index in indexes.items()}
-        app = create_app(searchers, encoder=retriever, settings=settings)
+        app = create_app(searchers, encoder=retriever, settings=settings, cutoffs=cutoffs_of(retriever, model))
         asyncio.run(app.state.service.warm())  # here, where a model that does not work is reported in one line
         if settings.access_log:
             _log_requests()

@@ -63,8 +63,8 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A folder in M-BEIR's layout with a train split; or pairs: .csv, .tsv, .jsonl, .parquet or a saved "
-            "datasets folder."
+            help="A folder in M-BEIR's layout with a train split; or pairs: .csv, .tsv, .jsonl, .ndjson, .parquet "
+            "or a saved datasets folder."
         ),
     ] = None,
     columns: Annotated[

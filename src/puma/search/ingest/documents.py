@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from puma.errors import DependencyError
 from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
+from puma.search.ingest.fields import FOLDER
 from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.records import Record, source_of
 
@@ -47,13 +49,24 @@ def pages(path: Path, options: ReadOptions) -> Iterator[Record | Skip]:
             except _UnreadableError as error:
                 yield Skip(where, str(error), source, None, f"{source}#page={number}")
                 continue
-            # By the document's bytes, not the rendered ones: those may differ by a pixel with another pypdfium2.
-            content = hashlib.sha256(RENDERING + identity + b"%d" % number).hexdigest()[:ID_LENGTH]
+            content = page_digest(identity, number)
             payload = ({"text": item.text} if item.text else {}) | {"image": f"{source}#page={number}", "page": number}
+            payload |= {FOLDER: os.path.dirname(source)}
             yield Record(content, item, payload, content, where, source)
     finally:
         with _ONE_AT_A_TIME:
             document.close()
+
+
+def page_digest(identity: bytes, number: int) -> str:
+    """The content digest of a page. By the document's bytes, not the rendered ones: those may differ by a pixel with
+    another pypdfium2.
+
+    Args:
+        identity: SHA-256 of the document's bytes.
+        number: of the page, from 1.
+    """
+    return hashlib.sha256(RENDERING + identity + b"%d" % number).hexdigest()[:ID_LENGTH]
 
 
 def count_pages(path: Path) -> int:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from puma.data import encodings
+from puma.data.rows import json_object, json_rows
 from puma.items.encoder import Skip
 from puma.search.ingest.columns import Columns
-from puma.search.ingest.encodings import lines
-from puma.search.ingest.options import ReadOptions
+from puma.search.ingest.options import ADVICE, ReadOptions
 from puma.search.ingest.records import Note, Record, pool_fields, pool_root, record_of, source_of
 
 
 def text_lines(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
     """A text a line."""
     source = source_of(path)
-    for where, line in lines(path, options.encoding):
+    for where, line in encodings.text_lines(path, options.encoding, ADVICE):
         yield line if isinstance(line, Skip) else record_of({"text": line}, path.parent, where, source)
 
 
 def json_lines(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
     """A JSON object a line."""
     source, root, columns = source_of(path), None, Columns(options)
-    for where, line in lines(path, options.encoding):
-        if isinstance(line, Skip):
-            yield line
-            continue
-        fields = _object(line, where)
+    for where, fields in json_rows(path, options.encoding, ADVICE):
         if isinstance(fields, Skip):
             yield fields
             continue
@@ -48,20 +43,8 @@ def can_give_items(path: Path, options: ReadOptions) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
-    for where, line in lines(path, options.encoding):
+    for where, line in encodings.text_lines(path, options.encoding):
         if isinstance(line, str):
-            fields = _object(line, where)
+            fields = json_object(line, where)
             return not isinstance(fields, Skip) and (pool_fields(fields) is not None or Columns(options).usable(fields))
     return False
-
-
-def _object(line: str, where: str) -> dict[str, Any] | Skip:
-    try:
-        fields = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        return Skip(where, f"not JSON ({error})")
-    return fields if isinstance(fields, dict) else Skip(where, f"not a JSON object, but {type(fields).__name__}")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")

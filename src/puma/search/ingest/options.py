@@ -5,8 +5,12 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 
+from puma.data import encodings
 from puma.errors import InputError
 
+ADVICE = "; if the file is in another encoding, name it: --encoding cp1252 (latin-1, utf-16, gb18030, ...)"
+"""Said after the reason where a file is not in the encoding that it was read in."""
+NOT_UTF8 = encodings.NOT_UTF8 + ADVICE
 NO_COLUMN = "-"
 """Instead of a column's name: none of them."""
 

@@ -11,9 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from puma.data.columnar import PARQUET as TABLES
+from puma.data.rows import DELIMITED, JSON_LINES
 from puma.errors import DataError, InputError
 from puma.items.encoder import Skip
 from puma.items.formats import SUFFIXES, why_no_decoder
+from puma.items.references import is_address, no_such_file
 from puma.search.ingest.delimited import check_delimited, delimited_rows
 from puma.search.ingest.documents import count_pages, pages
 from puma.search.ingest.jsonlines import can_give_items, json_lines, text_lines
@@ -25,10 +28,7 @@ from puma.search.ingest.walking import Step, walk
 
 IMAGES = SUFFIXES
 """Suffixes that are taken for images; whether they are shows when they are opened."""
-DELIMITED = (".csv", ".tsv")
-JSON_LINES = (".jsonl", ".ndjson")
 LISTS = (".txt", *JSON_LINES, *DELIMITED)
-TABLES = (".parquet",)
 DOCUMENTS = (".pdf",)
 IN_FOLDERS = (*IMAGES, *JSON_LINES, *DELIMITED, *TABLES, *DOCUMENTS)
 """What is read inside folders. Text files are not: the lines of a readme are no items."""
@@ -151,6 +151,8 @@ def _suffix(name: str) -> str:
 def _check(path: Path, options: ReadOptions) -> None:
     known = IMAGES + LISTS + TABLES + DOCUMENTS
     if not os.path.exists(path):  # unlike Path.exists, never an OSError for an over-long name
+        if is_address(str(path)):
+            raise InputError(f"{path}: {no_such_file(str(path))}")
         raise InputError(f"{path}: no such file or folder (a path is never taken for text; put texts into a .txt file)")
     if path.is_dir():
         return

@@ -13,14 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from puma.errors import ImageError, InputError
 from puma.index import Stamp
 from puma.index.interface import PayloadJson
 from puma.items.digest import read_content
 from puma.items.encoder import Skip
-from puma.items.item import FileBytes, Item
-from puma.search.ingest.columns import is_address
+from puma.items.item import MAX_BYTES, FileBytes, Item
+from puma.items.references import encoded_bytes, image_reference, is_address, is_data_uri, no_such_file
+from puma.search.ingest.fields import file_fields
 
 MBEIR_IMAGES = "mbeir_images"
 """The folder in M-BEIR's layout that images' paths start with."""
@@ -204,22 +207,32 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
         if not (text or "").strip() and not image:
             raise InputError("empty: neither text nor image")
         if isinstance(image, str) and image:
-            if "\0" in image:
-                raise InputError("image: a path cannot hold a NUL character")
-            if is_address(image) or image[:5].lower() == "data:":
-                raise InputError(
-                    f"image: {image[:60]!r} is no path; addresses are not fetched: download it, name the file"
-                )
-            image = Path(base, image).absolute()
-            shown = str(image)
+            image = _image_of(image, base)
+            shown = str(image) if isinstance(image, Path) else f"{source}#{where.rpartition(':')[2]}"
+        if text and image_reference(text) in ("data URI", "base64"):
+            raise InputError("text: holds an image as base64, not words; put it under image")
         item = Item(text=text, image=image or None)
         content, file = read_content(item)
     except ImageError as error:  # the entry is there, its image is not: what was read of it before may stay
         return Skip(where, str(error), source, name, None if name else shown)
     except InputError as error:
         return Skip(where, str(error), source if name else None, name)
-    payload = ({"text": item.text} if item.text else {}) | ({"image": shown} if shown else {}) | fields
+    payload = ({"text": item.text} if item.text else {}) | ({"image": shown} if shown else {})
+    payload |= file_fields(item, file, shown) | fields
     return Record(name or content, item, payload, content, where, source, file=file)
+
+
+def _image_of(given: str, base: Path) -> Path | bytes:
+    """The image that a line names: a path, or the bytes of a data URI. ImageError for an address."""
+    if is_data_uri(given):
+        return encoded_bytes(given, "image", MAX_BYTES)
+    if "\0" in given:
+        raise InputError("image: a path cannot hold a NUL character")
+    if given[:7].lower() == "file://":
+        given = url2pathname(urlsplit(given).path)
+    elif is_address(given):
+        raise ImageError(f"image {given:.200}: {no_such_file(given)}")
+    return Path(base, given).absolute()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from puma.search.ingest.records import Found, Record
 FINE_CLOCK, COARSE_CLOCK = 50_000_000, 2_500_000_000
 """Nanoseconds before its reading in which a file must not have been written: what is written after the reading could
 carry the same time. Some file systems count whole or even seconds."""
-READER = "1"
+READER = "2"
 """Rises when the same file would give other items."""
 
 

@@ -33,6 +33,7 @@ export function startBox(listeners) {
     by("file").value = "";
   });
   by("kinds").addEventListener("change", (event) => change({ modality: event.target.value }));
+  by("alike").addEventListener("change", () => change({ alike: by("alike").checked }));
   by("index").addEventListener("change", () => change({ index: by("index").value, item: null }));
   startDrops();
 }
@@ -167,6 +168,7 @@ function startDrops() {
 
 function draw() {
   for (const input of by("kinds").querySelectorAll("input")) input.checked = input.value === query.modality;
+  by("alike").checked = query.alike;
   if (query.index) by("index").value = query.index;
   const counts = places.all?.find(({ name }) => name === query.index)?.modalities;
   for (const [value] of KINDS) {

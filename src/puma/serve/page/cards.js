@@ -30,7 +30,7 @@ export function card(hit, place) {
     hit.modality === "image" ? make("p", { class: "caption file" }, name) : make("p", { class: "caption" }, name);
   return make(
     "li",
-    { class: "card", data: { place, modality: hit.modality } },
+    { class: "card", data: { place, modality: hit.modality, ...(hit.weak ? { weak: "" } : {}) } },
     tile,
     pictured && words,
     make(
@@ -69,7 +69,11 @@ export const skeleton = () =>
 
 function facts(hit) {
   const kind = make("span", { class: hit.score == null ? "kind" : "unseen" }, kindName(hit.modality));
-  return hit.score == null ? [kind] : [...score(hit.score), kind];
+  if (hit.score == null) return [kind];
+  const alike = hit.duplicates?.length;
+  const more = alike && make("span", { class: "more", title: "Nearly the same, shown as one" }, `+${alike}`);
+  const weak = hit.weak && make("span", { class: "weak", title: "Such scores come where nothing fits, too" }, "weak");
+  return [...score(hit.score), more || null, weak || null, kind].filter(Boolean);
 }
 
 function act(drawing, what, label, title) {

@@ -41,6 +41,7 @@ export function showDetail({ hit, more, without, step }) {
           { class: "choices" },
           make("button", { type: "button", class: "go", onclick: close(more) }, "More like this"),
           make("button", { type: "button", class: "soft", onclick: close(without) }, "Without a word…"),
+          ...originalLinks(hit),
         ),
       ),
     ),
@@ -209,6 +210,29 @@ function stepButton(drawing, label, act) {
   );
 }
 
+/** Where the file itself is: only a service for this machine alone says so. */
+function originalLinks(hit) {
+  if (!hit.original) return [];
+  const shown = new URL(local(hit.original));
+  const saved = new URL(shown);
+  saved.searchParams.set("download", "true");
+  saved.hash = "";
+  return [
+    make("a", { class: "soft", href: shown.href, target: "_blank", rel: "noopener noreferrer" }, "Open original"),
+    make("a", { class: "soft", href: saved.href, download: hit.file ?? "" }, "Download"),
+  ];
+}
+
+function copyButton(text, label) {
+  if (!navigator.clipboard) return null;
+  const button = make("button", { type: "button", class: "quiet", "aria-label": label }, "Copy");
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  });
+  return button;
+}
+
 const kindTitle = (modality) => kindName(modality).replace(/^./, (letter) => letter.toUpperCase());
 
 function rows(hit) {
@@ -216,7 +240,20 @@ function rows(hit) {
   if (hit.score != null) facts.push(["Score", make("span", { class: "facts" }, ...score(hit.score))]);
   facts.push(["Kind", kindName(hit.modality)]);
   if (hit.file) facts.push(["File", hit.file]);
-  for (const [key, value] of Object.entries(hit.metadata ?? {})) facts.push([key, plain(value)]);
+  const { width, height, date, folder, ...others } = hit.metadata ?? {};
+  if (hit.path) {
+    const path = make("span", { class: "path" }, make("code", {}, hit.path), copyButton(hit.path, "Copy the path"));
+    facts.push(["Path", path]);
+  }
+  if (folder) facts.push(["Folder", folder]);
+  if (Number.isFinite(width) && Number.isFinite(height)) facts.push(["Size", `${width} × ${height} pixels`]);
+  else Object.assign(others, width == null ? {} : { width }, height == null ? {} : { height });
+  if (date) facts.push(["Date", plain(date).replace("T", " ")]);
+  for (const [key, value] of Object.entries(others)) facts.push([key, plain(value)]);
+  if (hit.duplicates?.length) {
+    const named = hit.duplicates.map((one) => make("li", {}, one.path ?? one.file ?? one.id));
+    facts.push(["Nearly the same", make("ul", { class: "alike" }, ...named)]);
+  }
   facts.push(["Id", make("code", {}, hit.id)]);
   return facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)]);
 }

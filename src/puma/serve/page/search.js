@@ -126,6 +126,7 @@ async function post(query, offset, signal) {
   if (query.item) body.item = query.item;
   if (query.minus.length) body.minus = query.minus;
   if (query.modality) body.modality = query.modality;
+  if (query.alike) body.group = true;
   return call("search", { body, signal });
 }
 

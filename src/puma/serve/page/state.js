@@ -11,11 +11,19 @@ export const KINDS = [
 const SINGLE = { image: "picture", text: "text", "image,text": "captioned picture" };
 export const kindName = (modality) => SINGLE[modality] ?? modality;
 
-/** @typedef {{text: string, index: string|null, modality: string, minus: string[], item: string|null,
+/** @typedef {{text: string, index: string|null, modality: string, minus: string[], item: string|null, alike: boolean,
  *             picture: {blob: Blob, name: string, preview: string}|null}} Query */
 
 /** @returns {Query} */
-export const emptyQuery = (index = null) => ({ text: "", index, modality: "", minus: [], item: null, picture: null });
+export const emptyQuery = (index = null) => ({
+  text: "",
+  index,
+  modality: "",
+  minus: [],
+  item: null,
+  alike: false,
+  picture: null,
+});
 
 /** Is there something to search with? Words to stay away from alone are not. */
 export const askable = (query) => Boolean(query.text.trim() || query.item || query.picture);
@@ -30,6 +38,7 @@ export function fromAddress(search) {
     modality: KINDS.some(([value]) => value === modality) ? modality : "",
     minus: tidyWords(given.getAll("minus")),
     item: given.get("item") || null,
+    alike: given.has("alike"),
     picture: null,
   };
 }
@@ -45,6 +54,7 @@ export function toAddress(query, firstIndex = null) {
   if (query.index && (askable(query) || query.index !== firstIndex)) given.set("index", query.index);
   if (query.modality) given.set("modality", query.modality);
   for (const word of query.minus) given.append("minus", word);
+  if (query.alike && askable(query)) given.set("alike", "1");
   const text = given.toString();
   return text ? `?${text}` : location.pathname;
 }

@@ -20,6 +20,7 @@ from puma.serve.settings import ServeSettings
 
 router = APIRouter(tags=["embeddings"], responses=ERRORS)
 
+MOST_WARNINGS = 50
 _EXAMPLES: dict[str, Any] = {
     "texts": {
         "summary": "Texts as small numbers",
@@ -44,13 +45,19 @@ async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_ex
         items, images = await own.blocking(_with_images, body, own.settings)
     as_query = body.input_type == "search_query"
     instructions = [query_instruction(own, item) if as_query else None for item in items]
-    vectors = shortened(await own.embed(items, instructions), body.output_dimension)
-    billed = {"images": len(images)} if body.texts is None else {"input_tokens": 0}
+    field = given[0]
+    names = [f"{field}[{place}]" for place in range(len(items))]
+    embedded = await own.embed_counted(items, instructions, names=names, truncate=body.truncate != "NONE")
+    vectors = shortened(embedded.vectors, body.output_dimension)
+    billed = ({"images": len(images)} if images else {}) | {"input_tokens": int(embedded.tokens.sum())}
+    meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": billed}
+    if embedded.cut:
+        meta["warnings"] = [f"{names[place]}: too long, its end was not read" for place in embedded.cut[:MOST_WARNINGS]]
     answer: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "response_type": "embeddings_by_type",
         "embeddings": as_types(vectors, body.embedding_types),
-        "meta": {"api_version": {"version": "2"}, "billed_units": billed},
+        "meta": meta,
     }
     if body.texts is not None:
         answer["texts"] = body.texts
@@ -59,7 +66,7 @@ async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_ex
             {"width": seen.width, "height": seen.height, "format": seen.format, "bit_depth": seen.bit_depth}
             for seen in images
         ]
-    return json_answer(answer)
+    return json_answer(answer, embedded.cut)
 
 
 def _with_images(body: CohereRequest, limits: ServeSettings) -> tuple[list[Item], list[CheckedImage]]:

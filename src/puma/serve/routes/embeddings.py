@@ -9,11 +9,21 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.serve.formats import as_base64, as_floats, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.formats import (
+    as_base64,
+    as_floats,
+    item_of,
+    item_of_parts,
+    item_of_string,
+    item_of_tokens,
+    model_name,
+    query_instruction,
+    shortened,
+)
 from puma.serve.images import image_from_text
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
-from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Message, Part, TextOrImage, TextPart
+from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Inputs, Message, Part, TextOrImage, TextPart
 from puma.serve.service import Service, service
 from puma.serve.settings import ServeSettings
 
@@ -46,6 +56,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
+@router.post("/embeddings", include_in_schema=False)
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, summary="Embed texts and pictures")
 async def embeddings(
     request: Request, body: Annotated[EmbeddingsRequest, Body(openapi_examples=_EXAMPLES)]
@@ -61,23 +72,31 @@ async def embeddings(
         instruction = system_text if instruction is None else instruction
     else:
         items = await _items(body, own)
+    as_query = {body.task, body.input_type, body.prompt_name} & {"retrieval.query", "search_query", "query"}
     if instruction is not None:
         instructions: list[str | None] = [instruction or None] * len(items)
-    elif body.task == "retrieval.query":
+    elif as_query:
         instructions = [query_instruction(own, item) for item in items]
     else:
         instructions = [None] * len(items)
-    if body.dimensions is not None and body.dimensions > own.encoder.dim:
-        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {body.dimensions}")
-    vectors = shortened(await own.embed(items, instructions), body.dimensions)
-    rows: list[Any] = as_base64(vectors) if body.encoding_format == "base64" else as_floats(vectors)
+    dimensions = body.dimensions or body.output_dimension
+    if dimensions is not None and dimensions > own.encoder.dim:
+        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {dimensions}")
+    names = ["messages"] if body.messages is not None else _names(body.input, len(items))
+    truncate = body.truncate is not False and body.truncation is not False
+    embedded = await own.embed_counted(items, instructions, names=names, truncate=truncate)
+    vectors = shortened(embedded.vectors, dimensions)
+    as_text = "base64" in (body.encoding_format, body.embedding_type)
+    rows: list[Any] = as_base64(vectors) if as_text else as_floats(vectors)
+    read = int(embedded.tokens.sum())
     return json_answer(
         {
             "object": "list",
             "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)],
             "model": name,
-            "usage": {"prompt_tokens": 0, "total_tokens": 0},
-        }
+            "usage": {"prompt_tokens": read, "total_tokens": read, "truncated_inputs": embedded.cut},
+        },
+        embedded.cut,
     )
 
 
@@ -85,23 +104,39 @@ async def _items(body: EmbeddingsRequest, own: Service) -> list[Item]:
     given = body.input
     if given is None:
         raise InputError("input: give a text or a list of texts (or messages, in vLLM's shape)")
-    inputs = given if isinstance(given, list) else [given]
+    inputs = _listed(given)
     if len(inputs) > own.settings.max_inputs:
         raise InputError(f"input: at most {own.settings.max_inputs} a request, got {len(inputs)}")
-    if all(isinstance(one, str) for one in inputs):
-        return [item_of(one, None, f"input[{place}]") for place, one in enumerate(inputs)]  # type: ignore[arg-type]
-    return await own.blocking(_mixed, inputs, own.settings)
+    return await own.blocking(_read_inputs, own, inputs, _names(given, len(inputs)), body.modality)
 
 
-def _mixed(inputs: list[str | TextOrImage], limits: ServeSettings) -> list[Item]:
+def _listed(given: Inputs) -> list[str | TextOrImage | list[int]]:
+    """The inputs one by one; a list of numbers is one."""
+    if isinstance(given, list) and not isinstance(given[0], int):
+        return given
+    return [given]
+
+
+def _names(given: Inputs | None, count: int) -> list[str]:
+    """What messages call the inputs, as the client wrote them."""
+    many = isinstance(given, list) and not isinstance(given[0], int)
+    return [f"input[{place}]" for place in range(count)] if many else ["input"]
+
+
+def _read_inputs(
+    own: Service, inputs: list[str | TextOrImage | list[int]], names: list[str], modality: str | None
+) -> list[Item]:
     items = []
-    for place, one in enumerate(inputs):
-        name = f"input[{place}]"
+    for one, name in zip(inputs, names, strict=True):
         if isinstance(one, str):
-            items.append(item_of(one, None, name))
-            continue
-        image = None if one.image is None else image_from_text(one.image, limits, f"{name}.image")
-        items.append(item_of(one.text, image, name))
+            items.append(item_of_string(one, own.settings, name, modality))
+        elif isinstance(one, list):
+            items.append(item_of_tokens(own, one, name))
+        else:
+            image = None if one.image is None else image_from_text(one.image, own.settings, f"{name}.image")
+            items.append(item_of(one.text, image, name))
+        if modality is not None and items[-1].modality != modality:
+            raise InputError(f"{name}: is of modality {items[-1].modality!r}, and modality says {modality!r}")
     return items
 
 

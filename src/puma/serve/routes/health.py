@@ -13,6 +13,10 @@ from puma.serve.service import service
 router = APIRouter(tags=["service"])
 
 
+@router.get("/ping", include_in_schema=False)
+@router.get("/readyz", include_in_schema=False)
+@router.get("/livez", include_in_schema=False)
+@router.get("/health", include_in_schema=False)
 @router.get("/healthz", summary="Whether the service is alive", response_class=Response, responses={
     200: {"content": {"application/json": {"schema": {
         "type": "object",
@@ -25,7 +29,8 @@ router = APIRouter(tags=["service"])
     }}}},
 })  # fmt: skip
 async def healthz(request: Request) -> Response:
-    """Answers at once, also while the encoder is busy. Needs no token."""
+    """Also at `/health`, `/livez`, `/readyz` and `/ping`. Answers at once, also while the encoder is busy.
+    Needs no token."""
     own = service(request)
     body = {"status": "ok", "model": own.model_name, "indexes": list(own.searchers)}
     return Response(json.dumps(body), media_type="application/json")

@@ -14,6 +14,7 @@ from puma.items.item import Item
 from puma.items.thumbnails import MEDIA_TYPE
 from puma.search.searcher import Searcher
 from puma.serve.adding import Incoming, add_items
+from puma.serve.formats import words
 from puma.serve.images import image_from_text
 from puma.serve.queries import named, wanted
 from puma.serve.responses import NotFoundError, json_answer, stored_item
@@ -44,7 +45,7 @@ async def items(
     own = service(request)
     searcher, name = named(own, index)
     rows = await own.blocking(searcher.index.page, limit + 1, after, wanted(modality))
-    shown = [stored_item(row, name) for row in rows[:limit]]
+    shown = [stored_item(row, name, own.settings.originals) for row in rows[:limit]]
     more = len(rows) > limit
     return json_answer({"index": name, "items": shown, "more": more, "after": shown[-1]["id"] if more else None})
 
@@ -56,7 +57,7 @@ async def item(request: Request, id: ItemId, index: IndexName | None = None) -> 
     found = await own.blocking(searcher.index.get, [id], vectors=False)
     if id not in found:
         raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
-    return json_answer(stored_item(found[id], name))
+    return json_answer(stored_item(found[id], name, own.settings.originals))
 
 
 @router.post("/items", response_model=AddAnswer, summary="Store items")
@@ -67,11 +68,15 @@ async def add(request: Request, given: Annotated[AddRequest, Body(openapi_exampl
         raise InputError(f"items: at most {own.settings.max_inputs} a request, got {len(given.items)}; send several")
     incoming = await own.blocking(_incoming, given.items, own.settings)
     outcome = await add_items(own, searcher, incoming)
+    texts = {place: one.item for place, one in enumerate(incoming) if one.item is not None}
+    places = list(texts)
+    cut = [places[place] for place in await own.cut_places(list(texts.values()))]
     added = outcome.added
     return json_answer(
         {"index": name, "ids": outcome.ids}
         | {count: getattr(added, count) for count in ("embedded", "present", "updated", "repeated")}
-        | {"skipped": [{"where": skip.where, "reason": skip.reason} for skip in outcome.skips]}
+        | {"truncated": cut, "skipped": [{"where": skip.where, "reason": skip.reason} for skip in outcome.skips]},
+        cut,
     )
 
 
@@ -121,7 +126,9 @@ def _incoming(given: list[NewItem], limits: ServeSettings) -> list[Incoming]:
     for place, new in enumerate(given):
         try:
             image = None if new.image is None else image_from_text(new.image, limits, f"items[{place}].image").data
-            found.append(Incoming(Item(new.text, image), new.id, new.metadata))
+            if image is None and not (new.text or "").strip():
+                raise InputError("is empty; give text, image or both")
+            found.append(Incoming(Item(words(new.text, f"items[{place}].text"), image), new.id, new.metadata))
         except InputError as error:
             found.append(Incoming(None, new.id, fault=str(error)))
     return found

@@ -16,12 +16,14 @@ from puma.serve.service import Service, service
 router = APIRouter(tags=["models"], responses=ERRORS)
 
 
+@router.get("/models", include_in_schema=False)
 @router.get("/v1/models", response_model=ModelsAnswer, summary="The model's names")
 async def models(request: Request) -> Response:
     own = service(request)
     return json_answer({"object": "list", "data": [_entry(own, name) for name in own.settings.model_names]})
 
 
+@router.get("/models/{model:path}", include_in_schema=False)
 @router.get("/v1/models/{model:path}", response_model=ModelEntry, summary="The model under one of its names")
 async def model(request: Request, model: str) -> Response:
     own = service(request)

@@ -28,14 +28,12 @@ _INDEX = "index.html"
 
 
 @router.get("/")
-@router.head("/")
 async def page(request: Request) -> Response:
     """The page, with the limits of this service filled in."""
     return _answer(request, _with_limits(service(request).settings), "html")
 
 
 @router.get("/page/{name}")
-@router.head("/page/{name}")
 async def static(request: Request, name: str) -> Response:
     """One of the page's files."""
     data = _files().get(name)

@@ -10,11 +10,24 @@ from fastapi import APIRouter, Body, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
 from puma.errors import InputError
+from puma.index import Hit
+from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
-from puma.serve.queries import SearchQuery, named, page_of_hits, parse_query, query_batch
+from puma.serve.queries import SearchQuery, named, page_of_groups, page_of_hits, parse_query, query_batch
 from puma.serve.responses import json_answer, stored_item
-from puma.serve.schemas import ERRORS, MAX_K, MAX_OFFSET, IndexName, Instruction, ItemId, Modalities, Text, Word
+from puma.serve.schemas import (
+    ERRORS,
+    MAX_K,
+    MAX_OFFSET,
+    IndexName,
+    Instruction,
+    ItemId,
+    MinScore,
+    Modalities,
+    Text,
+    Word,
+)
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
 from puma.serve.service import Service, service
 
@@ -53,7 +66,9 @@ async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_e
         minus=body.minus,
     )
     where = None if body.where is None else body.where.model_dump()
-    return await _answer(own, searcher, name, query, body.k, body.offset, where, started)
+    return await _answer(
+        own, searcher, name, query, body.k, body.offset, where, body.min_score, body.group, body.drop_weak, started
+    )
 
 
 @router.get("/search", response_model=SearchAnswer, summary="The same for links and curl")
@@ -67,6 +82,9 @@ async def search_link(
     k: PageSize = 10,
     offset: Offset = 0,
     instruction: Instruction | None = None,
+    min_score: Annotated[MinScore | None, Query()] = None,
+    group: bool = False,
+    drop_weak: bool = False,
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
@@ -74,7 +92,7 @@ async def search_link(
     query = await parse_query(
         own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, started)
+    return await _answer(own, searcher, name, query, k, offset, None, min_score, group, drop_weak, started)
 
 
 @router.post("/search/upload", response_model=SearchAnswer, summary="Search with a picture file")
@@ -88,6 +106,9 @@ async def search_upload(
     k: Annotated[int, Form(ge=1, le=MAX_K)] = 10,
     offset: Annotated[int, Form(ge=0, le=MAX_OFFSET)] = 0,
     instruction: Annotated[Instruction | None, Form()] = None,
+    min_score: Annotated[MinScore | None, Form()] = None,
+    group: Annotated[bool, Form()] = False,
+    drop_weak: Annotated[bool, Form()] = False,
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
@@ -98,7 +119,7 @@ async def search_upload(
     query = await parse_query(
         own, searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, started)
+    return await _answer(own, searcher, name, query, k, offset, None, min_score, group, drop_weak, started)
 
 
 @router.get("/indexes", response_model=IndexesAnswer, summary="The indexes that are served")
@@ -119,19 +140,53 @@ async def _answer(
     k: int,
     offset: int,
     where: Mapping[str, Any] | None,
+    min_score: float | None,
+    group: bool,
+    drop_weak: bool,
     started: float,
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
     batch = await query_batch(own, searcher, query)
-    hits, more = await page_of_hits(own, searcher, batch, k=k, offset=offset, where=where, hidden=query.hidden)
+    options: dict[str, Any] = {"hidden": query.hidden, "k": k, "offset": offset, "where": where, "min_score": min_score}
+    if group:
+        groups, more = await page_of_groups(own, searcher, batch, **options)
+    else:
+        hits, more = await page_of_hits(own, searcher, batch, **options)
+        groups = [[hit] for hit in hits]
+    weak = {one[0].id: _is_weak(own, query, batch, one[0]) for one in groups}
+    if drop_weak:
+        if own.cutoffs is None:
+            raise InputError("drop_weak: the cut-offs of this model are not known; give min_score")
+        groups = [one for one in groups if not weak[one[0].id]]
+    cut = await own.cut_places(batch.items, batch.instructions)
     return json_answer(
         {
             "index": name,
-            "query": {"modality": query.item.modality, "instruction": batch.instruction},
-            "hits": [stored_item(hit, name) for hit in hits],
+            "query": {
+                "modality": query.item.modality,
+                "instruction": batch.instruction,
+                "truncated": bool(cut),
+            },
+            "hits": [_found(own, name, one, group) | {"weak": weak[one[0].id]} for one in groups],
             "offset": offset,
             "more": more,
             "took_ms": round((time.perf_counter() - started) * 1000, 1),
-        }
+        },
+        cut,
     )
+
+
+def _found(own: Service, index: str, group: list[Hit], with_duplicates: bool) -> dict[str, Any]:
+    """A hit with those that are nearly the same."""
+    shown = [stored_item(hit, index, own.settings.originals) for hit in group]
+    if with_duplicates:
+        shown[0]["duplicates"] = [{key: one[key] for key in ("id", "score", "file", "path")} for one in shown[1:]]
+    return shown[0]
+
+
+def _is_weak(own: Service, query: SearchQuery, batch: QueryBatch, hit: Hit) -> bool | None:
+    if own.cutoffs is None:
+        return None
+    wanted = batch.wanted[0] if len(batch.wanted) == 1 else hit.modality
+    return own.cutoffs.is_weak(query.item.modality, wanted, hit.modality, hit.score)

@@ -18,7 +18,7 @@ from puma.search.searcher import Searcher
 from puma.serve.queries import named, page_of_hits, parse_query, query_batch, wanted
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
-from puma.serve.schemas_clients import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
+from puma.serve.schemas_stores import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
 from puma.serve.service import service
 
 router = APIRouter(tags=["vector stores"], responses=ERRORS)
@@ -36,6 +36,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
+@router.get("/vector_stores", include_in_schema=False)
 @router.get("/v1/vector_stores", response_model=StoresAnswer, summary="The indexes")
 async def stores(
     request: Request,
@@ -56,6 +57,7 @@ async def stores(
     )
 
 
+@router.get("/vector_stores/{store}", include_in_schema=False)
 @router.get("/v1/vector_stores/{store}", response_model=StoreEntry, summary="One index")
 async def store(request: Request, store: StoreId) -> Response:
     own = service(request)
@@ -63,6 +65,7 @@ async def store(request: Request, store: StoreId) -> Response:
     return json_answer(await own.blocking(_entry, searcher, name))
 
 
+@router.post("/vector_stores/{store}/search", include_in_schema=False)
 @router.post("/v1/vector_stores/{store}/search", response_model=StoreSearchAnswer, summary="Search an index")
 async def search(
     request: Request, store: StoreId, body: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
@@ -76,8 +79,9 @@ async def search(
     common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
     queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
     batches = [await query_batch(own, searcher, query) for query in queries]
+    least = None if body.ranking_options is None else body.ranking_options.score_threshold
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, batch, k=body.max_num_results, where=where) for batch in batches)
+        *(page_of_hits(own, searcher, batch, k=body.max_num_results, where=where, min_score=least) for batch in batches)
     )
     best: dict[str, Hit] = {}
     places: dict[str, int] = {}
@@ -88,19 +92,17 @@ async def search(
     # Where one search was made for each modality, only a hit's place tells how good it is.
     if all(len(batch.wanted) == 1 for batch in batches):
         places = dict.fromkeys(places, 0)
-    least = -2.0
-    if body.ranking_options is not None and body.ranking_options.score_threshold is not None:
-        least = body.ranking_options.score_threshold
-    kept = (hit for hit in best.values() if hit.score >= least)
-    ranked = sorted(kept, key=lambda hit: (places[hit.id], -hit.score, hit.id))
+    ranked = sorted(best.values(), key=lambda hit: (places[hit.id], -hit.score, hit.id))
+    cut = [place for place, batch in enumerate(batches) if await own.cut_places(batch.items, batch.instructions)]
     return json_answer(
         {
             "object": "vector_store.search_results.page",
             "search_query": [text for text in texts if text is not None],
-            "data": [_hit(hit, name) for hit in ranked[: body.max_num_results]],
+            "data": [_hit(hit, name, own.settings.originals) for hit in ranked[: body.max_num_results]],
             "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
-        }
+        },
+        cut,
     )
 
 
@@ -116,12 +118,11 @@ def _modalities(where: Mapping[str, Any] | None) -> list[str] | str | None:
     return values if set(values) <= {"text", "image", "image,text"} else None
 
 
-def _hit(hit: Hit, index: str) -> dict[str, Any]:
-    shown = stored_item(hit, index)
+def _hit(hit: Hit, index: str, originals: bool) -> dict[str, Any]:
+    shown = stored_item(hit, index, originals)
     attributes = {key: _attribute(value) for key, value in shown["metadata"].items() if value is not None}
     attributes["modality"] = hit.modality
-    if shown["thumbnail"] is not None:
-        attributes["thumbnail"] = shown["thumbnail"]
+    attributes |= {key: shown[key] for key in ("thumbnail", "path", "original") if shown[key] is not None}
     return {
         "file_id": hit.id,
         "filename": shown["file"] or hit.id,

@@ -23,6 +23,7 @@ from puma.retriever.inputs import why_unusable
 from puma.retriever.model import Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.storage.folders import write_json, write_whole
+from puma.training.any_modality import with_any_instructions
 from puma.training.distributed import join, processes, wait
 from puma.training.finetune.examples import Example, Examples, read_examples
 from puma.training.finetune.held_out import HeldOut
@@ -54,7 +55,7 @@ class Tuning:
     pairs: list[Pair]
     choose: HeldOut
     measure: HeldOut
-    instructions: Mapping[tuple[str, str], str]
+    instructions: Mapping[tuple[str, str | None], str]
 
     @property
     def images(self) -> list[Path]:
@@ -136,7 +137,8 @@ def fine_tune(
     if helped:
         cast_weights(retriever.model, retriever.saved_dtype)
         retriever.model.eval()
-        retriever.instructions = {**retriever.instructions, **tuning.instructions}
+        told = {**retriever.instructions, **tuning.instructions}
+        retriever.instructions = with_any_instructions(told, [config.any_share])
         after = tuning.measure.ranks(retriever)
     else:
         retriever = Retriever.from_pretrained(base, attn=attn)
@@ -195,7 +197,7 @@ def tuning_of(examples: Examples, split: Split, retriever: Retriever, skips: lis
         raise InputError(f"no held-out pair has images that can be read: {summary(skips, 'rows')}")
     pool = choose + measure
     trained = [asked(rows[number]) for number in split.train]
-    said: dict[tuple[str, str], Counter[str]] = {}
+    said: dict[tuple[str, str | None], Counter[str]] = {}
     for row in rows:
         if row.instruction:
             said.setdefault(row.modalities, Counter())[row.instruction] += 1

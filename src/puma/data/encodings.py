@@ -6,13 +6,18 @@ Bytes are split into lines, not text: a stray U+2028 inside a caption is no line
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from puma.items.encoder import Skip
+from puma.items.skips import Skip
 
 MAX_LINE = 16 * 2**20
 """Bytes of a line in a text or JSONL file (characters, where it is not UTF-8); longer ones are skipped."""
+EMPTY = "empty line"
+"""The reason of a line that holds nothing."""
+NOT_UTF8 = "not UTF-8"
+"""The reason of a line that is not, before the reader's advice."""
 LOOKED_AT = 4096
 UTF8 = "utf-8-sig"
 _MARKS = (
@@ -22,10 +27,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-NOT_UTF8 = "not UTF-8; if the file is in another encoding, name it: --encoding cp1252 (latin-1, utf-16, gb18030, ...)"
 
 
-def encoding_of(path: Path, given: str | None) -> str:
+def encoding_of(path: Path, given: str | None = None) -> str:
     """The encoding of a file: the one that was given, by its mark, or UTF-16 without a mark where every other byte is
     NUL, as in European texts; else UTF-8.
 
@@ -45,15 +49,19 @@ def encoding_of(path: Path, given: str | None) -> str:
     return UTF8
 
 
-def lines(path: Path, given: str | None) -> Iterator[tuple[str, str | Skip]]:
-    """Lines with their place; of one that cannot be read, why.
+def text_lines(path: Path, encoding: str | None = None, advice: str = "") -> Iterator[tuple[str, str | Skip]]:
+    """Lines, without the white space around them, with their place ``file:line``; of one that cannot be read, why.
+
+    Args:
+        encoding: as Python names it; None for the one that :func:`encoding_of` finds.
+        advice: what is said after the reason where a line is not in the encoding.
 
     Raises:
         OSError: the file cannot be read.
     """
-    encoding = encoding_of(path, given)
+    encoding = encoding_of(path, encoding)
     if encoding != UTF8:
-        yield from _other_lines(path, encoding)
+        yield from _other_lines(path, encoding, advice)
         return
     number = 0
     with open(path, "rb") as stream:
@@ -68,12 +76,18 @@ def lines(path: Path, given: str | None) -> Iterator[tuple[str, str | Skip]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError:
-                yield where, Skip(where, NOT_UTF8)
+                yield where, Skip(where, NOT_UTF8 + advice)
                 continue
-            yield where, line or Skip(where, "empty line")
+            yield where, line or Skip(where, EMPTY)
 
 
-def _other_lines(path: Path, encoding: str) -> Iterator[tuple[str, str | Skip]]:
+def breaks_off(path: Path, where: str, encoding: str, error: UnicodeError, advice: str) -> Skip:
+    """The skip of all that follows a place where a file is not in its encoding."""
+    reason = f"nothing can be read from here as {encoding} ({error}){advice}"
+    return Skip(where, reason, source=os.path.abspath(path))
+
+
+def _other_lines(path: Path, encoding: str, advice: str) -> Iterator[tuple[str, str | Skip]]:
     number = 0
     with open(path, encoding=encoding) as stream:
         while True:
@@ -85,7 +99,7 @@ def _other_lines(path: Path, encoding: str) -> Iterator[tuple[str, str | Skip]]:
                 while is_long and (rest := stream.readline(MAX_LINE)) and not rest.endswith("\n"):
                     pass
             except UnicodeError as error:
-                yield where, Skip(where, f"nothing can be read from here as {encoding} ({error}); see --encoding")
+                yield where, breaks_off(path, where, encoding, error, advice)
                 return
             if not line:
                 return
@@ -93,4 +107,4 @@ def _other_lines(path: Path, encoding: str) -> Iterator[tuple[str, str | Skip]]:
                 yield where, Skip(where, f"the line is longer than {MAX_LINE:,} characters")
                 continue
             text = line.lstrip("\ufeff").strip() if number == 1 else line.strip()
-            yield where, text or Skip(where, "empty line")
+            yield where, text or Skip(where, EMPTY)

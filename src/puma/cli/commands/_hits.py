@@ -1,0 +1,65 @@
+"""Items on the terminal: on one line each, or as the paths of their files, for other programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from puma.errors import InputError
+
+TEXT_SHOWN = 160
+"""Characters of a text; a path is always shown whole."""
+
+PathsOnly = Annotated[
+    bool, typer.Option("--paths", help="Print the files' paths only, a line each; items without a file are left out.")
+]
+Zero = Annotated[
+    bool, typer.Option("-0", "--null", help="As --paths, each path ended by a NUL character: for xargs -0.")
+]
+
+
+def describe(payload: Mapping[str, Any]) -> str:
+    """A payload on one line: the image's whole path, then the text, cut where it is long."""
+    parts = []
+    image, text = payload.get("image"), payload.get("text")
+    if image is not None:
+        parts.append(str(image).replace("\n", "\\n"))
+    if text is not None:
+        words = " ".join(str(text).split())
+        parts.append(words if len(words) <= TEXT_SHOWN else words[: TEXT_SHOWN - 1] + "…")
+    return "  ".join(parts)
+
+
+def check_output(as_json: bool, paths: bool, null: bool) -> bool:
+    """Whether paths are wanted.
+
+    Raises:
+        InputError: JSON too.
+    """
+    if as_json and (paths or null):
+        raise InputError("give one of --json and --paths (or -0), got both")
+    return paths or null
+
+
+def print_paths(payloads: Iterable[Mapping[str, Any]], null: bool) -> None:
+    """The paths of the items' files, each once, in order; a note on stderr of items that have none."""
+    from puma.search.ingest.fields import file_of
+
+    named: dict[str, None] = {}
+    without = 0
+    for payload in payloads:
+        image = payload.get("image")
+        if isinstance(image, str):
+            named[file_of(image)] = None
+        else:
+            without += 1
+    end = "\0" if null else "\n"
+    sys.stdout.flush()
+    for path in named:
+        # As bytes: a file's name need not be text.
+        typer.echo(path.encode("utf-8", "surrogateescape") + end.encode(), nl=False)
+    if without:
+        typer.echo(f"{without} without a file left out", err=True)
