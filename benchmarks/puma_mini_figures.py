@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from puma.cli.commands._shared import quiet_libraries
 from puma.data.mbeir import Benchmark
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import hit_rate_from_ranks, means
+from puma.evaluation.runs import read_run
 from puma.items import Encoder, Item
 from puma.items.encoder import embed_readable
 from puma.mini import openpics as images
@@ -78,9 +80,28 @@ def small_pools(
     return rates
 
 
+def hits_by_style(root: Path, split: str, runs: Path) -> dict[str, Any]:
+    """Task 0 in its local pool, queries with a photograph among their right answers and the others apart."""
+    benchmark = Benchmark(root)
+    photos = {c.did for c in benchmark.pool(0, split) if json.loads(c.src or "{}").get("style") == "a photo"}
+    run, qrels = read_run(runs / f"task0_{split}_local.run"), benchmark.qrels(0, split)
+    hits: dict[str, list[bool]] = {"photographs": [], "drawings": []}
+    for query in benchmark.queries(0, split):
+        right = set(qrels[query.qid])
+        first = sorted(run.get(query.qid, {}).items(), key=lambda pair: -pair[1])[:10]
+        hits["photographs" if right & photos else "drawings"].append(any(did in right for did, _ in first))
+    return {name: {"queries": len(rows), "hit_rate@10": float(np.mean(rows))} for name, rows in hits.items() if rows}
+
+
 def figures(encoder: Encoder, root: Path, split: str) -> dict[str, Any]:
-    tables = evaluate(encoder, root, split=split)
+    with tempfile.TemporaryDirectory() as runs:
+        tables = evaluate(encoder, root, split=split, run_dir=runs)
+        by_style = hits_by_style(root, split, Path(runs))
     return {
+        "text->image by style": by_style,
+        "global_mean_hit_rate@10": means([table["global"] for table in tables.values()], ["hit_rate@10"])[
+            "hit_rate@10"
+        ],
         "tasks": tables,
         "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
         "500 concepts": small_pools(encoder, root, split),
@@ -126,6 +147,12 @@ def main() -> None:
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
     write_json(RESULTS, [*(r for r in rows if (r["name"], r["split"]) != (row["name"], row["split"])), row])
     shown = " ".join(f"t{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
+    print(
+        "  global",
+        row["global_mean_hit_rate@10"],
+        {t: table["global"]["wrong_modality@1"] for t, table in row["tasks"].items()},
+    )
+    print("  by style", row["text->image by style"])
     print(f"{options.name} {options.split}: mean {100 * row['mean_hit_rate@10']:.1f}  {shown}")
     for name in ("500 concepts", "500 without signs", "500 without signs, with keywords"):
         rates = row[name]
