@@ -1,6 +1,14 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Each sets itself up.
 .PHONY: quickstart test test-fast test-all lint format setup browser clean
 PYTHON ?= python3
+# Named on the command line, as in `make test PYTHON=python3.13`, a Python other than the one of .venv gets an environment
+# of its own (.venv-3.13) and leaves .venv as it is.
+ifneq ($(origin PYTHON),file)
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+GIVEN := $(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null)
+HELD := $(shell .venv/bin/python -c '$(VERSION)' 2>/dev/null)
+VENV ?= $(if $(filter-out $(GIVEN),$(HELD)),.venv-$(GIVEN),.venv)
+endif
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
@@ -45,7 +53,7 @@ browser:
 	else echo "no Chromium here (Debian: apt install chromium): the page's tests will be skipped"; fi
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PUMA needs Python 3.11 or newer: try  make $(MAKECMDGOALS) PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PUMA needs Python 3.11 or newer: try  make $(MAKECMDGOALS) PYTHON=python3.13")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	touch $(STAMP)

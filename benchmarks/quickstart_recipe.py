@@ -38,15 +38,15 @@ from puma.training.pairs import read_pairs
 from puma.training.recipes.recipe import read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
-TIMED_STEPS = (1, 5)
-"""Two short runs, whose difference is free of what a run costs to start."""
 
 
 def main() -> None:
     quiet_libraries()
     options = arguments()
     changes = {"seed": options.seed, "save_steps": 10**9, **parsed(options.set)}
-    plan = read_recipe("mini")
+    plan = read_recipe("mini", {"retrieve.minutes": options.seconds / 60} if options.seconds else None)
+    if changes.get("steps"):  # a fixed length, which the recipe's minutes must not cut short
+        changes = {"minutes": 0.0, **changes}
     stage_1 = {**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}
     plan = replace(
         plan,
@@ -61,20 +61,16 @@ def main() -> None:
     pairs = read_pairs(root, limit=plan.rows_per_query)
     targets = distillation_targets(base, plan, pairs, None) if plan.distil is not None else None
 
-    def stage(config: TrainConfig, retriever: Any) -> float:
+    def stage(config: TrainConfig, retriever: Any) -> tuple[float, int]:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
-            train(retriever, pairs, config, folder, vision=vision, teacher=targets)
-            return time.monotonic() - start
+            result = train(retriever, pairs, config, folder, vision=vision, teacher=targets)
+            return time.monotonic() - start, result.steps
 
     config = plan.retrieve
-    if options.seconds:
-        few, more = (stage(replace(config, steps=count), student(base, plan, vision)) for count in TIMED_STEPS)
-        step = (more - few) / (TIMED_STEPS[1] - TIMED_STEPS[0])
-        config = replace(config, steps=max(8, round(options.seconds / step)))
     retriever = student(base, plan, vision)
-    seconds = {"distil": stage(plan.distil, retriever)} if plan.distil is not None else {}
-    seconds["train"] = stage(config, retriever)
+    seconds = {"distil": stage(plan.distil, retriever)[0]} if plan.distil is not None else {}
+    seconds["train"], steps = stage(config, retriever)
     tables = evaluate(retriever, root, split=options.split)
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
     row = {
@@ -83,8 +79,8 @@ def main() -> None:
         "seed": options.seed,
         "split": options.split,
         "layers": plan.layers,
-        "steps": config.steps,
-        "pairs": config.steps * config.batch_size,
+        "steps": steps,
+        "pairs": steps * config.batch_size,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
         "tasks": {task: {key: table[key] for key in keep} for task, table in tables.items()},
@@ -96,7 +92,7 @@ def main() -> None:
     write_json(out, [*rows, row])
     shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in tables.items())
     mean = 100 * row["mean_hit_rate@10"]
-    print(f"{options.name}: {config.steps} steps, {seconds['train']:.0f} s, mean {mean:.1f}  {shown}")
+    print(f"{options.name}: {steps} steps, {seconds['train']:.0f} s, mean {mean:.1f}  {shown}")
 
 
 def arguments() -> argparse.Namespace:
@@ -104,7 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="what to call this variant in the results")
     parser.add_argument("--layers", type=int, help="decoder layers kept")
     parser.add_argument("--prompt", help="the student's prompt format")
-    parser.add_argument("--seconds", type=float, help="train for about so long instead of the recipe's steps")
+    parser.add_argument("--seconds", type=float, help="wall time of stage 2 instead of the recipe's minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="val", choices=("val", "test"))
     parser.add_argument("--set", action="append", help="a setting of stage 2, as learning_rate=1e-4")

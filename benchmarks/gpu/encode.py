@@ -29,8 +29,9 @@ from puma.pruning import prune
 from puma.pruning.processors import load_processor
 from puma.pruning.shapes import config_of
 from puma.retriever.image_tokens import limit_image_tokens
-from puma.retriever.model import Retriever, add_ret_token
+from puma.retriever.model import Retriever
 from puma.retriever.prompts import from_chat_template
+from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.storage.folders import write_json
 from support import published_bases

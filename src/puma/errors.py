@@ -15,9 +15,32 @@
 
 Each message names the thing, its value and the remedy. The command line prints it without a traceback and exits with
 ``exit_code``: 2 for what the user can mend in the command, 1 for what lies with the machine.
+
+:data:`EXTRAS` tells which optional packages each extra of the installation brings; :func:`require` checks for them.
 """
 
 from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+DISTRIBUTION = "puma-retrieval"
+"""The package's name for pip."""
+_TRAIN = ("accelerate", "datasets", "peft", "sentence_transformers")
+EXTRAS = {
+    "serve": ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn"),
+    "train": _TRAIN,
+    "mini": (*_TRAIN, "resvg_py", "scipy"),
+    "plot": ("matplotlib",),
+    "pdf": ("pypdfium2",),
+    "heic": ("pillow_heif",),
+    "smolvlm": ("num2words",),
+    "quantised": ("accelerate", "bitsandbytes"),
+    "mteb": ("mteb",),
+    "langchain": ("langchain_core",),
+    "llama-index": ("llama_index",),
+}
+"""The modules that each extra of the installation must bring, as ``pyproject.toml`` declares them."""
 
 
 class PumaError(Exception):
@@ -70,3 +93,43 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class's name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra: ``pip install 'puma-retrieval[serve]'``.
+
+    Args:
+        extra: a key of :data:`EXTRAS`.
+    """
+    if extra not in EXTRAS:
+        raise KeyError(f"extra {extra!r}: pyproject.toml and EXTRAS have {', '.join(EXTRAS)}")
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def require(purpose: str, extra: str, *modules: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Args:
+        purpose: what needs them; begins the message.
+        extra: the key of :data:`EXTRAS` that brings them.
+        modules: those needed; all of the extra's if none is given.
+
+    Raises:
+        DependencyError: some cannot be found; the message names them and the command that installs them.
+    """
+    missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise DependencyError(
+            f"{purpose} needs {', '.join(missing)}, which {verb} not installed: {install_command(extra)}"
+        )
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings a module (dotted names too); the first in :data:`EXTRAS` of several, None if none does."""
+    top = module.split(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if top in modules), None)
+
+
+def _is_there(name: str) -> bool:
+    return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None

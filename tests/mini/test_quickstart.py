@@ -81,7 +81,7 @@ SMALL = replace(
     SMALL,
     layers=2,
     distil=replace(SMALL.distil, steps=3, batch_size=8, precision="fp32"),
-    retrieve=replace(SMALL.retrieve, steps=4, batch_size=8, precision="fp32"),
+    retrieve=replace(SMALL.retrieve, steps=4, minutes=0, batch_size=8, precision="fp32"),
 )
 
 
@@ -105,6 +105,7 @@ def test_results_have_the_promised_shape(finished):
             for key in ("hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@10"):
                 assert 0 <= table[key] <= 1
     assert {"train", "distil", "evaluate trained", "index", "search"} <= set(results["seconds"])
+    assert results["steps"] == {"distil": 3, "retrieve": 4}
 
 
 def test_the_model_and_the_index_answer(finished):
@@ -121,6 +122,8 @@ def test_the_report_is_one_file_without_outside_addresses(finished):
     page = (folder / "out" / "report.html").read_text()
     assert "Task 0" in page
     assert "Stage 1: self-distillation" in page
+    assert "Stage 2: split MAC-Loss" in page
+    assert "Distilled for 3 and trained for 4 steps of 8 pairs, seed 0" in page
     assert "data:image/" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert any("puma search" in line for line in told)
@@ -151,6 +154,34 @@ def test_a_cut_run_goes_on_without_training_again(benchmark, tmp_path, monkeypat
     assert len(trained) == 2
     assert results["systems"]["trained"]
     assert results["seconds"]["train"] > 0
+
+
+def test_minutes_end_the_training_and_more_of_them_train_on(benchmark, tmp_path, monkeypatch):
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    told, out, indexed = [], tmp_path / "out", module._build_index
+    arguments = {"home": tmp_path / "home", "recipe": SMALL, "say": told.append, "root": benchmark}
+    arguments["base"] = tiny.base_folder(tmp_path / "base")
+    monkeypatch.setattr(module, "_build_index", cut)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(out, minutes=0.02, **arguments)
+    first = json.loads((out / "work" / "retrieve" / "log.json").read_text())
+    assert first["minutes"] >= 0.02
+    assert first["log"][-1]["step"] == first["steps"]  # whatever the log's interval is
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(out, minutes=0.02, **arguments)
+    assert not any(line.endswith(("train ...", "evaluate trained ...")) for line in told)
+    monkeypatch.setattr(module, "_build_index", indexed)
+    more = first["minutes"] + 0.05
+    results = quickstart(out, minutes=more, **arguments)
+    assert results["steps"]["retrieve"] > first["steps"]
+    assert any(line.endswith("evaluate trained ...") for line in told)
+    note = f"trained for {results['steps']['retrieve']} steps of 8 pairs in the {more:g} minutes that it had"
+    assert note in (out / "report.html").read_text()
+    with pytest.raises(InputError, match=r"minutes=0: give a positive number"):
+        quickstart(out, minutes=0, **arguments)
 
 
 def test_stored_features_are_found_by_path_only(benchmark):

@@ -18,7 +18,7 @@ if (
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 from puma.cli import commands
-from puma.errors import PumaError
+from puma.errors import PumaError, extra_of, install_command
 
 app = typer.Typer(
     name="puma",
@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except PumaError as error:
         return _say(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        return _defect(error) if extra is None else _say(f"this needs {error.name}: {install_command(extra)}", 1)
     except MemoryError:
         return _say("not enough memory; use a smaller batch, a smaller model, or a larger machine", 1)
     except OSError as error:
@@ -80,15 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, _USAGE):  # an unknown option, a missing argument; a group without a command shows its help
             error.show()  # type: ignore[attr-defined]
             return 2
-        fault = (
-            f"a defect in PUMA ({type(error).__name__}: {error}); run again with PUMA_DEBUG=1 and report the traceback"
-        )
-        return _say(fault, 1)
+        return _defect(error)
 
 
 def run() -> None:
     """The ``puma`` program."""
     sys.exit(main())
+
+
+def _defect(error: Exception) -> int:
+    name = type(error).__name__
+    return _say(f"a defect in PUMA ({name}: {error}); run again with PUMA_DEBUG=1 and report the traceback", 1)
 
 
 def _say(message: str, code: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from puma.errors import DependencyError, DownloadError, ImageError, InputError, ModelError
+from puma.errors import DependencyError, DownloadError, ImageError, InputError, ModelError, install_command
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
 
 BATCH = 32
@@ -167,9 +167,7 @@ def load_foreign(
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise DependencyError(
-            f"--st needs sentence-transformers ({error}): pip install sentence-transformers"
-        ) from None
+        raise DependencyError(f"--st needs sentence-transformers ({error}): {install_command('train')}") from None
     options = {"dtype": dtype, "attn_implementation": attn}
     try:
         model = SentenceTransformer(

@@ -6,6 +6,8 @@ import importlib
 
 from PIL import features
 
+from puma.errors import install_command
+
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 AVIF_SUFFIXES = (".avif",)
 SUFFIXES = (
@@ -13,7 +15,7 @@ SUFFIXES = (
     *AVIF_SUFFIXES, *HEIF_SUFFIXES,
 )  # fmt: skip
 """Suffixes of images, in lower case."""
-NEEDS_HEIF = "HEIC images need pillow-heif: pip install 'puma-retrieval[heic]'"
+NEEDS_HEIF = f"HEIC images need pillow-heif: {install_command('heic')}"
 NEEDS_AVIF = "AVIF images need a Pillow with AVIF: pip install --upgrade pillow"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 

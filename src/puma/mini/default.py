@@ -52,8 +52,7 @@ def default_model(
             f"{NAME}, the default model, is not in this installation (no {path}): name a retriever folder by --model "
             "or PUMA_MODEL; `puma quickstart` makes one"
         )
-    digest = hashlib.sha256(f"{FORMAT} {sha256_of(path)}".encode()).hexdigest()
-    folder = (cache_home() if home is None else Path(home)) / "models" / f"{NAME}-{digest[:8]}"
+    folder = _folder_of(path, home)
     if folder.is_dir():
         return folder
     with storage_errors(f"folder of the default model {folder}"):
@@ -73,6 +72,16 @@ def default_model(
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def default_model_folder(home: str | os.PathLike[str] | None = None) -> Path | None:
+    """Where :func:`default_model` puts it, whether it is there yet or not; None if this installation has none."""
+    return _folder_of(ADAPTER, home) if ADAPTER.is_file() else None
+
+
+def _folder_of(adapter: Path, home: str | os.PathLike[str] | None) -> Path:
+    digest = hashlib.sha256(f"{FORMAT} {sha256_of(adapter)}".encode()).hexdigest()
+    return (cache_home() if home is None else Path(home)) / "models" / f"{NAME}-{digest[:8]}"
 
 
 def _make(folder: Path, adapter: Path, home: str | os.PathLike[str] | None) -> None:

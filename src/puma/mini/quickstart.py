@@ -11,12 +11,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from puma.data.mbeir import Benchmark
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.evaluation.mbeir import chance, evaluate
 from puma.evaluation.metrics import means
 from puma.evaluation.report.page import Curve, write_report
@@ -35,6 +35,10 @@ from puma.storage.folders import write_json
 from puma.training.recipes.recipe import Recipe, read_recipe
 
 Say = Callable[[str], None]
+TRAINED = "trained"
+"""The folder of a run's work that holds the trained retriever."""
+LOSS_TITLES = {"mac": "MAC-Loss", "split-mac": "split MAC-Loss", "infonce": "InfoNCE", "siglip": "SigLIP's loss"}
+"""Losses as the report calls them; others by their names in recipes."""
 
 
 @dataclass
@@ -79,6 +83,7 @@ def quickstart(
     *,
     home: str | os.PathLike[str] | None = None,
     recipe: Recipe | None = None,
+    minutes: float | None = None,
     say: Say = print,
     root: Path | None = None,
     base: Path | None = None,
@@ -89,20 +94,28 @@ def quickstart(
         out: the folder of results: ``model``, ``index``, ``report.html``, ``results.json``, ``runs``.
         home: the cache folder.
         recipe: what is trained, and how long; None for the shipped recipe ``mini``.
+        minutes: wall time of stage 2, in place of the recipe's steps or minutes; a resumed run goes on with what is
+            left of it, and one that is resumed with more minutes than before trains on.
         say: where progress messages go.
         root, base: a benchmark and a base model to use instead of OpenPics and the mini base.
 
     Returns:
-        What ``results.json`` holds: ``systems`` and ``seconds``.
+        What ``results.json`` holds: ``systems``, ``steps`` by stage, and ``seconds``.
 
     Raises:
-        InputError: ``out`` is a file. And what the steps raise: no client, no network, a full disk.
+        InputError: ``out`` is a file; ``minutes`` is no positive number. And what the steps raise: no client, no
+            network, a full disk.
     """
+    require("the quickstart", "mini")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out={str(out)!r}: is a file; give a folder")
     cache = None if home is None else Path(home)
     plan = for_this_machine(recipe or read_recipe("mini"))
+    if minutes is not None:
+        if not minutes > 0:
+            raise InputError(f"minutes={minutes}: give a positive number, as 5")
+        plan = replace(plan, retrieve=replace(plan.retrieve, steps=0, minutes=float(minutes)))
     run = Run(folder, say)
     root = root or run.step("pictures", lambda: openpics.build(cache))
     base = base or run.step("base model", lambda: assemble(cache, settings=base_settings(plan), images=root))
@@ -121,6 +134,7 @@ def quickstart(
     answers = run.step("search", lambda: answered_queries(searcher, root))
     results = {
         "systems": {name: systems[name] for name in ("trained", "pruned_untrained", "ridge_baseline", "chance")},
+        "steps": {name: int(log[-1]["step"]) for name, log in logs.items() if log},
         "seconds": run.seconds,
     }
     sheets = [answers_sheet(answers), *task_sheets(root, runs)]
@@ -128,9 +142,9 @@ def quickstart(
         folder / "report.html",
         title="PUMA quickstart",
         results=results["systems"],
-        curves=_loss_curves(logs),
+        curves=_loss_curves(logs, plan),
         sheets=sheets,
-        notes=_notes(plan, root, retriever),
+        notes=_notes(plan, root, retriever, results["steps"]),
         seconds=run.seconds,
     )
     write_json(folder / "results.json", results)
@@ -154,7 +168,7 @@ def _train(
     home: Path | None,
 ) -> dict[str, list[dict[str, float]]]:
     """Both stages, or the weights that a killed run had finished."""
-    done = run.work / "trained"
+    done = run.work / TRAINED
     if (done / "config.json").is_file():
         trained = prepared(Retriever.from_pretrained(done), recipe, vision)
         retriever.model, retriever.instructions = trained.model, trained.instructions
@@ -183,17 +197,23 @@ def _build_index(retriever: Retriever, root: Path, index: Path) -> Searcher:
 
 
 def _drop_work_of_another_recipe(work: Path, recipe: Recipe, root: Path, base: Path) -> None:
-    """A killed run's work goes on only under the same plan; under another it is done anew."""
+    """A killed run's work goes on only under the same plan; under another it is done anew. Of one that differs in its
+    steps or minutes alone the checkpoints stay, and what was made of the trained model is made anew."""
     described = json.loads(json.dumps({"recipe": asdict(recipe), "root": root.name, "base": base.name}))
+    length = {name: described["recipe"]["retrieve"].pop(name) for name in ("steps", "minutes")}
     path = work / "plan.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if before is not None and {**before, "length": None} != {**described, "length": None}:
         shutil.rmtree(work)
-    if not path.is_file():
-        write_json(path, described)
+    elif before is not None and before["length"] != length:
+        shutil.rmtree(work / TRAINED, ignore_errors=True)
+        (work / "evaluate_trained.json").unlink(missing_ok=True)
+    write_json(path, {**described, "length": length})
 
 
-def _loss_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curve]:
-    titles = {"distil": "Stage 1: self-distillation", "retrieve": "Stage 2: contrastive loss"}
+def _loss_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], recipe: Recipe) -> list[Curve]:
+    loss = recipe.retrieve.loss
+    titles = {"distil": "Stage 1: self-distillation", "retrieve": f"Stage 2: {LOSS_TITLES.get(loss, loss)}"}
     curves = []
     for stage, log in logs.items():
         for term in ("loss", "contrastive", "distillation"):
@@ -203,17 +223,18 @@ def _loss_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curv
     return curves
 
 
-def _notes(recipe: Recipe, root: Path, retriever: Retriever) -> list[str]:
+def _notes(recipe: Recipe, root: Path, retriever: Retriever, steps: Mapping[str, int]) -> list[str]:
     from puma.pruning import count_parameters, decoder_of
 
     counts, layers = count_parameters(retriever.model), len(decoder_of(retriever.model).layers)
-    distilled = 0 if recipe.distil is None else recipe.distil.steps
+    config = recipe.retrieve
+    within = f" in the {config.minutes:g} minutes that it had" if config.minutes else ""
     return [
         f"{layers} decoder layers of the base kept: {counts['total'] / 1e6:.1f} M parameters with token "
         f"embeddings, {counts['without_embeddings'] / 1e6:.1f} M without.",
-        f"Distilled for {distilled} and trained for {recipe.retrieve.steps} steps of "
-        f"{recipe.retrieve.batch_size} pairs, seed {recipe.retrieve.seed}. No concept of the test pools occurs in a "
-        "training pair.",
+        f"Distilled for {steps.get('distil', 0)} and trained for {steps.get('retrieve', 0)} steps of "
+        f"{config.batch_size} pairs{within}, seed {config.seed}. No concept of the test pools occurs in a training "
+        "pair.",
         f"Data: {root.name}; its DATASHEET.md tells sources, licences and flaws.",
     ]
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, first_line
+from puma.errors import InputError, first_line, require
 from puma.mini import openpics
 from puma.mini.adapter.file import write_adapter
 from puma.mini.base.assemble import assemble
 from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
-from puma.mini.base.settings import BaseSettings
+from puma.mini.base.settings import BaseSettings, card_of_base
 from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
 from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
@@ -101,6 +101,7 @@ def train_recipe(
     Raises:
         InputError: ``out`` is there already; no val split to evaluate on. And what fetching and training raise.
     """
+    require("training on the mini base", "mini")
     target = free_target(out)
     recipe = for_this_machine(recipe)
     chosen = recipe.data if data is None else data
@@ -152,6 +153,7 @@ def save_adapter(retriever: Retriever, recipe: Recipe, logs: Logs, plain: Path, 
 def student(base: Path, recipe: Recipe, vision: KnownImages | None) -> Retriever:
     """The pruned, untrained retriever, reading stored vision features."""
     retriever = Retriever.from_base(base, layers=recipe.layers, prompt=recipe.prompt, dtype=torch.float32)
+    retriever.about = {**retriever.about, **card_of_base(base)}
     return prepared(retriever, recipe, vision)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
+from puma.pruning.cards import write_pruned_card
 from puma.pruning.hub import model_folder
 from puma.pruning.layers import cut, decoder_of, kept_layers
 from puma.pruning.loading import load_model
@@ -60,6 +61,7 @@ def prune_folder(
         model.save_pretrained(work)
         processor.save_pretrained(work)
         keep = kept_layers(total, len(decoder_of(model).layers), keep_last=keep_last)
+        write_pruned_card(work, folder, kept=len(keep), total=total)
         write_json(work / RECORD, {"base": Path(path).name, "base_layers": total, "kept_layers": keep})
     return Path(out)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, ModelError
+from puma.errors import InputError, ModelError, install_command
 from puma.pruning.hub import model_folder
 from puma.pruning.layers import cut, cut_config, decoder_of, kept_layers
-from puma.pruning.loading_errors import PACKAGES, loading_errors
+from puma.pruning.loading_errors import loading_errors
 
 DTYPES = {
     "fp32": torch.float32,
@@ -198,7 +198,7 @@ def _quantised(quantise: str, device: str | None) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise InputError(
-            f"quantise={quantise!r} needs the package bitsandbytes: pip install '{PACKAGES['bitsandbytes']}'"
+            f"quantise={quantise!r} needs the package bitsandbytes: {install_command('quantised')}"
         ) from None
     from transformers import BitsAndBytesConfig
 

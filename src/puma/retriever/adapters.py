@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError, ModelError, first_line
+from puma.errors import InputError, ModelError, first_line, require
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -74,7 +74,9 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
     Raises:
         ModelError: the adapter is of another kind than LoRA, its files are damaged, or it does not fit: names the first
             module that is not there or of another shape.
+        DependencyError: peft is not installed.
     """
+    require("merging a LoRA adapter", "train", "peft")
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
     folder = Path(path)

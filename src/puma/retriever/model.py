@@ -17,6 +17,7 @@ import torch
 
 from puma.errors import InputError
 from puma.items.item import Item, as_item
+from puma.pruning.cards import inherited_metadata, own_metadata
 from puma.pruning.hub import model_folder
 from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
 from puma.pruning.processors import load_processor
@@ -25,23 +26,20 @@ from puma.retriever.encoding import encode_items
 from puma.retriever.image_tokens import limit_image_tokens
 from puma.retriever.inputs import Inputs
 from puma.retriever.prompts import (
+    INSTRUCTIONS_FILE,
     OPEN_QUOTE,
-    RET,
+    PROMPT_FILE,
     SHORT,
     PromptFormat,
-    control_tokens,
     from_chat_template,
     with_special_tokens,
 )
+from puma.retriever.publishing import push_retriever
+from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.stored_vision import VisionFeatures
 from puma.retriever.text_tokens import TextTokens
 from puma.storage.folders import write_json, written_folder
-
-PROMPT_FILE = "puma_prompt.json"
-"""The file in a model folder that holds its :class:`~puma.retriever.prompts.PromptFormat`."""
-INSTRUCTIONS_FILE = "puma_instructions.json"
-"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
 PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
 """Prompt formats by name; ``chat`` is the model's own chat template
@@ -75,6 +73,8 @@ class Retriever:
         self.instructions: dict[tuple[str, str | None], str] = {}
         """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
         same."""
+        self.about: dict[str, Any] = {}
+        """What its model card says of its origin, where known: ``base_model`` (hub name), ``license``, ``language``."""
 
     @classmethod
     def from_pretrained(
@@ -96,16 +96,18 @@ class Retriever:
             dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
                 ``fp16``.
             attn: ``sdpa``, ``eager`` or ``flash_attention_2``; None leaves it to transformers.
-            revision, token: of the hub.
+            revision: branch, tag or commit on the hub.
+            token: of the hub; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave. With ``HF_HUB_OFFLINE=1``
+                only the hub's cache is read.
 
         Raises:
             InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype`` or
-                ``attn``.
+                ``attn``; a revision of a folder here.
             ModelError: transformers cannot load it, or weights are missing.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
         if is_adapter_folder(folder):
-            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn)
+            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn, token=token)
             retriever.model = with_adapter(retriever.model, folder)
             return retriever
         if not (folder / PROMPT_FILE).is_file():
@@ -121,6 +123,7 @@ class Retriever:
         if (folder / INSTRUCTIONS_FILE).is_file():
             rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
             retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
+        retriever.about = own_metadata(folder)
         return retriever
 
     @classmethod
@@ -170,6 +173,7 @@ class Retriever:
         add_ret_token(model, processor, prompt)
         retriever = cls(model, processor, prompt)
         retriever.saved_dtype = saved_type(folder)
+        retriever.about = inherited_metadata(folder)
         return retriever
 
     @property
@@ -265,6 +269,26 @@ class Retriever:
             write_model_card(work, self)
         return Path(path)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to the hub; :meth:`from_pretrained` reads it there by its name.
+
+        Args:
+            repo_id: ``org/name``; made if it is not there. Its README.md and its weights are replaced.
+            private: whether a new repository is private; None leaves it to the account's setting.
+            token: with the right to write; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave.
+            revision: the branch to upload to; made if it is not there.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            InputError: no such name, no token, ``HF_HUB_OFFLINE`` is set, or a private upload to a public repository.
+            ModelError: the hub refuses it, or cannot be reached.
+        """
+        return push_retriever(self, repo_id, private=private, token=token, revision=revision)
+
     def to(self, device: str) -> Retriever:
         """Move the weights; returns self."""
         self.model.to(device)
@@ -274,27 +298,3 @@ class Retriever:
 def default_device() -> str:
     """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-def add_ret_token(model: Any, processor: Any, prompt: PromptFormat) -> int:
-    """Add ``[RET]`` to tokenizer, chat template and embeddings; its row starts from ``prompt.seed``'s last token.
-
-    Returns:
-        The token's id.
-    """
-    tokenizer = processor.tokenizer
-    tokenizer.add_tokens([RET], special_tokens=True)
-    tokenizer.padding_side = "right"
-    ret_id = tokenizer.convert_tokens_to_ids(RET)
-    table = model.get_input_embeddings()
-    if ret_id >= table.weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        table = model.get_input_embeddings()
-    with torch.no_grad():
-        seed = tokenizer(prompt.seed, add_special_tokens=False)["input_ids"] if prompt.seed else []
-        table.weight[ret_id] = (
-            table.weight[seed[-1]] if seed else table.weight[:ret_id].float().mean(0).to(table.weight.dtype)
-        )
-    processor.chat_template = prompt.chat_template(control_tokens(processor))
-    tokenizer.chat_template = None
-    return int(ret_id)

@@ -19,6 +19,12 @@ from puma.items.item import IMAGE, IMAGE_TEXT, TEXT
 RET = "[RET]"
 """The added token whose final hidden state is the embedding."""
 
+PROMPT_FILE = "puma_prompt.json"
+"""The file in a model folder that holds its :class:`PromptFormat`."""
+
+INSTRUCTIONS_FILE = "puma_instructions.json"
+"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
+
 MOST_CONTROL_TOKENS = 256
 """More added special tokens than this (Gemma has thousands, unused) are not all kept apart from plain text."""
 

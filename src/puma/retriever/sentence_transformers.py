@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from puma.pruning.cards import CARD, TAG, front_matter
 from puma.pruning.processors import backend_options
 from puma.storage.folders import write_json
 
@@ -69,30 +70,38 @@ def write_sentence_transformers_files(folder: Path, dim: int, backend: str, fami
     write_json(folder / "2_Normalize" / "config.json", {})
 
 
-def write_model_card(folder: Path, retriever: Any) -> None:
-    """README.md of a model folder: how to use it in both libraries, and which inputs the two read differently."""
+def write_model_card(folder: Path, retriever: Any, name: str = "this-folder") -> None:
+    """README.md of a model folder: the hub's metadata, how to use it in both libraries, and which inputs the two read
+    differently. ``name`` is what a user loads it by."""
+    about = retriever.about
+    head = front_matter(
+        {
+            **about,
+            "base_model_relation": "finetune" if "base_model" in about else None,
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "sentence-similarity",
+            "tags": ["sentence-transformers", "feature-extraction", "multimodal-retrieval", TAG],
+        }
+    )
+    base = about.get("base_model")
+    made_of = f", made of {base if isinstance(base, str) else ' and '.join(base)}" if base else ""
     limit = retriever.prompt.max_text_tokens
     depth = getattr(retriever.model.config.get_text_config(decoder=True), "num_hidden_layers", "?")
     kind = str(next(retriever.model.parameters()).dtype).removeprefix("torch.")
-    (folder / "README.md").write_text(
-        f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, multimodal-retrieval, puma]
----
-
+    (folder / CARD).write_text(
+        f"""{head}
 # A multimodal retriever
 
 Embeds texts, images, and both together into one space of {retriever.dim} dimensions, with {depth} decoder layers of a
-{retriever.model.config.model_type} model ({kind} weights).
+{retriever.model.config.model_type} model ({kind} weights){made_of}.
 
 ```python
 import puma
-retriever = puma.Retriever.from_pretrained("this-folder")
+retriever = puma.Retriever.from_pretrained("{name}")
 vectors = retriever.encode(["a red fox", {{"image": "fox.png"}}], instruction="Find an image.")
 
 from sentence_transformers import SentenceTransformer
-model = SentenceTransformer("this-folder")
+model = SentenceTransformer("{name}")
 vectors = model.encode(["a red fox", {{"image": "fox.png"}}], prompt="Find an image.")
 ```
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from puma.errors import require
+
 if TYPE_CHECKING:
     from puma.serve.app import create_app
     from puma.serve.settings import ServeSettings
@@ -17,6 +19,7 @@ __all__ = ["ServeSettings", "create_app"]
 
 def __getattr__(name: str) -> Any:
     if name == "create_app":
+        require("the HTTP service", "serve")
         from puma.serve.app import create_app
 
         return create_app

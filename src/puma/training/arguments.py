@@ -11,7 +11,7 @@ from puma.errors import InputError
 from puma.training.budget import UNBOUNDED
 from puma.training.config import TrainConfig
 
-UNBOUNDED_LOG = 25
+UNBOUNDED_LOG = 10
 """Steps between log entries of a run that only its minutes end."""
 
 REPORT_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}

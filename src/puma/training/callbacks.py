@@ -91,6 +91,8 @@ class Progress(TrainerCallback):
         if budget.ends:
             control.should_training_stop = control.should_save = True
         last = budget.ends or state.global_step >= state.max_steps
+        if last:  # else the log would end before the run, at a multiple of its interval
+            control.should_log = True
         if every and (state.global_step % every == 0 or last):
             control.should_evaluate = True
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
@@ -117,6 +117,7 @@ def train(
             FSDP2.
         DataError: more images than ``max_unreadable`` allows could not be read.
     """
+    require("training", "train")
     shared, targets = choose_teacher(retriever, config, teacher)
     check_report(config.report_to)
     if config.frozen_type == "4bit":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma.errors import InputError
+from puma.errors import InputError, install_command
 from puma.pruning import decoder_of
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import Retriever
@@ -73,9 +73,7 @@ def check_four_bits() -> None:
     if not torch.cuda.is_available():
         raise InputError("base_precision='4bit': needs a CUDA GPU, and there is none here; give bf16 or fp32")
     if find_spec("bitsandbytes") is None:
-        raise InputError(
-            "base_precision='4bit': needs bitsandbytes: pip install 'puma-retrieval[quantised]'; or give bf16"
-        )
+        raise InputError(f"base_precision='4bit': needs bitsandbytes: {install_command('quantised')}; or give bf16")
 
 
 def hold(model: Any, kind: str) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.items.skips import Skip, summary
 from puma.pruning import decoder_of
+from puma.pruning.hub import holds
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import PROMPT_FILE, Retriever
 from puma.training.any_modality import with_any_instructions
@@ -79,8 +80,9 @@ def train_two_stages(
         InputError: ``out`` is there already; distillation of a retriever that has no teacher; no pairs of texts; no
             val split to evaluate on.
     """
+    require("training", "train")
     target = free_target(out)
-    trained_before = (Path(base) / PROMPT_FILE).is_file()
+    trained_before = holds(base, PROMPT_FILE)
     if trained_before and (layers is not None or distil is not None):
         raise InputError(
             f"base={str(base)!r} is a retriever already: it can be trained on, not pruned or distilled again"

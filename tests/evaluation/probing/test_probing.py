@@ -571,7 +571,7 @@ def test_unreadable_images_are_told_and_never_found(retriever, root, tmp_path, u
 
 def test_without_matplotlib_it_is_told_first(retriever, root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(DependencyError, match="pip install matplotlib"):
+    with pytest.raises(DependencyError, match=r"the plot needs matplotlib.*\[plot\]"):
         check_matplotlib()
     with pytest.raises(DependencyError):
         probe(retriever, root, tmp_path / "out", **OPTIONS)

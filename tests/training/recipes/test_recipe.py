@@ -100,6 +100,23 @@ def test_the_loss_and_its_weight_come_from_set():
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps", "minutes"),
+    [
+        ({}, 0, 5),
+        ({"steps": 7}, 7, 0),
+        ({"steps": 0}, 0, 5),
+        ({"minutes": 3}, 0, 3),
+        ({"steps": 7, "minutes": 3}, 7, 3),
+    ],
+)
+def test_steps_take_the_place_of_the_minutes_of_a_recipe_below(changes, steps, minutes, tmp_path):
+    of_flags = read_recipe("mini", {f"retrieve.{name}": value for name, value in changes.items()}).retrieve
+    lines = "".join(f"  {name}: {value}\n" for name, value in {"seed": 1, **changes}.items())
+    of_file = read_recipe(written(tmp_path, f"like: mini\nretrieve:\n{lines}")).retrieve
+    assert (of_flags.steps, of_flags.minutes) == (of_file.steps, of_file.minutes) == (steps, minutes)
+
+
 @pytest.mark.parametrize("name", ["mini", "smolvlm-256m"])
 def test_a_dry_run_needs_neither_weights_nor_network(name, monkeypatch):
     import socket

@@ -31,7 +31,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Retriever folder. Default: PUMA_MODEL, else {DEFAULT_MODEL} (ships with PUMA, made ready on first use).",
+        help="Retriever folder, or org/name on the hub (puma models lists those here). "
+        f"Default: PUMA_MODEL, else {DEFAULT_MODEL} (ships with PUMA, made ready on first use).",
     ),
 ]
 

@@ -100,11 +100,12 @@ def probe(
 def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, str, str]:
     """The data's root, the base's folder or name, the prompt's name."""
     from puma.errors import InputError
+    from puma.pruning.hub import holds
     from puma.retriever.model import PROMPT_FILE, PROMPTS
 
     if prompt is not None and prompt not in (*PROMPTS, "chat"):
         raise InputError(f"--prompt {prompt}: give one of {', '.join([*PROMPTS, 'chat'])}")
-    if base != MINI and (Path(base) / PROMPT_FILE).is_file():
+    if base != MINI and holds(base, PROMPT_FILE):
         raise InputError(f"--base {base}: is a retriever already; probe the base that it was made of")
     if data is not None and not data.is_dir():
         raise InputError(f"--data {data}: no such folder; give one in M-BEIR's layout")

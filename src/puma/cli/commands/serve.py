@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, load_retriever
-from puma.errors import ConfigError, InputError
+from puma.errors import ConfigError, InputError, require
 
 if TYPE_CHECKING:
     from puma.index import Index
@@ -79,6 +79,7 @@ def serve(
     """
     from puma.serve.settings import ServeSettings
 
+    require("puma serve", "serve")
     opened = named_indexes(indexes or [], writable=not read_only)
     loopback = _LOOPBACK.fullmatch(host.lower()) is not None
     token = _token(token_file)

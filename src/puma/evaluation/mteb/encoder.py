@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from puma.errors import DependencyError, InputError
+from puma.errors import DependencyError, InputError, install_command
 from puma.index.exact.small import rounded
 from puma.items.encoder import Encoder
 from puma.items.item import Item
@@ -36,7 +36,7 @@ def require_mteb() -> Any:
         import mteb
     except ImportError as error:
         raise DependencyError(
-            f"evaluation through mteb needs the mteb package ({error}): pip install 'puma-retrieval[mteb]'"
+            f"evaluation through mteb needs the mteb package ({error}): {install_command('mteb')}"
         ) from None
     return mteb
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from puma.errors import DependencyError
+from puma.errors import require
 from puma.evaluation.probing.depths import FIRST, KEEP_LAST
 from puma.evaluation.probing.scoring import METRIC
 from puma.storage.folders import write_whole
@@ -24,10 +24,7 @@ FORMATS = ("png", "svg")
 
 def check_matplotlib() -> None:
     """Raise DependencyError unless matplotlib is installed: told before minutes of embedding, not after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise DependencyError("the plot needs matplotlib, which is not installed: pip install matplotlib") from None
+    require("the plot", "plot")
 
 
 def write_plot(result: Mapping[str, Any], stem: str | os.PathLike[str]) -> list[Path]:

@@ -24,6 +24,7 @@ from puma.errors import InputError, ModelError
 from puma.mini.adapter.coding import Coded, Plan, decoded, digest, encoded, relative_error
 from puma.mini.adapter.quantised import BITS, GROUP
 from puma.mini.adapter.sizes import ModuleSize, Tensor, sizes_by_module, table
+from puma.mini.base.settings import card_of_base
 from puma.pruning import decoder_of
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat
@@ -227,9 +228,11 @@ def _read_arrays(path: str | os.PathLike[str], header: Mapping[str, Any]) -> dic
 
 
 def _untrained(base_folder: str | os.PathLike[str], layers: int, keep_last: bool, prompt: PromptFormat) -> Retriever:
-    return Retriever.from_base(
+    retriever = Retriever.from_base(
         base_folder, layers=layers, keep_last=keep_last, prompt=prompt, dtype=torch.float32, device="cpu"
     )
+    retriever.about = {**retriever.about, **card_of_base(Path(base_folder))}
+    return retriever
 
 
 def _check_same_shape(retriever: Retriever, base: Retriever) -> None:

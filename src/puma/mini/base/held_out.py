@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
-from puma.errors import InputError
+from puma.errors import InputError, require
 
 
 def held_out_split(
@@ -28,7 +26,12 @@ def held_out_split(
 
     Raises:
         InputError: fewer than four groups.
+        DependencyError: scipy is not installed.
     """
+    require("choosing the ridge strength", "mini", "scipy")
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     _, words = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
     _, shown = np.unique(np.asarray(images), return_inverse=True)
     nodes = int(words.max(initial=-1)) + 1

@@ -77,3 +77,13 @@ def write_note(folder: Path, settings: BaseSettings, **more: Any) -> None:
 def read_note(folder: Path) -> dict[str, Any]:
     """What :func:`write_note` wrote."""
     return json.loads((Path(folder) / NOTE).read_text(encoding="utf-8"))
+
+
+def card_of_base(folder: Path) -> dict[str, Any]:
+    """What the card of a model made of a mini base says of its origin; nothing if the folder is no mini base.
+
+    Both halves are Apache-2.0; the vision tower has no repository that a card could link to.
+    """
+    if not (Path(folder) / NOTE).is_file():
+        return {}
+    return {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0", "language": ["en"]}

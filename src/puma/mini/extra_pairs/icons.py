@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from puma.errors import require
 from puma.mini.extra_pairs.held_out import HeldOut
 from puma.mini.fetch.packages import Package, cache_home, fetch
 from puma.storage.folders import written_folder
@@ -85,6 +86,7 @@ def icon_files(held: HeldOut, size: int, home: Path | None = None) -> tuple[list
     key = hashlib.sha256(f"{FORMAT} {size} {held.digest} {ICON_SETS}".encode()).hexdigest()
     folder = (cache_home() if home is None else home) / "icons" / key[:12]
     if not folder.is_dir():
+        require("drawing icons", "mini", "resvg_py")
         with written_folder(folder) as work:
             names = _draw_all(work, held, size, home)
             (work / NAMES).write_text(json.dumps(names), encoding="utf-8")

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from puma.data import mbeir
+from puma.errors import require
 from puma.mini.fetch import packages
 from puma.mini.openpics import datasheet, shards, sources
 from puma.mini.openpics.library import DATASET, NUMBER, Ids, Library, Shown, common_keywords
@@ -60,7 +61,7 @@ def build(
         The root of a benchmark for :class:`puma.data.mbeir.Benchmark`.
 
     Raises:
-        DownloadError: a package could not be fetched. DependencyError: pip is missing.
+        DownloadError: a package could not be fetched. DependencyError: pip or resvg-py is missing.
         StorageError: the disk is full or the folder cannot be written.
     """
     base = packages.cache_home() if home is None else Path(home)
@@ -68,6 +69,7 @@ def build(
     if whole.is_dir():
         return whole
     get = fetch or (lambda package: packages.fetch(package, home=base, keep=sources.KEEP.get(package)))
+    require("drawing OpenPics' images", "mini", "resvg_py")
     with storage_errors(f"cache folder {base}"):
         base.mkdir(parents=True, exist_ok=True)
         with FileLock(base / f".{folder_name()}.lock"):

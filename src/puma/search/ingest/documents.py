@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from puma.errors import DependencyError
+from puma.errors import DependencyError, install_command
 from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
@@ -96,7 +96,7 @@ def _opened(data: bytes) -> Any:
     try:
         import pypdfium2
     except ImportError:
-        raise DependencyError("PDF pages need pypdfium2: pip install 'puma-retrieval[pdf]'") from None
+        raise DependencyError(f"PDF pages need pypdfium2: {install_command('pdf')}") from None
     with _ONE_AT_A_TIME:
         try:
             return pypdfium2.PdfDocument(data)

@@ -5,12 +5,12 @@ Most frameworks can speak one of the HTTP shapes of docs/serving.md and need no 
 
 from __future__ import annotations
 
-from puma.errors import DependencyError
+from puma.errors import DependencyError, install_command
 
 
 def not_installed(package: str, extra: str, error: ImportError) -> DependencyError:
     """What to raise where ``package`` cannot be imported; ``extra`` is the part of PUMA that brings it."""
     return DependencyError(
         f"puma.search.integrations.{extra.replace('-', '_')} needs {package}, which cannot be imported ({error}): "
-        f"pip install 'puma-retrieval[{extra}]'"
+        + install_command(extra)
     )

@@ -15,7 +15,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 from starlette.responses import HTMLResponse, Response
 
-from puma.errors import DependencyError
+from puma.errors import DependencyError, install_command
 from puma.serve.responses import NotFoundError
 
 router = APIRouter(include_in_schema=False)
@@ -72,5 +72,5 @@ async def docs_file(name: str, if_none_match: Annotated[str | None, Header()] = 
 def _file(name: str) -> bytes:
     found = find_spec("fastapi_offline")
     if found is None or found.origin is None:
-        raise DependencyError("the page of the API's description needs fastapi-offline: pip install fastapi-offline")
+        raise DependencyError(f"the page of the API's description needs fastapi-offline: {install_command('serve')}")
     return Path(found.origin).with_name("static").joinpath(name).read_bytes()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.data.pair_tables import PairTable
-from puma.errors import InputError
+from puma.errors import InputError, require
 from puma.items.item import Item
 from puma.items.skips import Skip, summary
 from puma.pruning.loading import cast_weights
@@ -106,6 +106,7 @@ def fine_tune(
         InputError: ``out`` is there already, too few pairs, ``base`` is no retriever, or the working folder belongs to
             other data. DataError: the table cannot be used. And what training raises.
     """
+    require("training", "train")
     target = free_target(out)
     table = PairTable(data, columns)
     work = target.with_name(target.name + ".work")

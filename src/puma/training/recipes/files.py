@@ -71,9 +71,11 @@ def read_entries(path: Path, faults: list[str], seen: tuple[Path, ...] = ()) -> 
 
 def merge(below: Entries, above: Entries) -> Entries:
     """The entries of both, those above first: a null section takes the whole one below away, a setting brings it
-    back."""
+    back. A stage's steps given above without minutes are its whole length: minutes below would end it earlier."""
     entries = dict(below)
     for key, value in above.items():
+        if key[1:] == ("steps",) and value[0] and (key[0], "minutes") not in above:
+            entries.pop((key[0], "minutes"), None)
         if len(key) == 1:
             entries = {k: v for k, v in entries.items() if k[0] != key[0]}
         else:
