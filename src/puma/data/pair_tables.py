@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma.data import columnar
+from puma.data.columnar import (
+    PARQUET,
+    arrow_rows,
+    arrow_schema,
+    is_image,
+    is_list_of,
+    is_text,
+    open_parquet,
+    parquet_rows,
+)
 from puma.data.encodings import EMPTY
 from puma.data.pair_columns import (
     INSTRUCTION,
@@ -30,15 +38,13 @@ from puma.data.pair_columns import (
     is_image_field,
 )
 from puma.data.rows import DELIMITED, JSON_LINES, Row, csv_layout, csv_rows, json_rows
+from puma.data.saved_datasets import arrow_files, is_saved_dataset, split_folder
 from puma.errors import DataError, InputError
 from puma.items.item import Item
 from puma.items.skips import Skip
 
-SUFFIXES = (*DELIMITED, *JSON_LINES, *columnar.PARQUET)
+SUFFIXES = (*DELIMITED, *JSON_LINES, *PARQUET)
 ADVICE = "; save the file as UTF-8"
-DATASET, DATASETS = "dataset_info.json", "dataset_dict.json"
-"""The file by which a saved data set is known, and one of several splits."""
-SPLIT = "train"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Keep = Callable[[bytes], Path]
@@ -59,7 +65,7 @@ class PairRow:
 def is_pair_table(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a table of pairs and not a folder in M-BEIR's layout: any file, or a saved data set."""
     path = Path(path)
-    return path.is_file() or path.suffix.lower() in SUFFIXES or any((path / n).is_file() for n in (DATASET, DATASETS))
+    return path.is_file() or path.suffix.lower() in SUFFIXES or is_saved_dataset(path)
 
 
 class PairTable:
@@ -89,7 +95,7 @@ class PairTable:
                 self.columns, self._rows = self._of_csv(given)
             elif kind in JSON_LINES:
                 self.columns, self._rows = self._of_json(given)
-            elif kind in columnar.PARQUET:
+            elif kind in PARQUET:
                 self.columns, self._rows = self._of_parquet(given)
             else:
                 raise InputError(f"{self.path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
@@ -132,59 +138,20 @@ class PairTable:
         return choose_columns(names, given, str(self.path)), lambda: json_rows(self.path, advice=ADVICE)
 
     def _of_parquet(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        with columnar.open_parquet(self.path) as file:
+        with open_parquet(self.path) as file:
             schema = file.schema_arrow
         columns = _typed_columns(schema, given, str(self.path))
-        return columns, lambda: _numbered(self.path, columnar.parquet_rows(self.path, columns.names))
+        return columns, lambda: _numbered(self.path, parquet_rows(self.path, columns.names))
 
     def _of_dataset(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:
-        files = _arrow_files(_split_folder(self.path))
-        columns = _typed_columns(columnar.arrow_schema(files[0]), given, str(self.path))
-        return columns, lambda: _numbered(
-            self.path, (f for file in files for f in columnar.arrow_rows(file, columns.names))
-        )
+        files = arrow_files(split_folder(self.path))
+        columns = _typed_columns(arrow_schema(files[0]), given, str(self.path))
+        return columns, lambda: _numbered(self.path, (row for file in files for row in arrow_rows(file, columns.names)))
 
 
 def _numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
     for number, fields in enumerate(rows, 1):
         yield f"{path}:{number}", fields
-
-
-def _split_folder(path: Path) -> Path:
-    """The folder of a saved data set, or of the split of several that is read."""
-    if not (path / DATASETS).is_file():
-        if not (path / DATASET).is_file():
-            raise InputError(f"{path}: a folder without {DATASET}: neither a saved data set nor in M-BEIR's layout")
-        return path
-    splits = _json_file(path / DATASETS).get("splits")
-    if not isinstance(splits, list) or not splits:
-        raise DataError(f"{path / DATASETS}: names no splits; save the data set anew")
-    chosen = SPLIT if SPLIT in splits else splits[0] if len(splits) == 1 else None
-    if chosen is None:
-        raise InputError(
-            f"{path}: has the splits {splits} and none named {SPLIT}; give one's folder: {path}/{splits[0]}"
-        )
-    return path / str(chosen)
-
-
-def _arrow_files(folder: Path) -> list[Path]:
-    state = _json_file(folder / "state.json")
-    try:
-        files = [folder / entry["filename"] for entry in state["_data_files"]]
-    except (KeyError, TypeError):
-        raise DataError(f"{folder / 'state.json'}: names no data files; save the data set anew") from None
-    missing = [file for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(f"{folder}: {missing[0].name if missing else 'the data file'} is missing; save it anew")
-    return files
-
-
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save the data set anew") from None
-    return found if isinstance(found, dict) else {}
 
 
 def _typed_columns(schema: Any, given: Mapping[str, str], where: str) -> PairColumns:
@@ -195,14 +162,11 @@ def _typed_columns(schema: Any, given: Mapping[str, str], where: str) -> PairCol
     """
     columns = choose_columns(schema.names, given, where)
     for field, source in columns.sources.items():
-        test, wanted = (
-            (columnar.is_image, "paths, bytes or {bytes, path}")
-            if is_image_field(field)
-            else (columnar.is_text, "strings")
-        )
+        image = is_image_field(field)
+        test, wanted = (is_image, "paths, bytes or {bytes, path}") if image else (is_text, "strings")
         kind = schema.field(source).type
         lists = NEGATIVE.fullmatch(field) is not None
-        if not (test(kind) or (lists and columnar.is_list_of(kind, test))):
+        if not (test(kind) or (lists and is_list_of(kind, test))):
             more = ", or lists of them" if lists else ""
             raise DataError(f"{where}: column {source} must hold {wanted}{more} to be {field}, its type is {kind}")
     return columns
