@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.folding import folded_tower
 from puma.retriever.inputs import Inputs, for_threads, why_unusable
 from puma.retriever.pooling import last_token_state
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
@@ -110,7 +110,7 @@ def encode_batches(
         with (
             torch.inference_mode(),
             torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-            stored_vision(model) if vision is not None else contextlib.nullcontext(),
+            stored_vision(model) if vision is not None else folded_tower(model),
         ):
             output = forward(model, moved)
         yield rows, features, output

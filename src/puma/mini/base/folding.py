@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma.mini.base.vision import fast_copy
+from puma.retriever.folding import fast_copy
 from puma.retriever.model import Retriever
 
 LEAST_SCALE = 1e-6
