@@ -70,9 +70,9 @@ class Recipe:
     distil: TrainConfig | None = None
     retrieve: TrainConfig = field(default_factory=TrainConfig)
     workload: Workload = field(default_factory=Workload)
-    image_size: int = 192
-    tower: str = "lite2"
-    tower_cell: int = 64
+    image_size: int = 96
+    tower: str = "lite0"
+    tower_cell: int = 32
     teacher_prompt: str = "open-quote"
     rows_per_query: int = 4
     extra_pairs: tuple[str, ...] = ()
