@@ -43,7 +43,7 @@ from puma.training.validation import Validation
 Step = Callable[[str, Callable[[], Any]], Any]
 """Runs a named part of the work and returns its result; may announce and time it."""
 Logs = dict[str, list[dict[str, float]]]
-ADAPTER_BITS, ADAPTER_TOWER_BITS = 6, 6
+ADAPTER_BITS, ADAPTER_TOWER_BITS = 5, 6
 """Of the shipped adapter: what they cost is in docs/model-card-puma-mini.md."""
 
 
