@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from _svg import GREY, bounds, dot, polyline, rule, svg, text
 
 COLOURS = ("#777777", "#1f6f8b", "#b3541e", "#4c7a34", "#7a3b8f")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 380, 56, 200, 26, 48
@@ -54,8 +55,7 @@ def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], variants: Sequence
     every = [point for found in points.values() for point in found]
     if not every:
         raise SystemExit(f"no cells of {list(variants)} on {split}")
-    low = math.floor(min(value for _, value, _ in every) / 5) * 5
-    high = math.ceil(max(value for _, value, _ in every) / 5) * 5 or 5
+    low, high = bounds([value for _, value, _ in every])
     counts = sorted({labels for labels, _, _ in every})
     first, last = math.log(counts[0]), math.log(counts[-1])
 
@@ -64,33 +64,21 @@ def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], variants: Sequence
         return LEFT + (WIDTH - LEFT - RIGHT) * along
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - low) / max(1, high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - low) / (high - low)
 
-    parts = [_text(LEFT - 40, 15, f"hit@10, {split}, mean of eight tasks (%)")]
-    for value in range(low, high + 1, 5):
-        parts.append(
-            f'<line x1="{LEFT}" y1="{y(value):.1f}" x2="{WIDTH - RIGHT}" y2="{y(value):.1f}" stroke="#dddddd"/>'
-        )
-        parts.append(_text(LEFT - 8, y(value) + 4, f"{value}", "end"))
+    parts = [text(LEFT - 40, 15, f"hit@10, {split}, mean of eight tasks (%)", "start")]
+    for value in range(int(low), int(high) + 1, 5):
+        parts.append(rule(LEFT, y(value), WIDTH - RIGHT, y(value), GREY))
+        parts.append(text(LEFT - 8, y(value) + 4, f"{value}", "end"))
     for labels in counts:
-        parts.append(_text(x(labels), HEIGHT - BOTTOM + 18, f"{labels:,}", "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "labelled pairs", "middle"))
+        parts.append(text(x(labels), HEIGHT - BOTTOM + 18, f"{labels:,}", "middle"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "labelled pairs", "middle"))
     for (name, found), colour in zip(points.items(), COLOURS, strict=False):
         if not found:
             continue
         means = {n: statistics.fmean(v for m, v, _ in found if m == n) for n, _, _ in found}
-        line = " ".join(f"{x(n):.1f},{y(value):.1f}" for n, value in sorted(means.items()))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x(n):.1f}" cy="{y(v):.1f}" r="3" fill="{colour}"/>' for n, v, _ in found]
+        parts.append(polyline([(x(n), y(value)) for n, value in sorted(means.items())], colour))
+        parts += [dot(x(n), y(v), colour) for n, v, _ in found]
         end = max(means)
-        parts.append(_text(x(end) + 10, y(means[end]) + 4, name, colour=colour))
-    body = "\n".join(parts)
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n',
-        encoding="utf-8",
-    )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start", colour: str = "#222222") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(words)}</text>'
+        parts.append(text(x(end) + 10, y(means[end]) + 4, name, "start", colour))
+    path.write_text(svg(WIDTH, HEIGHT, parts), encoding="utf-8")

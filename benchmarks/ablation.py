@@ -14,7 +14,6 @@ _ablation_variants; a cell: _ablation_cells; the tables: _ablation_report. Runs 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -23,12 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from _ablation_variants import VARIANTS, Job, Row, Variant, estimate, next_job
+from _rows import add_row, read_rows
 from puma.cli.commands._shared import quiet_libraries
-from puma.mini.fetch.packages import cache_home
-from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 STEPS = 24
@@ -73,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
         world = world or World.open()
         say(f"{spent / 60:5.1f} min  {describe(job)}, about {expected:.0f} s ...")
         try:
-            append(options.results, run_cell(world, job, options.steps, rows, options.tasks))
+            row = run_cell(world, job, options.steps, rows, options.tasks)
+            add_row(options.results, row, ("variant", "rate", "seed", "steps"))
         except Exception as error:  # one variant that cannot run must not cost the others theirs
             failed.add(key(job))
             say(f"FAILED {describe(job)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -116,18 +113,7 @@ def timed(work: Any) -> tuple[Any, float]:
 
 def rows_of(path: Path, steps: int) -> list[dict[str, Any]]:
     """The finished cells of these steps."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [row for row in rows if row["steps"] == steps]
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a cell to the results, in the place of an earlier one of the same name; safe beside another process."""
-    cache_home().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_home() / ".ablation.lock"):
-        rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        same = ("variant", "rate", "seed", "steps")
-        rows = [other for other in rows if any(other[name] != row[name] for name in same)]
-        write_json(path, [*rows, row])
+    return [row for row in read_rows(path) if row["steps"] == steps]
 
 
 def show_plan(options: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 from _distillation_report import summary, write_plot
 from _distillation_variants import STEPS, VARIANTS
 from _machine import described
+from _rows import read_rows
 from puma.cli.commands._shared import quiet_libraries
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
@@ -203,7 +204,9 @@ def changed(config: TrainConfig | None, values: Mapping[str, Any]) -> TrainConfi
 def steps_at_equal_compute(options: argparse.Namespace, labels: int, seed: int) -> int:
     """Contrastive steps that cost what the variant ``--as`` did in all: teacher, distillation and training. The states
     of a text teacher count at the rate measured once, whether they were in the store or not."""
-    rows = {row["variant"]: row for row in read_rows(options) if same_cell(row, options, row["variant"], labels, seed)}
+    rows = {
+        row["variant"]: row for row in read_rows(options.out) if same_cell(row, options, row["variant"], labels, seed)
+    }
     if not {"none", options.like} <= rows.keys():
         raise SystemExit(f"none-longer: run 'none' and {options.like!r} with {labels} labels and seed {seed} first")
     plain, other = rows["none"], rows[options.like]
@@ -221,11 +224,6 @@ def texts_a_second() -> float:
     return len(words) / (time.process_time() - clock)
 
 
-def read_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The cells that are done."""
-    return json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else []
-
-
 def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, labels: int, seed: int) -> bool:
     """Whether a row is that cell's."""
     base = base_settings(read_recipe("mini")).folder
@@ -239,29 +237,29 @@ def main() -> None:
     quiet_libraries()
     options = arguments()
     if options.plot:
-        write_plot(options.plot, read_rows(options), options.variants, options.split)
-        print(summary(read_rows(options), options.split))
+        write_plot(options.plot, read_rows(options.out), options.variants, options.split)
+        print(summary(read_rows(options.out), options.split))
         return
     world, until = None, time.monotonic() + (options.seconds or float("inf"))
     for seed in options.seeds:
         for labels in options.labels:
             for name in options.variants:
-                if any(same_cell(row, options, name, labels, seed) for row in read_rows(options)):
+                if any(same_cell(row, options, name, labels, seed) for row in read_rows(options.out)):
                     continue
                 if time.monotonic() > until:
                     print(f"{options.seconds:.0f} s are over: {name} with {labels} labels and seed {seed} is left")
                     return
                 world = world or World()
                 row = run_cell(world, options, name, labels, seed)
-                write_json(options.out, [*read_rows(options), row])
+                write_json(options.out, [*read_rows(options.out), row])
                 shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
-                told = f"global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}"
+                figures = f"global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}"
                 print(
                     f"{name} {labels} labels seed {seed}: {row['steps']} steps, "
-                    f"mean {100 * row['mean_hit_rate@10']:.1f} {told}",
+                    f"mean {100 * row['mean_hit_rate@10']:.1f} {figures}",
                     flush=True,
                 )
-    print(summary(read_rows(options), options.split))
+    print(summary(read_rows(options.out), options.split))
 
 
 def arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ cell goes on from its checkpoint (sentence-transformers' starts anew). Decide on
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -25,11 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from _rows import add_row, read_rows
 from puma.cli.commands._shared import quiet_libraries
 from puma.mini.fetch.packages import cache_home
-from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "losses.json"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -140,7 +137,7 @@ def run(options: argparse.Namespace, left: Sequence[tuple[Loss, int]]) -> None:
         begun = time.monotonic()
         row = run_cell(options, world, loss, seed)
         longest = max(longest, time.monotonic() - begun)
-        append(options.results, row)
+        add_row(options.results, row, ("loss", "seed", "steps"))
         for split, found in row["splits"].items():
             local, mixed = (100 * found[pool]["mean"] for pool in ("local", "global"))
             wrong = 100 * found["global"]["wrong_mean"]
@@ -237,23 +234,13 @@ def work_folder(options: argparse.Namespace, loss: Loss, seed: int) -> Path:
 
 def rows_of(path: Path, steps: int) -> list[dict[str, Any]]:
     """The finished cells of these steps."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [row for row in rows if row["steps"] == steps]
+    return [row for row in read_rows(path) if row["steps"] == steps]
 
 
 def finished(options: argparse.Namespace, loss: Loss, seed: int) -> bool:
     """Whether this cell was scored on all the splits asked for."""
     own = [row for row in rows_of(options.results, options.steps) if (row["loss"], row["seed"]) == (loss.name, seed)]
     return any(set(options.splits) <= set(row["splits"]) for row in own)
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a cell to the results, in the place of an earlier one of the same name; safe beside another process."""
-    cache_home().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_home() / ".losses.lock"):
-        rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        same = ("loss", "seed", "steps")
-        write_json(path, [*(other for other in rows if any(other[name] != row[name] for name in same)), row])
 
 
 def arguments() -> argparse.Namespace:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from _machine import described
+from _rows import add_row
 from puma.cli.commands._shared import quiet_libraries
 from puma.items import Encoder, Item
 from puma.mini import openpics
@@ -36,7 +36,6 @@ from puma.mini.baseline import RidgeBaseline
 from puma.mini.fetch.packages import Package, fetch
 from puma.mini.training import base_settings
 from puma.retriever.model import Retriever
-from puma.storage.folders import write_json
 from puma.training.recipes.recipe import read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "photographs.json"
@@ -128,8 +127,7 @@ def main() -> None:
         **figures(encoder, photographs(), recipe.tower, base),
         **described(),
     }
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-    write_json(RESULTS, [*(r for r in rows if r["name"] != row["name"]), row])
+    add_row(RESULTS, row, ["name"])
     print(
         {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items() if key != "versions"}
     )

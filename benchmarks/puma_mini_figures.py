@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from _machine import described
+from _rows import add_row
 from puma.cli.commands._shared import quiet_libraries
 from puma.data.mbeir import Benchmark
 from puma.evaluation.mbeir import evaluate
@@ -32,7 +33,6 @@ from puma.evaluation.runs import read_run
 from puma.items import Encoder, Item
 from puma.items.encoder import embed_readable
 from puma.mini import openpics as images
-from puma.storage.folders import write_json
 
 RESULTS = Path(__file__).parent / "results" / "puma_mini.json"
 SIGNS = re.compile(r"\b(flag|letter|number|numeral|keycap|digit|button|squared|regional indicator|kanji)\b|^\W*\d")
@@ -144,8 +144,7 @@ def main() -> None:
         **figures(encoder, root, options.split),
         **described(),
     }
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-    write_json(RESULTS, [*(r for r in rows if (r["name"], r["split"]) != (row["name"], row["split"])), row])
+    add_row(RESULTS, row, ["name", "split"])
     shown = " ".join(f"t{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
     print(
         "  global",
