@@ -18,12 +18,12 @@ import numpy as np
 
 from puma.errors import DependencyError, DownloadError, ImageError, InputError, ModelError, install_command
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
+from puma.retriever.weight_samples import weight_samples
 
 BATCH = 32
 """Items of a forward pass, as sentence-transformers has it."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(r"data:|https?://|.*\.\w{2,5}$", re.IGNORECASE | re.DOTALL)
-_SAMPLES = 64
 
 
 class ForeignEncoder:
@@ -68,10 +68,8 @@ class ForeignEncoder:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name, weight in sorted(self.model.state_dict().items()):
-            flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // _SAMPLES)][: _SAMPLES + 1].float().cpu().numpy()
-            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+        for sample in weight_samples(self.model.state_dict()):
+            digest.update(sample)
         for module in self.model:
             about = getattr(module, "get_config_dict", None)
             digest.update(f"{type(module).__name__} {about() if callable(about) else ''}".encode())

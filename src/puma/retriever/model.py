@@ -39,6 +39,7 @@ from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.stored_vision import VisionFeatures
 from puma.retriever.text_tokens import TextTokens
+from puma.retriever.weight_samples import weight_samples
 from puma.storage.folders import write_json, written_folder
 
 PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
@@ -187,10 +188,8 @@ class Retriever:
         weight."""
         digest = hashlib.sha256(json.dumps(self.prompt.to_dict(), sort_keys=True).encode())
         digest.update(self.processor.image_processor.to_json_string().encode())
-        for name, weight in sorted(self.model.state_dict().items()):
-            flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy()
-            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+        for sample in weight_samples(self.model.state_dict()):
+            digest.update(sample)
         return digest.hexdigest()[:16]
 
     def encode(

@@ -11,6 +11,7 @@ import torch
 from puma.items.digest import image_digest
 from puma.items.item import ImageSource
 from puma.retriever.model import Retriever
+from puma.retriever.weight_samples import weight_samples
 
 IMAGE_BYTES = 16
 
@@ -21,19 +22,18 @@ def teacher_facts(teacher: Retriever, autocast: torch.dtype | None = None) -> di
     ``weights`` samples every tensor (as :attr:`puma.retriever.model.Retriever.fingerprint` does) without the ``[RET]``
     row, which has a digest of its own, since it is what one base's retrievers differ in.
     """
-    inputs, weights = teacher.inputs, hashlib.sha256()
+    inputs = teacher.inputs
     table = teacher.model.get_input_embeddings().weight
-    for name, weight in sorted(teacher.model.state_dict().items()):
-        weights.update(f"{name}{tuple(weight.shape)}".encode())
-        if weight.data_ptr() == table.data_ptr():
-            weight = weight[: inputs.ret_id]
-        flat = weight.detach().reshape(-1)
-        weights.update(flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy().tobytes())
+
+    def without_ret(weight: torch.Tensor) -> torch.Tensor:
+        return weight[: inputs.ret_id] if weight.data_ptr() == table.data_ptr() else weight
+
+    weights = b"".join(weight_samples(teacher.model.state_dict(), without_ret))
     images = teacher.processor.image_processor
     pixels = f"{type(images).__name__} {images.to_json_string()} stored {teacher.vision is not None}"
     kind = next(teacher.model.parameters()).dtype if autocast is None else autocast
     return {
-        "weights": weights.hexdigest()[:16],
+        "weights": digest(weights),
         "[RET] row": digest(table[inputs.ret_id].detach().float().cpu().numpy().tobytes()),
         "prompt": digest(json.dumps(inputs.prompt.to_dict(), sort_keys=True).encode()),
         "tokenizer": digest(_tokenizer(inputs.tokenizer)),

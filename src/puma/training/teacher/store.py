@@ -22,6 +22,7 @@ from puma.items.item import ImageSource, Item
 from puma.retriever.encoding import encode_batches, forward_states
 from puma.retriever.model import Retriever
 from puma.storage.shards import KEY_BYTES, Shards
+from puma.training.teacher.filling import fill
 from puma.training.teacher.identity import digest, image_identity, teacher_facts
 
 Prompt = tuple[Item, str | None]
@@ -98,18 +99,13 @@ class FeatureStore:
             InputError: another teacher; the message names what differs.
             ImageError: an image cannot be opened.
         """
-        from tqdm import tqdm
-
         Shards(self.shards.folder, teacher_facts(teacher, self._autocast), self.shards.dim)  # compares, or raises
         unique = {self.key(item, instruction): (item, instruction) for item, instruction in prompts}
-        todo = [key for key in unique if key not in self.shards]
-        done = len(unique) - len(todo)
-        with tqdm(total=len(unique), initial=done, unit="item", desc="teacher", disable=not show_progress) as bar:
-            for start in range(0, len(todo), shard_size):
-                keys = todo[start : start + shard_size]
-                rows = _states(teacher, [unique[key] for key in keys], batch_size, self._autocast)
-                self.shards.append(keys, rows)
-                bar.update(len(keys))
+
+        def states(keys: Sequence[bytes]) -> np.ndarray:
+            return _states(teacher, [unique[key] for key in keys], batch_size, self._autocast)
+
+        fill(self.shards, unique, states, size=shard_size, unit="item", show_progress=show_progress)
 
     def states_for(self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None) -> np.ndarray:
         """The states of items, float16 [n, dim], read by memory map.

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from puma.errors import InputError, first_line
+from puma.retriever.weight_samples import weight_samples
 from puma.storage.shards import KEY_BYTES, Shards
+from puma.training.teacher.filling import fill
 from puma.training.teacher.identity import digest
 
 MODULES_FILE = "modules.json"
@@ -56,16 +58,11 @@ class TextTeacher:
 
     def facts(self) -> dict[str, str]:
         """What the vectors depend on, each as a short digest: by these a store knows its own teacher."""
-        weights = hashlib.sha256()
-        for name, weight in sorted(self.model.state_dict().items()):
-            flat = weight.detach().reshape(-1)
-            weights.update(f"{name}{tuple(weight.shape)}".encode())
-            weights.update(flat[:: max(1, flat.numel() // 64)][:65].float().cpu().numpy().tobytes())
         modules = [type(module).__name__ for module in self.model]
         settings = [modules, self.model.max_seq_length, str(self.model.dtype), self.model.prompts]
         vocabulary = json.dumps(self.model.tokenizer.get_vocab(), sort_keys=True)
         return {
-            "weights": weights.hexdigest()[:16],
+            "weights": digest(b"".join(weight_samples(self.model.state_dict()))),
             "modules and limits": digest(json.dumps(settings).encode()),
             "tokenizer": digest(vocabulary.encode()),
         }
@@ -85,22 +82,18 @@ class TextTeacher:
             store: a folder in which each teacher gets a folder of its own; with it a killed run goes on where it was,
                 and a later one reads instead of computing.
         """
-        from tqdm import tqdm
-
         unique = list(dict.fromkeys(texts))
         facts = self.facts()
         if store is None:
             return dict(zip(unique, self._vectors(unique, batch_size), strict=True))
         shards = Shards(Path(store) / digest(json.dumps(facts).encode()), facts, self.dim)
         keys = [hashlib.sha256(text.encode()).digest()[:KEY_BYTES] for text in unique]
-        todo = [number for number, key in enumerate(keys) if key not in shards]
-        with tqdm(
-            total=len(unique), initial=len(unique) - len(todo), unit="text", desc="teacher", disable=not show_progress
-        ) as bar:
-            for start in range(0, len(todo), SHARD):
-                part = todo[start : start + SHARD]
-                shards.append([keys[i] for i in part], self._vectors([unique[i] for i in part], batch_size))
-                bar.update(len(part))
+        texts_by_key = dict(zip(keys, unique, strict=True))
+
+        def vectors(part: Sequence[bytes]) -> Any:
+            return self._vectors([texts_by_key[key] for key in part], batch_size)
+
+        fill(shards, keys, vectors, size=SHARD, unit="text", show_progress=show_progress)
         return dict(zip(unique, shards.rows(keys), strict=True))
 
     def _vectors(self, texts: Sequence[str], batch_size: int) -> Any:
