@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from puma.errors import InputError
 from puma.losses import hard_temperature, mac_loss, negative_shares
+from support.gradients import assert_same_with_gradients
 
 
 def slow(queries, candidates, target, modality, temperature, hard, exclude=None):
@@ -45,15 +46,12 @@ def case(q, c, d, seed):
 def test_equals_the_slow_version_gradients_too(q, extra, d, seed, masked):
     queries, candidates, target, modality, exclude = case(q, q + extra, d, seed)
     mask = exclude if masked else None
-    fast_in = [queries.clone().requires_grad_(), candidates.clone().requires_grad_()]
-    slow_in = [queries.clone().requires_grad_(), candidates.clone().requires_grad_()]
-    fast = mac_loss(*fast_in, target, modality, temperature=0.5, hard_temperature=0.3, exclude=mask)
-    obvious = slow(*slow_in, target, modality, 0.5, 0.3, mask)
-    assert float(fast.detach()) == pytest.approx(float(obvious.detach()), abs=1e-5)
-    fast.backward()
-    obvious.backward()
-    for a, b in zip(fast_in, slow_in, strict=True):
-        assert torch.allclose(a.grad, b.grad, atol=1e-5)
+    assert_same_with_gradients(
+        lambda q, c: mac_loss(q, c, target, modality, temperature=0.5, hard_temperature=0.3, exclude=mask),
+        lambda q, c: slow(q, c, target, modality, 0.5, 0.3, mask),
+        queries,
+        candidates,
+    )
 
 
 def test_equal_scores_give_log_of_the_candidates():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from puma.errors import InputError
 from puma.losses import infonce_loss, mac_loss, negative_shares, split_losses, split_mac_loss
 from puma.losses.batch_keys import ANY
+from support.gradients import assert_same_with_gradients
 
 TAUS = {"temperature": 0.5, "hard_temperature": 0.3}
 
@@ -52,15 +53,12 @@ def case(q, c, d, seed, any_share=0.0):
 def test_equals_the_slow_version_gradients_too(q, extra, d, seed, masked, weight, any_share):
     queries, candidates, target, modality, exclude = case(q, q + extra, d, seed, any_share)
     mask = exclude if masked else None
-    fast_in = [queries.clone().requires_grad_(), candidates.clone().requires_grad_()]
-    slow_in = [queries.clone().requires_grad_(), candidates.clone().requires_grad_()]
-    fast = split_mac_loss(*fast_in, target, modality, exclude=mask, other_weight=weight, **TAUS)
-    obvious = slow(*slow_in, target, modality, weight=weight, exclude=mask)
-    assert float(fast.detach()) == pytest.approx(float(obvious.detach()), abs=1e-5)
-    fast.backward()
-    obvious.backward()
-    for a, b in zip(fast_in, slow_in, strict=True):
-        assert torch.allclose(a.grad, b.grad, atol=1e-5)
+    assert_same_with_gradients(
+        lambda q, c: split_mac_loss(q, c, target, modality, exclude=mask, other_weight=weight, **TAUS),
+        lambda q, c: slow(q, c, target, modality, weight=weight, exclude=mask),
+        queries,
+        candidates,
+    )
 
 
 def test_equal_scores_give_the_log_of_each_group():

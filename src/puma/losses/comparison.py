@@ -187,36 +187,18 @@ class OnTensors(Protocol[T]):
 def on_tensors(function: Callable[..., T]) -> OnTensors[T]:
     """Give a function of a :class:`Comparison` the signature of :class:`OnTensors`."""
 
-    @functools.wraps(function)
-    def called(
-        queries: torch.Tensor,
-        candidates: torch.Tensor,
-        target_modality: torch.Tensor,
-        candidate_modality: torch.Tensor,
-        *,
-        temperature: float,
-        hard_temperature: float | None = None,
-        exclude: torch.Tensor | None = None,
-        margin: float | None = None,
-        **options: float,
-    ) -> T:
-        comparison = compare(
-            queries,
-            candidates,
-            target_modality,
-            candidate_modality,
-            temperature=temperature,
-            hard_temperature=hard_temperature,
-            exclude=exclude,
-            margin=margin,
-        )
-        return function(comparison, **options)
+    shared, inner = inspect.signature(compare), inspect.signature(function)
+    own = list(inner.parameters)[1:]  # the first is the comparison
 
-    inner, outer = inspect.signature(function), inspect.signature(called, follow_wrapped=False)
-    shared = list(outer.parameters.values())[:-1]  # without options, which are named one by one
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> T:
+        options = {name: kwargs.pop(name) for name in own if name in kwargs}
+        return function(compare(*args, **kwargs), **options)
+
     named: Any = called
-    named.__signature__ = outer.replace(
-        parameters=[*shared, *list(inner.parameters.values())[1:]], return_annotation=inner.return_annotation
+    named.__signature__ = shared.replace(
+        parameters=[*shared.parameters.values(), *list(inner.parameters.values())[1:]],
+        return_annotation=inner.return_annotation,
     )
     named.__doc__ = f"{inspect.getdoc(function)}\n\nThe batch's arguments: :class:`puma.losses.comparison.OnTensors`.\n"
     named.of = function

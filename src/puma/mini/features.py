@@ -11,9 +11,10 @@ import numpy as np
 from puma.data.mbeir import Benchmark
 from puma.items.item import Item
 from puma.mini.base.classifier import load_classifier
-from puma.mini.base.known_images import KnownImages, features_of, variant_name
+from puma.mini.base.known_images import KnownImages, features_of, stored_tower, variant_name
 from puma.mini.extra_pairs.mixtures import Joined, Mixtures, mixtures_of
 from puma.mini.fetch.packages import fetch
+from puma.retriever.stored_vision import VisionFeatures
 from puma.training.pairs import Pair
 from puma.training.recipes.recipe import Recipe
 
@@ -34,15 +35,19 @@ def with_more_features(
     Args:
         vision: features of the data's images.
     """
-    images = {item.image for pair in pairs for item in (pair.query, pair.candidate)}
-    paths = sorted(image for image in images if isinstance(image, Path))
-    others = [path for path in paths if vision.row(path) is None]
-    sources = [vision, *([features_of(base, others, home)] if others else [])]
-    own = [path for path in paths if vision.row(path) is not None]
-    sources += [features_of(base, own, home, variant=number) for number in range(1, recipe.image_variants + 1)]
-    if recipe.image_variants:
-        pairs = with_variants(pairs, set(own), recipe.image_variants, recipe.retrieve.seed)
-    return list(pairs), Joined(*sources, *([] if mixtures is None else [mixtures]))
+    sources: list[VisionFeatures] = [vision]
+    if recipe.extra_pairs or recipe.image_variants:
+        tower = stored_tower(base)
+        images = {item.image for pair in pairs for item in (pair.query, pair.candidate)}
+        paths = sorted(image for image in images if isinstance(image, Path))
+        own = [path for path in paths if vision.row(path) is not None]
+        sources.append(features_of(tower, [path for path in paths if vision.row(path) is None], home))
+        sources += [features_of(tower, own, home, variant=number) for number in range(1, recipe.image_variants + 1)]
+        if recipe.image_variants:
+            pairs = with_variants(pairs, set(own), recipe.image_variants, recipe.retrieve.seed)
+    if mixtures is not None:
+        sources.append(mixtures)
+    return list(pairs), Joined(*sources)
 
 
 def with_variants(pairs: Sequence[Pair], paths: set[Path], variants: int, seed: int) -> list[Pair]:

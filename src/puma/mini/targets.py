@@ -21,11 +21,11 @@ from puma.retriever.model import PROMPT_FILE, Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.collating import Targets
 from puma.training.config import TrainConfig
-from puma.training.distillation_settings import TEXT_TEACHER, is_folder
+from puma.training.distillation_settings import TEXT_TEACHER
 from puma.training.pairs import Pair
 from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import Recipe
-from puma.training.teacher.folder import captions_of, folder_targets
+from puma.training.teacher.folder import captions_of, folder_targets, teaches_images
 from puma.training.teacher.store import CaptionTargets, caption_targets
 from puma.training.unlabelled import item_rows, read_items, teachable
 
@@ -33,7 +33,7 @@ from puma.training.unlabelled import item_rows, read_items, teachable
 def items_of_stage(root: Path, config: TrainConfig, pairs: Sequence[Pair], *, strict: bool = False) -> list[Pair]:
     """The rows of a stage with ``items_only``: all items of the data that its teacher can teach, labelled or not."""
     items = read_items(root, strict=strict)
-    if _teaches_texts(config):
+    if not teaches_images(config):
         items = teachable(items, captions_of(pairs))
     return item_rows(items, seed=config.seed)
 
@@ -66,11 +66,6 @@ def stage_targets(
     met = met_pairs(rows, config)
     store = _teacher_store(home)
     return folder_targets(folder, met, store=store, vision=known, captions=captions_of(pairs), show_progress=True)
-
-
-def _teaches_texts(config: TrainConfig) -> bool:
-    """Whether a stage's teacher knows texts alone: the untrained base, or an embedder of texts."""
-    return not (is_folder(config.teacher) and (Path(config.teacher) / PROMPT_FILE).is_file())
 
 
 def _same_tower(folder: Path, base: Path) -> bool:

@@ -260,11 +260,11 @@ def training_rows(
     pairs = read_pairs(root, limit=recipe.rows_per_query, negatives=negatives, strict=strict)
     more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home, mixtures)
     pairs += more
-    any_asked = any(stage.any_share > 0 for stage in recipe.stages)
-    if not (recipe.same_concept or any_asked):
+    any_rows = any(stage.any_share > 0 for stage in recipe.stages)
+    if not (recipe.same_concept or any_rows):
         return pairs
     concepts = {**concepts_of(root), **concepts}
-    if any_asked:
+    if any_rows:
         pairs = with_alike(pairs, concepts)
     return with_same_concept(pairs, concepts) if recipe.same_concept else pairs
 

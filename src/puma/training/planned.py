@@ -1,4 +1,4 @@
-"""What a stage will meet, told before it begins: its steps, its batches, its pairs."""
+"""What a stage will meet, known before it begins: its steps, its batches, its pairs."""
 
 from __future__ import annotations
 

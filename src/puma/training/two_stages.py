@@ -27,7 +27,7 @@ from puma.training.planned import met_pairs
 from puma.training.run_folder import CONFIGURATION
 from puma.training.stage import TrainResult, train
 from puma.training.teacher.dual_depth import DualDepth
-from puma.training.teacher.folder import captions_of, folder_targets, refuse_text_teacher
+from puma.training.teacher.folder import captions_of, folder_targets, refuse_text_teacher, teaches_images
 from puma.training.teacher.store import PromptTargets, teacher_states
 from puma.training.unlabelled import item_rows, read_items, teachable
 from puma.training.unreadable import FILE as LIST
@@ -96,7 +96,7 @@ def train_two_stages(
     if faults:
         say(f"{data}: left out {summary(faults, 'faulty entries')} (--strict refuses such data)")
     texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
-    paired_texts = distil is not None and not distil.items_only and not _teaches_images(distil)
+    paired_texts = distil is not None and not distil.items_only and not teaches_images(distil)
     if distil is not None and paired_texts and not texts:
         if not distil_if_texts:
             raise InputError(
@@ -197,16 +197,11 @@ def check_teachers(distil: TrainConfig | None, retrieve: TrainConfig) -> None:
         )
 
 
-def _teaches_images(config: TrainConfig) -> bool:
-    """Whether a stage's teacher is a trained retriever, which teaches all of the data and not its texts alone."""
-    return is_folder(config.teacher) and (Path(config.teacher) / PROMPT_FILE).is_file()
-
-
 def _first_rows(
     data: str | os.PathLike[str], config: TrainConfig, pairs: list[Pair], texts: list[Pair], *, strict: bool
 ) -> list[Pair]:
     """What stage 1 reads: pairs of texts (the paper), all pairs under a trained retriever, or items without pairs."""
-    everything = _teaches_images(config)
+    everything = teaches_images(config)
     if not config.items_only:
         return pairs if everything else texts
     items = read_items(data, strict=strict)

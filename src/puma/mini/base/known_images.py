@@ -17,24 +17,21 @@ class KnownImages:
     """Stored vision features by an image's path: the retriever's ``vision``."""
 
     def __init__(self, paths: Sequence[Path | str], features: ImageFeatures) -> None:
-        self._rows, self._row = features.rows, {}
+        self.rows = features.rows
+        """Stored features, float16 [m, channels, height, width]; may hold other images' too."""
+        self._row: dict[str, int] = {}
         for path, row in zip(paths, features.index, strict=True):
             if row >= 0:
                 self._row[os.fspath(path)] = int(row)
 
     def lookup(self, item: Item) -> np.ndarray | None:
         """The tower's output [channels, height, width], or None for an image that is not among them."""
-        row = self._row.get(os.fspath(item.image)) if isinstance(item.image, (str, os.PathLike)) else None
-        return None if row is None else np.asarray(self._rows[row])
+        row = self.row(item.image) if isinstance(item.image, (str, os.PathLike)) else None
+        return None if row is None else np.asarray(self.rows[row])
 
     def row(self, path: str | os.PathLike[str]) -> int | None:
-        """Which of :attr:`rows` an image's features are; None for an image that is not among them."""
+        """Which of ``rows`` an image's features are; None for an image that is not among them."""
         return self._row.get(os.fspath(path))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Stored features, float16 [m, channels, height, width]; may hold other images' too."""
-        return self._rows
 
 
 def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bool = True) -> KnownImages:
@@ -43,15 +40,21 @@ def known_images(base: Path, root: Path, home: Path | None, *, show_progress: bo
     return features_of(base, paths, home, show_progress=show_progress)
 
 
+def stored_tower(base: Path) -> VisionTower:
+    """A base's vision tower in the precision that features are kept in on this machine."""
+    return VisionTower(base, precision=tower_precision())
+
+
 def features_of(
-    base: Path, paths: Sequence[Path], home: Path | None, *, show_progress: bool = True, variant: int = 0
+    base: VisionTower | Path, paths: Sequence[Path], home: Path | None, *, show_progress: bool = True, variant: int = 0
 ) -> KnownImages:
     """The vision features of image files, from the cache where it has them.
 
     Args:
+        base: its tower (:func:`stored_tower`), or the folder to load it from.
         variant: see :func:`puma.mini.base.vision.image_features`; such features are looked up by :func:`variant_name`.
     """
-    tower = VisionTower(base, precision=tower_precision())
+    tower = base if isinstance(base, VisionTower) else stored_tower(base)
     features = image_features(tower, paths, home, show_progress=show_progress, variant=variant)
     return KnownImages([variant_name(path, variant) for path in paths], features)
 

@@ -24,14 +24,15 @@ COUNT = 60_000
 """Mixtures made; those whose class is a held-out name are left out."""
 CEILING = 6.0
 """Of the tower's last activation, relu6."""
-ALONE, PLAIN = 0.3, 0.3
-"""The shares of mixtures of a single image, and of those that are not moved along a class."""
+ALONE, UNCHANGED = 0.3, 0.3
+"""The shares of mixtures of a single image, and of those whose strength stays."""
 SPREAD, WEIGHTS = 0.42, 0.28
 """The shares moved along a class's direction in the features' spread (covariance times weights), and along its
 weights."""
 GAINS = (0.7, 1.6)
-REACH = {SPREAD: 3.0, WEIGHTS: 1.2}
-"""How far a mixture is moved at most, in units of the features' typical distance from their mean."""
+"""What the others' strength is multiplied by, at least and at most."""
+SPREAD_REACH, WEIGHTS_REACH = 3.0, 1.2
+"""How far a mixture is moved at most, each way, in units of the features' typical distance from their mean."""
 UNLIKELY = 0.02
 """A drawn class of less probability is not used."""
 
@@ -66,12 +67,12 @@ class Mixtures:
         rng = np.random.default_rng([self.seed, number])
         first, second = (self.rows[self.chosen[k]].astype(np.float32) for k in rng.integers(len(self.chosen), size=2))
         share = 1.0 if rng.random() < ALONE else rng.random()
-        mixed = (first * share + second * (1 - share)) * (rng.uniform(*GAINS) if rng.random() < 1 - ALONE else 1.0)
+        mixed = (first * share + second * (1 - share)) * (rng.uniform(*GAINS) if rng.random() < 1 - UNCHANGED else 1.0)
         way, reach, towards = rng.random(), rng.random(), rng.integers(len(self.classifier.names))
         if way < SPREAD:
-            mixed = mixed + (REACH[SPREAD] * reach * self.along[0, towards])[:, None, None]
+            mixed = mixed + (SPREAD_REACH * reach * self.along[0, towards])[:, None, None]
         elif way < SPREAD + WEIGHTS:
-            mixed = mixed + (REACH[WEIGHTS] * reach * self.along[1, towards])[:, None, None]
+            mixed = mixed + (WEIGHTS_REACH * reach * self.along[1, towards])[:, None, None]
         return np.clip(mixed, 0.0, CEILING).astype(np.float16)
 
     def named(self, count: int, allowed: np.ndarray, block: int = 2048) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from puma.data.groups import Groups
 from puma.mini.openpics.captions import concept_key, family_key, head
 from puma.mini.openpics.records import ImageRecord
 
@@ -20,27 +21,6 @@ MAX_KIND = 30
 """A head noun with more concepts than this is a category ("flag", "face", "sign"), not a family."""
 NEAR = 0.985
 """Correlation of grey thumbnails from which two clip-art drawings count as near-duplicates."""
-
-
-class Groups:
-    """Union-find over strings."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        """The group's representative: its smallest member in order of strings."""
-        parent = self._parent.setdefault(name, name)
-        while parent != self._parent[parent]:
-            self._parent[parent] = self._parent[self._parent[parent]]
-            parent = self._parent[parent]
-        self._parent[name] = parent
-        return parent
-
-    def join(self, one: str, other: str) -> None:
-        """Make two groups one."""
-        low, high = sorted((self.find(one), self.find(other)))
-        self._parent[high] = low
 
 
 def concept_of(image: ImageRecord) -> str:

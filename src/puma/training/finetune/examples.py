@@ -6,7 +6,6 @@ Images that the table itself holds are written into files, once each, so that tr
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from puma.errors import DataError, ImageError
 from puma.items.digest import content_digest, plain_text
 from puma.items.item import Item
 from puma.items.skips import Skip, summary
-from puma.storage.folders import storage_errors
+from puma.storage.folders import write_whole
 
 UNNUMBERED = 5
 """M-BEIR's number of the one pair of modalities that none of its tasks has: an image's image and text."""
@@ -55,9 +54,9 @@ class Example:
 
     @property
     def query_id(self) -> str:
-        """Equal for rows that ask the same thing: content, instruction and modalities."""
-        asked = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
-        return f"{self.query_key}-{self.task}-{asked}"
+        """Equal for rows with the same query: content, instruction and modalities."""
+        instruction = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
+        return f"{self.query_key}-{self.task}-{instruction}"
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,5 @@ class _ImageFolder:
     def keep(self, data: bytes) -> Path:
         path = self.folder / hashlib.sha256(data).hexdigest()[:32]
         if not path.is_file():
-            with storage_errors(path):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                work = path.with_name(f".{path.name}.{os.getpid()}")
-                work.write_bytes(data)
-                os.replace(work, path)  # a kill leaves no half image under a whole one's name
+            write_whole(path, data)  # a kill leaves no half image under a whole one's name
         return path

@@ -1,5 +1,5 @@
 """Hit rates on the held-out part of a table of pairs: every query against all held-out positives of the modality that
-it asks for.
+it searches for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ranks = dict[str, "dict[str, int | None]"]
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out query: its id and its content's key, the item, its instruction, what is asked of what ("text ->
+    """A held-out query: its id and its content's key, the item, its instruction, the modalities ("text ->
     image"), and its right answers' keys."""
 
     id: str
@@ -35,19 +35,19 @@ class Question:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Queries and the pools that they are asked of.
+    """Queries and the pools that they are searched in.
 
     Args:
         questions: the queries.
-        pools: by what is asked for, the candidates by their key.
+        pools: by the modality searched for, the candidates by their key.
     """
 
     questions: list[Question]
     pools: Mapping[str, Mapping[str, Item]]
 
     @classmethod
-    def of(cls, asked: Sequence[Example], pool: Sequence[Example], known: Mapping[str, frozenset[str]]) -> HeldOut:
-        """Of the examples asked, and the examples whose positives are the candidates.
+    def of(cls, examples: Sequence[Example], pool: Sequence[Example], known: Mapping[str, frozenset[str]]) -> HeldOut:
+        """The queries of some examples, and as candidates the positives of others.
 
         Args:
             known: the keys of all right answers by the query's key.
@@ -56,18 +56,18 @@ class HeldOut:
         for row in pool:
             pools.setdefault(row.positive.modality, {}).setdefault(row.positive_key, row.positive)
         questions: dict[str, Question] = {}
-        for row in asked:
+        for row in examples:
             kind = f"{_words(row.query.modality)} -> {_words(row.positive.modality)}"
             right = known[row.query_key] & pools[row.positive.modality].keys()
             questions.setdefault(
                 row.query_id, Question(row.query_id, row.query_key, row.query, row.instruction, kind, right)
             )
-        wanted = {row.positive.modality for row in asked}
+        wanted = {row.positive.modality for row in examples}
         return cls(list(questions.values()), {_words(name): pools[name] for name in pools if name in wanted})
 
     @property
     def kinds(self) -> list[str]:
-        """The pairs of modalities that are asked."""
+        """The pairs of modalities among the queries."""
         return sorted({question.kind for question in self.questions})
 
     def pool(self, kind: str) -> Mapping[str, Item]:
@@ -87,8 +87,8 @@ class HeldOut:
         for kind in self.kinds:
             own = [question for question in self.questions if question.kind == kind]
             wanted = kind.partition(" -> ")[2]
-            asked = encoder.encode([q.query for q in own], [q.instruction for q in own])
-            scores = np.asarray(asked, np.float32) @ np.asarray(vectors[wanted], np.float32).T
+            queries = encoder.encode([q.query for q in own], [q.instruction for q in own])
+            scores = np.asarray(queries, np.float32) @ np.asarray(vectors[wanted], np.float32).T
             for row, question in enumerate(own):
                 if question.key in places[wanted] and question.key not in question.positives:
                     scores[row, places[wanted][question.key]] = -np.inf

@@ -49,7 +49,7 @@ class Tuning:
         pairs: to train on.
         choose: the half of the held-out part that the weights are chosen by.
         measure: the half that the gain is measured on.
-        instructions: what the table mostly asks with, by modalities.
+        instructions: the table's most frequent instruction, by modalities.
     """
 
     pairs: list[Pair]
@@ -138,8 +138,8 @@ def fine_tune(
     if helped:
         cast_weights(retriever.model, retriever.saved_dtype)
         retriever.model.eval()
-        told = {**retriever.instructions, **tuning.instructions}
-        retriever.instructions = with_any_instructions(told, [config.any_share])
+        instructions = {**retriever.instructions, **tuning.instructions}
+        retriever.instructions = with_any_instructions(instructions, [config.any_share])
         after = tuning.measure.ranks(retriever)
     else:
         retriever = Retriever.from_pretrained(base, attn=attn)
@@ -179,7 +179,7 @@ def tuning_of(examples: Examples, split: Split, retriever: Retriever, skips: lis
             tried[key] = why_unusable(retriever.inputs, item)
         return tried[key]
 
-    def asked(row: Example) -> Example:
+    def with_instruction(row: Example) -> Example:
         return replace(row, instruction=row.instruction or retriever.instructions.get(row.modalities))
 
     def readable(numbers: Sequence[int]) -> list[Example]:
@@ -190,23 +190,23 @@ def tuning_of(examples: Examples, split: Split, retriever: Retriever, skips: lis
             if why:
                 skips.append(Skip(f"held-out pair {number + 1}", why))
             else:
-                kept.append(asked(row))
+                kept.append(with_instruction(row))
         return kept
 
     choose, measure = readable(split.choose), readable(split.measure)
     if not choose or not measure:
         raise InputError(f"no held-out pair has images that can be read: {summary(skips, 'rows')}")
     pool = choose + measure
-    trained = [asked(rows[number]) for number in split.train]
-    said: dict[tuple[str, str | None], Counter[str]] = {}
+    trained = [with_instruction(rows[number]) for number in split.train]
+    counts: dict[tuple[str, str | None], Counter[str]] = {}
     for row in rows:
         if row.instruction:
-            said.setdefault(row.modalities, Counter())[row.instruction] += 1
+            counts.setdefault(row.modalities, Counter())[row.instruction] += 1
     return Tuning(
         pairs=[_pair(row, known[row.query_key]) for row in trained],
         choose=HeldOut.of(choose, pool, known),
         measure=HeldOut.of(measure, pool, known),
-        instructions={pair: counter.most_common(1)[0][0] for pair, counter in said.items()},
+        instructions={pair: counter.most_common(1)[0][0] for pair, counter in counts.items()},
     )
 
 

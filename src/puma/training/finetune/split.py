@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from puma.data.groups import Groups
 from puma.errors import InputError
 from puma.training.finetune.examples import Example
 
@@ -104,19 +105,11 @@ def _hash(key: str, seed: int) -> str:
 
 
 def _groups(rows: Sequence[Example]) -> list[list[int]]:
-    """Numbers of the examples that hang together by a content, be it asked or answered."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
+    """Numbers of the examples that hang together by a content, be it a query's or a positive's."""
+    contents = Groups()
     for row in rows:
-        parent[root(row.query_key)] = root(row.positive_key)
+        contents.join(row.query_key, row.positive_key)
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        groups[root(row.query_key)].append(number)
+        groups[contents.find(row.query_key)].append(number)
     return list(groups.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -38,7 +38,16 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "image_variants": ((int,), "give a whole number from 0 to 20"),
     "same_concept": ((bool,), "give true or false"),
 }
-_CHOICES: dict[str, tuple[Any, ...]] = {"tower": ("lite0", "lite2"), "tower_cell": (32, 64)}
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "image_tokens": lambda value: value is None or _is_range(value),
+    "dtype": lambda value: value in BASE_PRECISIONS,
+    "attn": lambda value: value in (None, *ATTENTION),
+    "tower": lambda value: value in ("lite0", "lite2"),
+    "tower_cell": lambda value: value in (32, 64),
+    "extra_pairs": lambda value: all(kind in EXTRA_PAIRS for kind in value),
+    "image_variants": lambda value: 0 <= value <= 20,
+}
+"""What a key's value of the right type must keep to; of the others, whole numbers are at least 1."""
 ONLY_MINI = (
     "image_size",
     "tower",
@@ -75,22 +84,9 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
         else:
             kinds, rule = _KEYS[name]
             right = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
-            if right and isinstance(value, int) and not isinstance(value, bool) and value < (name != "image_variants"):
-                right = False
-            if right and name == "image_variants":
-                right = value <= 20
-            if name == "image_tokens" and isinstance(value, list):
-                right = len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
+            right = right and _HOLDS.get(name, _at_least_one)(value)
+            if list in kinds and isinstance(value, list):
                 value = tuple(value)
-            if name == "extra_pairs" and isinstance(value, list):
-                right = all(kind in EXTRA_PAIRS for kind in value)
-                value = tuple(value)
-            if right and name in _CHOICES:
-                right = value in _CHOICES[name]
-            if right and name == "dtype":
-                right = value in BASE_PRECISIONS
-            if right and name == "attn":
-                right = value in (None, *ATTENTION)
             if not right:
                 faults.append(f"{where}: {name}={value!r}: {rule}")
             values[name] = value
@@ -108,6 +104,14 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
         stages["retrieve"] = replace(TrainConfig(), base_precision=values["dtype"])
     workload = _workload(sections.get("workload", {}), entries, faults)
     return {**values, "workload": workload, **stages}
+
+
+def _at_least_one(value: Any) -> bool:
+    return type(value) is not int or value >= 1
+
+
+def _is_range(value: list[Any]) -> bool:
+    return len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]
 
 
 def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:

@@ -14,7 +14,7 @@ from puma.retriever.encoding import has_fast_bf16
 from puma.retriever.model import PROMPT_FILE, Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.config import TrainConfig
-from puma.training.distillation_settings import TEXT_TEACHER
+from puma.training.distillation_settings import TEXT_TEACHER, is_folder
 from puma.training.distributed import processes, wait
 from puma.training.pairs import Pair
 from puma.training.teacher.identity import digest, teacher_facts
@@ -51,7 +51,7 @@ def folder_targets(
     """
     rank, ranks = processes()
     show = show_progress and rank == 0
-    if not (Path(folder) / PROMPT_FILE).is_file():
+    if not _is_retriever(folder):
         texts = _texts_of(pairs)
         captions = captions_of(pairs) if captions is None else captions
         seen = {os.fspath(item.image) for item in _items_of(pairs) if _is_plain_image(item)}  # type: ignore[arg-type]
@@ -76,6 +76,12 @@ def folder_targets(
     return kept
 
 
+def teaches_images(config: TrainConfig) -> bool:
+    """Whether a stage's teacher is a trained retriever in a folder. Every other knows texts alone: the untrained base,
+    or an embedder of texts."""
+    return is_folder(config.teacher) and _is_retriever(config.teacher)
+
+
 def captions_of(pairs: Sequence[Pair]) -> dict[str, str]:
     """What the pairs say an image shows, text by image path: of image -> text, else of text -> image."""
     found: dict[str, str] = {}
@@ -94,6 +100,10 @@ def refuse_text_teacher(config: TrainConfig | None) -> None:
             f"teacher={TEXT_TEACHER!r}: is fetched for base: mini alone; give the folder of a sentence-transformers "
             "model, with a slash in its path"
         )
+
+
+def _is_retriever(folder: str | os.PathLike[str]) -> bool:
+    return (Path(folder) / PROMPT_FILE).is_file()
 
 
 def _texts_of(pairs: Sequence[Pair]) -> list[str]:
