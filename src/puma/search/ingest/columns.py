@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -62,7 +63,7 @@ class Columns:
             text_name = None  # another name's meaning is not certain
         candidates = self.images_in(fields)
         named = self.options.image_column is not None
-        image_name = next((name for name in candidates if named or name == "image" or _is_ours(fields[name])), None)
+        image_name = next((name for name in candidates if named or name == "image" or _is_usable(fields[name])), None)
         # Fields of these names that are not chosen have no place: an item's text and image are stored under them.
         used = {text_name, image_name, "text", "image"}
         rest = {key: value for key, value in fields.items() if key not in used}
@@ -103,15 +104,11 @@ def looks_like_image(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(looks_like_image(part) for part in value)
 
 
-def is_address(value: str) -> bool:
-    """Whether a text is an address on the web rather than a path."""
-    return bool(_ADDRESS.match(value))
+def _is_usable(value: Any) -> bool:
+    return looks_like_image(value) and not (isinstance(value, str) and _ADDRESS.match(value))
 
 
-def _is_ours(value: Any) -> bool:
-    return looks_like_image(value) and not (isinstance(value, str) and is_address(value))
-
-
+@lru_cache(maxsize=1024)  # the names are the same in every row, and each is compared with all that are usual
 def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 

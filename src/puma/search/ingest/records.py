@@ -172,10 +172,10 @@ def source_of(path: Path) -> str:
     return os.path.abspath(path)
 
 
-def is_text(name: str) -> bool:
-    """Whether a file's name is valid Unicode; old disks and archives hold some that are not."""
+def is_text(value: str) -> bool:
+    """Whether a file's name or a cell is valid Unicode; old disks and archives hold names that are not."""
     try:
-        name.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
