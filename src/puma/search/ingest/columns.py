@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from puma.items.formats import SUFFIXES
 from puma.search.ingest.options import NO_COLUMN, ReadOptions
+from puma.search.ingest.records import Note
 
 TEXT_NAMES = ("text", "txt", "caption", "sentence", "description", "content", "body")
 IMAGE_NAMES = (
@@ -80,9 +81,10 @@ class Columns:
                 row["id"] = f"{row['id']}#{number}"
             yield row
 
-    def notes(self) -> list[str]:
-        """What to say of the fields that looked like images and were not used."""
-        return [f"{name!r:.80} looks like an image and is not used; --image-column names it" for name in self.unused]
+    def notes(self, path: Path) -> Iterator[Note]:
+        """One for each field of a file that looked like an image and was not used."""
+        for name in self.unused:
+            yield Note(str(path), f"{name!r:.80} looks like an image and is not used; --image-column names it")
 
     def wanted(self) -> str:
         """What a table needs, for messages."""

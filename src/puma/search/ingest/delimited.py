@@ -49,7 +49,7 @@ def delimited_rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip |
         else:
             for fields in columns.rows(_cells(row, own)):
                 yield record_of(fields, path.parent, where, source)
-    yield from (Note(str(path), message) for message in columns.notes())
+    yield from columns.notes(path)
 
 
 def _layout(path: Path, columns: Columns) -> CsvLayout:

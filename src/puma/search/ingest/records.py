@@ -84,7 +84,7 @@ class Ignored:
     """A file or folder inside a folder that is not read, and why; the reasons are counted."""
 
     where: str
-    reason: str = "other files"
+    reason: str
 
 
 @dataclass(frozen=True)
