@@ -1,4 +1,4 @@
-"""Near-duplicates among hits: the same picture in another size or file, told by the cosine of their vectors. Loads no
+"""Near-duplicates among hits: the same picture in another size or file, found by the cosine of their vectors. Loads no
 torch."""
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader should know of a file that was read."""
+    """Something that the user should know of a file that was read."""
 
     where: str
     message: str

@@ -74,7 +74,7 @@ class Watch:
             yield entry
 
     def unchanged(self, options: ReadOptions) -> Unchanged:
-        """What tells whether a source need not be read again."""
+        """The check whether a source is as it was when it was last read."""
         stamps = {} if options.rehash else self.index.stamps(self._storable)
         return Unchanged(stamps, self.known, options.reading())
 
