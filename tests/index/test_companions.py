@@ -128,6 +128,9 @@ def test_companions_that_are_not_as_described_are_refused_whole(tmp_path, argume
     assert len(index) == 0
     with pytest.raises(InputError, match="one string"):
         index.sources("/a")
+    for lookup in (index.places, index.stamps):
+        with pytest.raises(InputError, match="one string"):
+            lookup("/a")
     with pytest.raises(InputError, match=r"ids\[0\]"):
         index.note_sources([("/a", "")])
 

@@ -74,7 +74,7 @@ def text_lines(path: Path, encoding: str | None = None, advice: str = "") -> Ite
                 yield where, Skip(where, f"the line is longer than {MAX_LINE:,} bytes")
                 continue
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                line = raw.decode(UTF8 if number == 1 else "utf-8").strip()
             except UnicodeDecodeError:
                 yield where, Skip(where, NOT_UTF8 + advice)
                 continue

@@ -64,7 +64,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
         {'query_text': 'caption', 'positive_image': 'path'}
     """
     found: dict[str, str] = {}
-    for part in (text or "").split(",") if text is not None else ():
+    for part in text.split(",") if text is not None else ():
         field, sign, source = (piece.strip() for piece in part.partition("="))
         if not sign or not field or not source:
             raise InputError(f"--columns {text!r}: {part.strip()!r} must be field=column, as query_text=caption")

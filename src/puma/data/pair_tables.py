@@ -121,7 +121,7 @@ class PairTable:
                     yield _pair_row(where, found, self.columns, self.base, keep)
                 except InputError as error:
                     skips.append(Skip(where, str(error)))
-        except (DataError, OSError) as error:  # what came before a damaged place is of use all the same
+        except (DataError, OSError) as error:  # the rows before a damaged place can be used
             skips.append(Skip(str(self.path), str(error).removeprefix(f"{self.path}: ")))
 
     def _of_csv(self, given: Mapping[str, str]) -> tuple[PairColumns, Callable[[], Iterable[Row]]]:

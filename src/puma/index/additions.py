@@ -89,6 +89,13 @@ def _parsed(text: str) -> Any:
         return None
 
 
+def checked_under(under: Sequence[str]) -> list[str]:
+    """Paths as a list; InputError unless each is a string that can be stored."""
+    if isinstance(under, str):
+        raise InputError(f"under must be a sequence of paths, got one string {under!r:.80}")
+    return [checked_source(path) for path in under]
+
+
 def checked_source(source: Any) -> str:
     """Raise InputError unless a source is a string that can be stored."""
     if not isinstance(source, str) or not source:

@@ -11,7 +11,7 @@ import numpy as np
 
 from puma.errors import IndexMismatchError, InputError
 from puma.index import lance
-from puma.index.additions import checked_addition, checked_pairs, checked_places, checked_source
+from puma.index.additions import checked_addition, checked_pairs, checked_places, checked_source, checked_under
 from puma.index.filters import checked_filter
 from puma.index.interface import (
     Engine,
@@ -251,10 +251,9 @@ class Index:
 
     def sources(self, under: Sequence[str]) -> set[tuple[str, str]]:
         """The ``(source, id)`` pairs whose source is one of these paths or lies below one."""
-        if isinstance(under, str):
-            raise InputError(f"under must be a sequence of paths, got one string {under!r:.80}")
+        paths = checked_under(under)
         engine = self._current()
-        return set() if engine is None else engine.sources([checked_source(path) for path in under])
+        return set() if engine is None else engine.sources(paths)
 
     def forget_sources(self, pairs: Iterable[tuple[str, str]]) -> int:
         """Drop ``(source, id)`` pairs, and the rows that no source holds any more. Returns how many rows went."""
@@ -278,8 +277,9 @@ class Index:
 
     def places(self, under: Sequence[str]) -> list[Place]:
         """Of the items that have several payloads, the places whose source is one of these paths or lies below one."""
+        paths = checked_under(under)
         engine = self._current()
-        return [] if engine is None else engine.places([checked_source(path) for path in under])
+        return [] if engine is None else engine.places(paths)
 
     def forget_places(self, places: Iterable[Place]) -> None:
         """Drop single places of items that have several payloads. An item is never left without one."""
@@ -300,8 +300,9 @@ class Index:
 
     def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
         """What is remembered of sources that are one of these paths or lie below one, by source."""
+        paths = checked_under(under)
         engine = self._current()
-        return {} if engine is None else engine.stamps([checked_source(path) for path in under])
+        return {} if engine is None else engine.stamps(paths)
 
     def verify(self) -> list[str]:
         """Read everything and say in plain words what is wrong with it; an empty list for a sound index."""

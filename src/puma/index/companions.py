@@ -66,6 +66,10 @@ class Companion:
         for part in query.to_batches(batch):
             yield list(zip(*(part[name].to_pylist() for name in names), strict=True))
 
+    def values(self, column: str) -> set[str]:
+        """Everything that stands in one column."""
+        return {value for part in self.columns([column]) for (value,) in part}
+
     def conditions_under(self, paths: Sequence[str]) -> list[str]:
         """SQL conditions, one for some paths: the source is one of them or lies below one."""
         found = []
@@ -121,10 +125,6 @@ class Thumbnails(Companion):
                 query = self.table.search().where(one_of("content", part)).select(["content"]).limit(len(part))
                 found.update(reading(self.folder, lambda query=query: query.to_arrow()["content"].to_pylist()))  # type: ignore[misc]
         return found
-
-    def contents(self) -> set[str]:
-        """Every content that has an image."""
-        return {content for part in self.columns(["content"]) for (content,) in part}
 
     def drop(self, contents: Iterable[str]) -> int:
         """Remove images; how many there were."""
@@ -189,14 +189,6 @@ class Sources(Companion):
     def drop_ids(self, ids: Iterable[str]) -> int:
         """Remove all pairs of these ids; how many there were."""
         return self._drop("id", ids)
-
-    def ids(self) -> set[str]:
-        """Every id that some source gave."""
-        return {name for part in self.columns(["id"]) for (name,) in part}
-
-    def sources(self) -> set[str]:
-        """Every source that gave something."""
-        return {source for part in self.columns(["source"]) for (source,) in part}
 
     def _pairs(self, condition: str) -> set[tuple[str, str]]:
         def work() -> set[tuple[str, str]]:

@@ -193,7 +193,7 @@ class LanceEngine(PlaceWriter):
             if verifying.index_faults(self.folder, self.dim):
                 maintenance.drop_indexes(self.folder, self._table)  # they are built anew below
             dropped = maintenance.drop_orphans(self._table, self._thumbnails, self._sources, self._places)
-            self._stamps.drop(self._stamps.sources() - self._sources.sources())
+            self._stamps.drop(self._stamps.values("source") - self._sources.values("source"))
         maintenance.maintain(self.folder, self._table, self.dim, reader.FLAT_ROWS, wait=maintenance.WAIT, thorough=True)
         with locked(self.folder, "write"), locked(self.folder, "upkeep"):
             maintenance.drop_old(self.folder)

@@ -154,10 +154,10 @@ def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources, places: P
     for batch in table.search().select(["id", "content"]).to_batches(8192):
         ids.update(batch["id"].to_pylist())
         contents.update(batch["content"].to_pylist())
-    places.drop_ids(places.ids() - ids)
+    places.drop_ids(places.values("id") - ids)
     return {
-        "thumbnails_dropped": thumbnails.drop(thumbnails.contents() - contents),
-        "sources_dropped": sources.drop_ids(sources.ids() - ids),
+        "thumbnails_dropped": thumbnails.drop(thumbnails.values("content") - contents),
+        "sources_dropped": sources.drop_ids(sources.values("id") - ids),
     }
 
 

@@ -88,10 +88,6 @@ class Places(Companion):
         """Remove single places; how many there were."""
         return self._drop("key", map(place_key, places))
 
-    def ids(self) -> set[str]:
-        """Every id that has several places."""
-        return {name for part in self.columns(["id"]) for (name,) in part}
-
     def faults(self) -> list[str]:
         """The ids of listed places that are not what was written."""
         rows = (row for part in self.columns(["key", "source", "id", "payload"]) for row in part)
@@ -110,10 +106,10 @@ def place_key(place: Place) -> str:
     return hashlib.sha256("\0".join(place).encode("utf-8")).hexdigest()[:32]
 
 
-def implied(name: str, payload: str, pairs: Iterable[tuple[str, str]]) -> list[Place]:
+def implied(name: str, payload: str, sources: Iterable[str]) -> list[Place]:
     """The places of an item that has none listed: all its sources gave the payload of its row; without sources it was
     given directly."""
-    return [Place(source, name, payload) for source in sorted({source for source, own in pairs if own == name}) or [""]]
+    return [Place(source, name, payload) for source in sorted(sources) or [""]]
 
 
 def other_payloads(first: Payload, places: Sequence[Place]) -> tuple[Payload, ...]:

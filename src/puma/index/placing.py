@@ -53,7 +53,7 @@ class PlaceWriter(Reader):
                 held[place.id] = {""}  # it was given directly, and stays when its files go
                 pairs.append(("", place.id))
             sources = held.setdefault(place.id, set())
-            earlier = sorted(sources)
+            earlier = set(sources)
             if place.source not in sources and (place.source or sources):
                 sources.add(place.source)
                 pairs.append((place.source, place.id))
@@ -63,7 +63,7 @@ class PlaceWriter(Reader):
                 if payload == row.payload:
                     continue
                 first = encoded_payload(row.payload, place.id)
-                several = listed[place.id] = implied(place.id, first, [(source, place.id) for source in earlier])
+                several = listed[place.id] = implied(place.id, first, earlier)
                 new += several
             if not any(place.source == one.source and payload == json.loads(one.payload) for one in several):
                 several.append(place)

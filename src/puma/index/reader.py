@@ -62,12 +62,10 @@ class Reader:
         self._sampler = Sampler(dim)
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
+        rows: list[Row] = []
         for part in parts_of(ids, 500):
-            rows |= {row.id: row for row in self._found(one_of("id", part), len(part), vectors)}
-        for name, places in self._places.of_ids(rows).items():
-            rows[name] = replace(rows[name], other_payloads=other_payloads(rows[name].payload, places))
-        return rows
+            rows += self._found(one_of("id", part), len(part), vectors)
+        return {row.id: row for row in self._with_other_payloads(rows)}
 
     def page(
         self,
@@ -100,12 +98,7 @@ class Reader:
 
         batches = iter(reading(self.folder, opened))
         while (found := reading(self.folder, lambda: next(batches, None), attempts=1)) is not None:
-            rows = self._rows(found, vectors)
-            several = self._places.of_ids(row.id for row in rows)
-            yield [
-                replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
-                for row in rows
-            ]
+            yield self._with_other_payloads(self._rows(found, vectors))
 
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         condition = self._condition(modalities, where)
@@ -171,6 +164,13 @@ class Reader:
         return [
             Row(name, vector, modality, json.loads(payload), content, thumbnail)
             for name, modality, payload, content, vector, thumbnail in zip(*lists, rows, with_image, strict=True)
+        ]
+
+    def _with_other_payloads(self, rows: list[Row]) -> list[Row]:
+        several = self._places.of_ids(row.id for row in rows)
+        return [
+            replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
+            for row in rows
         ]
 
     def _search(self, vectors: np.ndarray, k: int, condition: str | None, exact: bool) -> list[list[Hit]]:

@@ -49,10 +49,6 @@ class Stamps(Companion):
         """Forget these sources; how many there were."""
         return self._drop("source", sources)
 
-    def sources(self) -> set[str]:
-        """Every source that is remembered."""
-        return {source for part in self.columns(["source"]) for (source,) in part}
-
     def _where(self, condition: str) -> dict[str, Stamp]:
         rows = (row for part in self.columns(["source", "files", "ids", "how"], condition) for row in part)
         return {

@@ -117,7 +117,7 @@ class _Quiet:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                # Pillow raises at twice this. It is asked again while a GIF is decoded, whose frame may be larger.
+                # Pillow raises at twice this. It checks again while a GIF is decoded, whose frame may be larger.
                 self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, image_memory() // PLAIN
             self._inside += 1
 
@@ -237,7 +237,7 @@ def _fit_memory(image: Image.Image, name: str, least_side: LeastSide) -> None:
         needed = memory_needed(image, width // scale, height // scale)
     _check_memory(name, (width, height), needed)
     if scale > 1:
-        # Once only: Pillow does nothing when it is asked again.
+        # Once only: Pillow ignores a second call.
         image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
 
 

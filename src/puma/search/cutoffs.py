@@ -1,9 +1,9 @@
-"""Scores below which a hit is weak: more likely the best of nothing than what was meant. Loads no torch.
+"""Scores below which a hit is weak: more likely the best of the wrong items than a right one. Loads no torch.
 
 They are measured (``benchmarks/score_cutoffs.py``) for each model, query modality, modality searched for and modality
 of the hit, since their scores do not compare. A model's folder may hold a table of its own; the package's holds those
-of shipped models whose scores tell right hits from the best of nothing. A weak hit is labelled, or left out where that
-is asked for; nothing is left out by itself.
+of shipped models whose scores separate right hits from the best wrong ones. A weak hit is labelled, and left out only
+on request.
 """
 
 from __future__ import annotations

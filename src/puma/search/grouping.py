@@ -1,4 +1,4 @@
-"""Near-duplicates among hits: the same picture in another size or file, told by the cosine of their vectors. Loads no
+"""Near-duplicates among hits: the same picture in another size or file, found by the cosine of their vectors. Loads no
 torch."""
 
 from __future__ import annotations
@@ -39,15 +39,8 @@ def group_places(vectors: np.ndarray, modalities: Sequence[str], near: float = N
         raise InputError(f"vectors and modalities must be as many, got {len(vectors)} and {len(modalities)}")
     groups: list[list[int]] = []
     for place, vector in enumerate(np.asarray(vectors, dtype=np.float64)):
-        cosines = [float(vectors[group[0]] @ vector) for group in groups]
-        joined = next(
-            (
-                group
-                for group, cosine in zip(groups, cosines, strict=True)
-                if cosine >= near and modalities[group[0]] == modalities[place]
-            ),
-            None,
-        )
+        alike = (group for group in groups if modalities[group[0]] == modalities[place])
+        joined = next((group for group in alike if float(vectors[group[0]] @ vector) >= near), None)
         if joined is None:
             groups.append([place])
         else:

@@ -77,7 +77,7 @@ class Searcher:
         on_batch: Callable[[Added], object] | None = None,
     ) -> Added:
         """Read, embed and store what these paths hold (see :func:`puma.search.ingest.read_items`). Each batch is on
-        the disk before the next is embedded: after a kill, repeat. A file read again replaces what it gave before.
+        the disk before the next is embedded: after a kill, call again. A file read again replaces what it gave before.
 
         Args:
             batch_size: items embedded and stored at once; fewer where their files are large.
@@ -232,7 +232,7 @@ class Searcher:
         merge: str = CALIBRATED,
     ) -> QueryBatch:
         """What a search embeds: queries and unwanted items, with the instruction for each modality that is searched.
-        Looks into the index which there are.
+        Looks up which modalities the index has.
 
         Args:
             modality, instruction, minus, merge: as in :meth:`search`.

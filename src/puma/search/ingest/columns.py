@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from functools import lru_cache
+from pathlib import Path, PurePath
 from typing import Any
 
 from puma.items.formats import SUFFIXES
 from puma.search.ingest.options import NO_COLUMN, ReadOptions
+from puma.search.ingest.records import Note
 
 TEXT_NAMES = ("text", "txt", "caption", "sentence", "description", "content", "body")
 IMAGE_NAMES = (
@@ -62,7 +64,7 @@ class Columns:
             text_name = None  # another name's meaning is not certain
         candidates = self.images_in(fields)
         named = self.options.image_column is not None
-        image_name = next((name for name in candidates if named or name == "image" or _is_ours(fields[name])), None)
+        image_name = next((name for name in candidates if named or name == "image" or _is_usable(fields[name])), None)
         # Fields of these names that are not chosen have no place: an item's text and image are stored under them.
         used = {text_name, image_name, "text", "image"}
         rest = {key: value for key, value in fields.items() if key not in used}
@@ -79,9 +81,10 @@ class Columns:
                 row["id"] = f"{row['id']}#{number}"
             yield row
 
-    def notes(self) -> list[str]:
-        """What to say of the fields that looked like images and were not used."""
-        return [f"{name!r:.80} looks like an image and is not used; --image-column names it" for name in self.unused]
+    def notes(self, path: Path) -> Iterator[Note]:
+        """One for each field of a file that looked like an image and was not used."""
+        for name in self.unused:
+            yield Note(str(path), f"{name!r:.80} looks like an image and is not used; --image-column names it")
 
     def wanted(self) -> str:
         """What a table needs, for messages."""
@@ -103,15 +106,11 @@ def looks_like_image(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(looks_like_image(part) for part in value)
 
 
-def is_address(value: str) -> bool:
-    """Whether a text is an address on the web rather than a path."""
-    return bool(_ADDRESS.match(value))
+def _is_usable(value: Any) -> bool:
+    return looks_like_image(value) and not (isinstance(value, str) and _ADDRESS.match(value))
 
 
-def _is_ours(value: Any) -> bool:
-    return looks_like_image(value) and not (isinstance(value, str) and is_address(value))
-
-
+@lru_cache(maxsize=1024)  # the names are the same in every row, and each is compared with all that are usual
 def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 

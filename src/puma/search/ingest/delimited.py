@@ -13,7 +13,7 @@ from puma.errors import DataError
 from puma.items.encoder import Skip
 from puma.search.ingest.columns import Columns
 from puma.search.ingest.options import ADVICE, NOT_UTF8, ReadOptions
-from puma.search.ingest.records import Note, Record, record_of, source_of
+from puma.search.ingest.records import Note, Record, is_text, record_of, source_of
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?")
 """No leading zero, no plus, no exponent: a postcode or a part number stays as it is written."""
@@ -44,12 +44,12 @@ def delimited_rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip |
     for where, row in csv_rows(path, layout, ADVICE):
         if isinstance(row, Skip):
             yield row
-        elif any("\udc80" <= letter <= "\udcff" for value in row.values() for letter in value if letter > "\ud7ff"):
+        elif not all(map(is_text, row.values())):
             yield Skip(where, NOT_UTF8)
         else:
             for fields in columns.rows(_cells(row, own)):
                 yield record_of(fields, path.parent, where, source)
-    yield from (Note(str(path), message) for message in columns.notes())
+    yield from columns.notes(path)
 
 
 def _layout(path: Path, columns: Columns) -> CsvLayout:

@@ -34,7 +34,7 @@ def json_lines(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Not
             continue
         for row in columns.rows(fields):
             yield record_of(row, path.parent, where, source)
-    yield from (Note(str(path), message) for message in columns.notes())
+    yield from columns.notes(path)
 
 
 def can_give_items(path: Path, options: ReadOptions) -> bool:

@@ -68,11 +68,11 @@ class PreparedPaths:
         )
 
     def remember(self, stamps: Sequence[Stamp]) -> None:
-        """Remember files whose items are stored; of one that gave other items before, when those are gone."""
-        self._waiting += stamps
-        settled = [stamp for stamp in self._waiting if self._watch.is_settled(stamp.source)]
+        """Remember files whose items are stored. One that gave other items before waits until those are deleted."""
+        settled: list[Stamp] = []
+        for stamp in stamps:
+            (settled if self._watch.is_settled(stamp.source) else self._waiting).append(stamp)
         if settled:
-            self._waiting = [stamp for stamp in self._waiting if not self._watch.is_settled(stamp.source)]
             self.index.put_stamps(settled)
 
     def fill(
@@ -101,7 +101,8 @@ class PreparedPaths:
             remember=self.remember,
         )
         settled = self._watch.settle(added.skips, sync=self.sync, allow_empty=self.allow_empty)
-        self.remember([])
+        waiting, self._waiting = self._waiting, []
+        self.remember(waiting)
         added.deleted, added.kept = settled.deleted, settled.kept
         # A new place of a source that lost another one: its fields have changed.
         replaced = settled.replaced & added.new_places

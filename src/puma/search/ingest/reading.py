@@ -137,7 +137,7 @@ class PathReader:
             for name in names:
                 path = Path(parent, name)
                 if source_of(path) not in named:
-                    yield from _in_folder(path, self.options, unchanged)
+                    yield from _file(path, self.options, unchanged, in_folder=True)
 
 
 def _listed(paths: Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
@@ -195,34 +195,38 @@ def _line_count(path: Path) -> int:
     return max(1, round(found * size / len(block)))
 
 
-def _in_folder(path: Path, options: ReadOptions, unchanged: Callable[[str], bool] | None) -> Iterator[Found]:
+def _why_not_in_folder(path: Path, options: ReadOptions) -> Skip | Ignored | None:
+    """Why a file of a known kind is not read where it was found in a folder; None if it is."""
     suffix = _suffix(path.name)
-    if suffix not in IN_FOLDERS:
+    if suffix in IMAGES:
+        return None
+    if not os.path.isfile(path):  # a pipe would be waited for without end
+        return Skip(str(path), "not a regular file", source_of(path))
+    with suppress(OSError):  # reported where its entries would come
+        try:
+            if suffix in JSON_LINES and not can_give_items(path, options):
+                return Ignored(str(path), NO_COLUMNS)
+            _check_table(path, options)
+        except DataError:
+            return Ignored(str(path), NO_COLUMNS)
+    return None
+
+
+def _file(
+    path: Path, options: ReadOptions, unchanged: Callable[[str], bool] | None, in_folder: bool = False
+) -> Iterator[Found]:
+    """Everything in one file."""
+    suffix, source = _suffix(path.name), source_of(path)
+    if in_folder and suffix not in IN_FOLDERS:
         reason = _REASONS.get(suffix)
         yield Ignored(str(path), f"{suffix or 'without a suffix'}" + (f" ({reason})" if reason else ""))
         return
-    if suffix not in IMAGES and not (unchanged and unchanged(source_of(path))):
-        try:
-            if not os.path.isfile(path):  # a pipe would be waited for without end
-                yield Skip(str(path), "not a regular file", source_of(path))
-                return
-            if suffix in JSON_LINES and not can_give_items(path, options):
-                yield Ignored(str(path), NO_COLUMNS)
-                return
-            _check_table(path, options)
-        except DataError:
-            yield Ignored(str(path), NO_COLUMNS)
-            return
-        except OSError:
-            pass  # reported below
-    yield from _file(path, options, unchanged)
-
-
-def _file(path: Path, options: ReadOptions, unchanged: Callable[[str], bool] | None) -> Iterator[Found]:
-    """Everything in one file of a known kind."""
-    suffix, source = _suffix(path.name), source_of(path)
     if unchanged is not None and unchanged(source):
         yield Same(source)
+        return
+    left_out = _why_not_in_folder(path, options) if in_folder else None
+    if left_out is not None:
+        yield left_out
         return
     reading = Reading(source, options.reading())
     try:

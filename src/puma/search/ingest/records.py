@@ -84,12 +84,12 @@ class Ignored:
     """A file or folder inside a folder that is not read, and why; the reasons are counted."""
 
     where: str
-    reason: str = "other files"
+    reason: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader should know of a file that was read."""
+    """Something that the user should know of a file that was read."""
 
     where: str
     message: str
@@ -172,10 +172,10 @@ def source_of(path: Path) -> str:
     return os.path.abspath(path)
 
 
-def is_text(name: str) -> bool:
-    """Whether a file's name is valid Unicode; old disks and archives hold some that are not."""
+def is_text(value: str) -> bool:
+    """Whether a file's name or a cell is valid Unicode; old disks and archives hold names that are not."""
     try:
-        name.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

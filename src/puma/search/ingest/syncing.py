@@ -48,7 +48,7 @@ class Watch:
         self.under = [source_of(path) for path in self.paths]
         # A name that is no valid text is never stored: nothing of it can be known.
         self._storable = [source for source in self.under if is_text(source)]
-        self.known: set[Pair] = index.sources(self._storable) if self._storable else set()
+        self.known: set[Pair] = index.sources(self._storable)
         self._unseen = set(self.known)
         self._given: dict[str, list[str]] = {}
         for source, name in sorted(self.known):
@@ -74,8 +74,8 @@ class Watch:
             yield entry
 
     def unchanged(self, options: ReadOptions) -> Unchanged:
-        """What tells whether a source need not be read again."""
-        stamps = self.index.stamps(self._storable) if self._storable and not options.rehash else {}
+        """The check whether a source is as it was when it was last read."""
+        stamps = {} if options.rehash else self.index.stamps(self._storable)
         return Unchanged(stamps, self.known, options.reading())
 
     def is_settled(self, source: str) -> bool:
@@ -132,7 +132,7 @@ class Watch:
         """Of items with several places, those that a file which was read does not give any more."""
         found = [
             place
-            for place in (self.index.places(self._storable) if self._storable else [])
+            for place in self.index.places(self._storable)
             if place.source in self._read
             and same_place(place.source, place.id, json.loads(place.payload)) not in self._met
         ]
@@ -151,7 +151,8 @@ class Watch:
         named = {(skip.source, skip.id) for skip in skips if skip.id is not None}
         images = {(skip.source, skip.image) for skip in skips if skip.image is not None}
         kept = {pair for pair in pairs if pair in named or _any_above(pair[0], unread)}
-        by_image = sorted(pair for pair in pairs - kept if any(pair[0] == source for source, _ in images))
+        with_images = {source for source, _ in images}
+        by_image = sorted(pair for pair in pairs - kept if pair[0] in with_images)
         for start in range(0, len(by_image), IDS_AT_ONCE):
             part = by_image[start : start + IDS_AT_ONCE]
             rows = self.index.get([name for _, name in part])

@@ -44,7 +44,7 @@ def rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
             for place, row in enumerate(columns.rows(fields)):
                 name = f"{number}" if place == 0 else f"{number}.{place + 1}"
                 yield _row(row, path, f"{path}:{number}", source, name)
-        yield from (Note(str(path), message) for message in columns.notes())
+        yield from columns.notes(path)
     except DataError as error:
         yield Skip(str(path), str(error).removeprefix(f"{path}: "), source)
 

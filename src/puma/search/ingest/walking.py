@@ -1,4 +1,4 @@
-"""Folders walked in order: what is left out and why, links followed or told, no loop without end. Loads no torch."""
+"""Folders walked in order: what is left out and why, links followed or reported, no endless loop. Loads no torch."""
 
 from __future__ import annotations
 
