@@ -225,7 +225,7 @@ def query_item(text: str | None, image: Path | None) -> Item:
 def warn_of_cut(encoder: Any, query: Item) -> None:
     """A line on stderr where the model does not read a query's words to their end."""
     counter = getattr(encoder, "text_tokens", None)
-    if counter is not None and len(query.text or "") > counter.limit and counter.is_cut(query.text):
+    if counter is not None and counter.is_cut(query.text):
         typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
 
 
