@@ -1,5 +1,7 @@
 """The loop of forward passes: whole whatever the batches, past images that cannot be read, and nothing left behind."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from puma.errors import ImageError, InputError
 from puma.items import Item
+from puma.retriever import encoding
 from puma.retriever.encoding import encode_batches, forward_states, token_states
 from puma.retriever.model import Retriever
 
@@ -49,6 +52,15 @@ def test_what_cannot_be_read_is_left_out_and_named(retriever, tmp_path, batch_si
 def test_without_a_listener_the_first_unreadable_image_ends_it(retriever, tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png"):
         list(batches(retriever, items(tmp_path)))
+
+
+def test_the_tower_is_prepared_for_batches_with_images_only(retriever, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(encoding, "folded_tower", lambda model: contextlib.nullcontext(prepared.append(model)))
+    list(batches(retriever, [Item(text="a fox"), Item(text="a house")]))
+    assert not prepared
+    list(batches(retriever, [Item(image=Image.new("RGB", (32, 32), "red"))]))
+    assert prepared == [retriever.model]
 
 
 def test_arguments_are_checked(retriever, tmp_path):

@@ -35,8 +35,8 @@ _INTERRUPTED = 130
 _USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         import puma
 
         typer.echo(f"puma {puma.__version__}")

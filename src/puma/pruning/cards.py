@@ -40,10 +40,18 @@ def cached_name(folder: Path) -> str | None:
     return f"{match['owner']}/{match['name']}" if match else None
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says; empty where there is none, or none that can be read."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def own_metadata(folder: Path) -> dict[str, Any]:
     """What the card of a retriever says of its origin: base, licence, language; those that it names."""
-    found = read_metadata(folder)
-    return {key: found[key] for key in ("base_model", *LICENSE, "language") if found.get(key)}
+    return _origin(read_metadata(folder))
 
 
 def inherited_metadata(base: Path) -> dict[str, Any]:
@@ -56,10 +64,11 @@ def inherited_metadata(base: Path) -> dict[str, Any]:
     Returns:
         ``base_model``, the keys in :data:`LICENSE` and ``language``: those that are known.
     """
-    found = own_metadata(base)
-    ours = TAG in (read_metadata(base).get("tags") or ())
-    name = cached_name(base) or (found.get("base_model") if ours else None) or _configured_name(base)
-    found.pop("base_model", None)
+    card = read_metadata(base)
+    found = _origin(card)
+    named = found.pop("base_model", None)
+    ours = TAG in (card.get("tags") or ())
+    name = cached_name(base) or (named if ours else None) or _configured_name(base)
     return {"base_model": name, **found} if name else found
 
 
@@ -101,10 +110,10 @@ makes a retriever of it.
     )
 
 
+def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: card[key] for key in ("base_model", *LICENSE, "language") if card.get(key)}
+
+
 def _configured_name(folder: Path) -> str | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        name = config.get("_name_or_path") if isinstance(config, dict) else None
-    except (OSError, ValueError):
-        return None
+    name = read_config(folder).get("_name_or_path")
     return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None

@@ -15,16 +15,15 @@ _WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 def holds(name: str | os.PathLike[str], file: str) -> bool:
     """Whether a model, a folder here or a hub name, has a file; of the hub this file alone is fetched.
 
-    False too where the hub cannot be asked: whoever loads the model then says so.
+    False also where the hub cannot be reached: the error is raised when the model is loaded.
     """
-    path = Path(name)
-    text = name if isinstance(name, str) else path.as_posix()
-    if path.exists() or not HUB_NAME.fullmatch(text):
-        return (path / file).is_file()
+    hub_name = _hub_name(name)
+    if hub_name is None:
+        return (Path(name) / file).is_file()
     from huggingface_hub import hf_hub_download
 
     try:
-        hf_hub_download(text, file)
+        hf_hub_download(hub_name, file)
     except Exception:  # the hub's client raises its own errors, those of its HTTP client, and OSError
         return False
     return True
@@ -57,9 +56,11 @@ def model_folder(
                 "it out, or work elsewhere than beside that folder"
             )
         return path
-    text = name if isinstance(name, str) else path.as_posix()
-    if path.exists() or not HUB_NAME.fullmatch(text):
-        raise InputError(f"{what} {text!r}: no such model folder (no config.json in it), and no hub name (org/name)")
+    text = _hub_name(name)
+    if text is None:
+        raise InputError(
+            f"{what} {_written(name)!r}: no such model folder (no config.json in it), and no hub name (org/name)"
+        )
     from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     try:
@@ -78,3 +79,13 @@ def model_folder(
     with contextlib.suppress(Exception):
         hf_hub_download(text, CARD, revision=folder.name, token=token)
     return folder
+
+
+def _hub_name(name: str | os.PathLike[str]) -> str | None:
+    """A name on the hub; None for what exists as a path, or cannot be such a name."""
+    text = _written(name)
+    return None if Path(name).exists() or not HUB_NAME.fullmatch(text) else text
+
+
+def _written(name: str | os.PathLike[str]) -> str:
+    return name if isinstance(name, str) else Path(name).as_posix()

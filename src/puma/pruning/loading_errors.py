@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 
-from puma.errors import InputError, ModelError, first_line, install_command
+from puma.errors import InputError, ModelError, extra_of, first_line, install_command
 
-PACKAGES = {"num2words": "smolvlm", "bitsandbytes": "quantised"}
-"""The extra that brings a package that a model family needs."""
+PACKAGES = ("num2words", "bitsandbytes")
+"""Packages that a model family needs, and that an extra of the installation brings."""
 
 
 @contextlib.contextmanager
@@ -30,8 +30,8 @@ def loading_errors(what: str, path: str | os.PathLike[str], *, attn: str | None 
             raise InputError(
                 f"attn={attn!r} cannot be used here ({first_line(error)}): pip install flash-attn, or give sdpa"
             ) from None
-        known = next((name for name in PACKAGES if name in str(error)), None)
-        remedy = f": {install_command(PACKAGES[known])}" if known else f" ({first_line(error)})"
+        extra = next((extra_of(name) for name in PACKAGES if name in str(error)), None)
+        remedy = f": {install_command(extra)}" if extra else f" ({first_line(error)})"
         raise ModelError(f"{what} {os.fspath(path)!r} needs a package that is not installed{remedy}") from None
     except Exception as error:  # transformers and safetensors raise almost anything on a damaged folder
         raise ModelError(f"{what} {os.fspath(path)!r} cannot be loaded: {first_line(error)}") from None

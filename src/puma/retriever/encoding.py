@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -110,10 +111,17 @@ def encode_batches(
         with (
             torch.inference_mode(),
             torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-            stored_vision(model) if vision is not None else folded_tower(model),
+            _tower_for(model, moved, vision),
         ):
             output = forward(model, moved)
         yield rows, features, output
+
+
+def _tower_for(model: Any, features: Features, vision: VisionFeatures | None) -> AbstractContextManager[None]:
+    """How a batch goes through the vision tower. A batch of texts does not, and needs no preparation of it."""
+    if vision is not None:
+        return stored_vision(model)
+    return folded_tower(model) if "pixel_values" in features else nullcontext()
 
 
 def encode_items(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
-from puma.pruning.cards import cached_name, own_metadata
+from puma.pruning.cards import cached_name, own_metadata, read_config
 from puma.retriever.prompts import PROMPT_FILE
 
 DEPTHS = ("", "*/", "*/*/")
@@ -44,11 +43,7 @@ def describe(folder: Path, name: str | None = None) -> KnownModel | None:
     """What is known of a folder without loading it; None if it holds no retriever."""
     if not ((folder / PROMPT_FILE).is_file() and (folder / "config.json").is_file()):
         return None
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    config = config if isinstance(config, dict) else {}
+    config = read_config(folder)
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
     return KnownModel(

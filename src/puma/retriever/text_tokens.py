@@ -23,7 +23,6 @@ class TextTokens:
     def __init__(self, inputs: Inputs) -> None:
         self.limit = inputs.prompt.max_text_tokens
         """Tokens of a text that the model reads; what comes after them is cut off."""
-        self._harmless = inputs.harmless
         self._inputs, self._lock = inputs, threading.Lock()
 
     @functools.cached_property
@@ -33,12 +32,14 @@ class TextTokens:
     def count(self, text: str) -> int:
         """Tokens of a whole text, as the model would read it without a limit."""
         with self._lock:
-            return len(self._tokenizer(self._harmless(text), add_special_tokens=False, truncation=False)["input_ids"])
+            return len(
+                self._tokenizer(self._inputs.harmless(text), add_special_tokens=False, truncation=False)["input_ids"]
+            )
 
     def is_cut(self, text: str | None) -> bool:
         """Whether the model does not read all of a text."""
         # A token is at least one character.
-        return text is not None and len(self._harmless(text)) > self.limit and self.count(text) > self.limit
+        return text is not None and len(self._inputs.harmless(text)) > self.limit and self.count(text) > self.limit
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token numbers.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
+from puma.index import Hit
 from puma.items.encoder import Encoder
 from puma.search.queries import Modalities
 
@@ -53,6 +54,17 @@ class Cutoffs:
         """
         least = self.least(query, wanted, hit)
         return None if least is None else score < least
+
+    def is_weak_hit(self, query: str, wanted: Sequence[Modalities], hit: Hit) -> bool | None:
+        """As :meth:`is_weak`, of a hit of one or several searches.
+
+        Args:
+            query: the query's modality.
+            wanted: what each search looked for, as :func:`puma.search.finding.searches` gives it. Of several, the hit
+                came from that for its modality.
+        """
+        own = wanted[0] if len(wanted) == 1 else hit.modality
+        return self.is_weak(query, own, hit.modality, hit.score)
 
 
 def cutoffs_of(encoder: Encoder, folder: str | os.PathLike[str] | None = None) -> Cutoffs | None:

@@ -14,12 +14,13 @@ from puma.items.references import NEVER_FETCHED, image_reference
 from puma.search.queries import INSTRUCTIONS
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
-from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextPart
+from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextOrImage, TextPart
 from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
 
 DECIMALS = 8
 """Of numbers in JSON: a unit vector's float32 has no more to say, and a double's digits are twice as many."""
+MOST_WARNINGS = 50
 
 
 def model_name(service: Service, name: str | None) -> str:
@@ -61,6 +62,18 @@ def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tu
     return item_of("\n".join(texts), image, name), image
 
 
+def item_of_input(given: str | TextOrImage, limits: ServeSettings, name: str, modality: str | None = None) -> Item:
+    """An item of a string, by :func:`item_of_string`, or of an object with a text, an image, or both.
+
+    Raises:
+        ImageError: the image cannot be used. InputError: there is nothing in it, or a text is a picture.
+    """
+    if isinstance(given, str):
+        return item_of_string(given, limits, name, modality)
+    image = None if given.image is None else image_from_text(given.image, limits, f"{name}.image")
+    return item_of(given.text, image, name)
+
+
 def item_of_string(text: str, limits: ServeSettings, name: str, modality: str | None = None) -> Item:
     """An item of a field that may hold a text or a picture.
 
@@ -72,17 +85,15 @@ def item_of_string(text: str, limits: ServeSettings, name: str, modality: str | 
         ImageError: it is a picture that cannot be used, or the address of one. InputError: it is said to be a text and
             is a picture.
     """
-    if modality == "image":
-        return Item(image=image_from_text(text, limits, name).data)
     reference = image_reference(text) if modality is None else None
-    if reference in (None, "data URI among words"):
-        return item_of(text, None, name)
     if reference == "address":
         raise ImageError(
             f"{name}: the address of a picture, and {NEVER_FETCHED}; send the picture itself as "
             'data:image/png;base64,..., or {"text": ...} if these words are meant'
         )
-    return Item(image=image_from_text(text, limits, name).data)
+    if modality == "image" or reference in ("data URI", "base64"):
+        return Item(image=image_from_text(text, limits, name).data)
+    return item_of(text, None, name)
 
 
 def words(text: str | None, name: str) -> str | None:
@@ -121,6 +132,18 @@ def item_of(text: str | None, image: CheckedImage | None, name: str) -> Item:
     if image is None and (text is None or not text.strip()):
         raise InputError(f"{name}: is empty; give a text or a picture")
     return Item(text, None if image is None else image.data)
+
+
+def warnings_of(cut: Sequence[int], names: Sequence[str]) -> dict[str, list[str]]:
+    """What Cohere's ``meta`` says of inputs that were too long, the first of them; empty where none was.
+
+    Args:
+        cut: their places.
+        names: of all inputs.
+    """
+    if not cut:
+        return {}
+    return {"warnings": [f"{names[place]}: too long, its end was not read" for place in cut[:MOST_WARNINGS]]}
 
 
 def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -149,9 +149,7 @@ class RequestGuard:
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = (
-        "body_done", "cors", "embedded", "guard", "held", "receive", "requested", "scope", "send", "started", "status"
-    )  # fmt: skip
+    __slots__ = ("body_done", "cors", "guard", "held", "receive", "requested", "scope", "send", "started", "status")
 
     def __init__(self, guard: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self.receive, self.send = guard, scope, receive, send
@@ -159,7 +157,6 @@ class _Exchange:
         self.body_done = False
         self.status = 0
         self.cors: bytes | None = None
-        self.embedded = False
         self.requested: Mapping[bytes, bytes] = {}
         self.started = time.perf_counter()
 
@@ -167,7 +164,6 @@ class _Exchange:
         headers = dict(self.scope["headers"])
         self.cors = self.guard.allowed_origin(headers)
         self.requested = headers
-        self.embedded = self.guard.embeds(self.scope["method"], headers)
         CLIENT_GONE.set(self._disconnected)
         try:
             answer = self.guard.refusal(self.scope, headers) or self._too_large(headers)
@@ -254,18 +250,16 @@ class _Exchange:
             own += [header for header in HEADERS if header[0] not in names]
             if self.guard.origins:
                 own.append((b"vary", b"Origin, Referer, Access-Control-Request-Headers"))
-            if self.cors is not None:
+            if self.cors is not None or self.guard.embeds(self.scope["method"], self.requested):
                 own = [header for header in own if header[0] != b"cross-origin-resource-policy"]
+                own.append((b"cross-origin-resource-policy", b"cross-origin"))
+            if self.cors is not None:
                 own += [
                     (b"access-control-allow-origin", self.cors),
                     (b"access-control-expose-headers", b"Retry-After, ETag, X-Puma-Truncated"),
-                    (b"cross-origin-resource-policy", b"cross-origin"),
                 ]
                 if self.scope["method"] == "OPTIONS":
                     own += preflight_headers(self.requested)
-            elif self.embedded:
-                own = [header for header in own if header[0] != b"cross-origin-resource-policy"]
-                own.append((b"cross-origin-resource-policy", b"cross-origin"))
             if not self.body_done and self.status >= 400 and self.scope.get("puma.body"):
                 own.append((b"connection", b"close"))  # an answer before the body's end: the rest is not wanted
             message = {**message, "headers": own}

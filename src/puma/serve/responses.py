@@ -6,6 +6,7 @@ service gives out originals.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,19 @@ def json_answer(content: Any, truncated: Sequence[int] = ()) -> Response:
     return Response(text.encode("utf-8"), headers=headers, media_type="application/json")
 
 
+def tagged(data: bytes, media_type: str, headers: Mapping[str, str], known: str | None) -> Response:
+    """Bytes with an ETag; 304 instead of them where the client has them already.
+
+    Args:
+        known: the request's ``If-None-Match``.
+    """
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"ETag": tag, **headers}
+    if known is not None and tag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)
+
+
 def stored_item(row: Row | Hit, index: str, originals: bool = False) -> dict[str, Any]:
     """A stored item as clients see it; of a hit, with its score.
 
@@ -67,19 +81,19 @@ def stored_item(row: Row | Hit, index: str, originals: bool = False) -> dict[str
     return shown | {
         "modality": row.modality,
         "text": text,
-        "file": name_of(row.payload),
-        "path": path_of(row.payload) if originals else None,
-        "metadata": metadata_of(row.payload, originals),
+        **_place(row.payload, originals),
         "thumbnail": image,
         "original": original,
-        "other_places": [
-            {
-                "file": name_of(payload),
-                "path": path_of(payload) if originals else None,
-                "metadata": metadata_of(payload, originals),
-            }
-            for payload in row.other_payloads
-        ],
+        "other_places": [_place(payload, originals) for payload in row.other_payloads],
+    }
+
+
+def _place(payload: Mapping[str, Any], originals: bool) -> dict[str, Any]:
+    """Where an item was found, and what was said of it there."""
+    return {
+        "file": name_of(payload),
+        "path": path_of(payload) if originals else None,
+        "metadata": metadata_of(payload, originals),
     }
 
 
@@ -103,10 +117,8 @@ def path_of(payload: Mapping[str, Any]) -> str | None:
 
 def metadata_of(payload: Mapping[str, Any], originals: bool = False) -> dict[str, Any]:
     """Everything but the item itself; its file's folder only with ``originals``."""
+    shown = {key: value for key, value in payload.items() if key not in RESERVED}
     path = path_of(payload)
-    hidden = None if originals or path is None else os.path.dirname(file_of(path))
-    return {
-        key: value
-        for key, value in payload.items()
-        if key not in RESERVED and not (key == FOLDER and value == hidden and hidden is not None)
-    }
+    if not originals and FOLDER in shown and path is not None and shown[FOLDER] == os.path.dirname(file_of(path)):
+        del shown[FOLDER]
+    return shown

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma.cli.commands._hits import row_fields
 from puma.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def _write_lines(index: Index, path: Path, vectors: bool) -> int:
     with open(path, "w", encoding="utf-8") as stream:
         for rows in _batches(index, vectors):
             for row in rows:
-                fields: dict[str, Any] = {"id": row.id, "modality": row.modality, "payload": row.payload}
-                if row.other_payloads:
-                    fields["other_payloads"] = list(row.other_payloads)
+                fields = row_fields(row)
                 if vectors:
                     fields["vector"] = row.vector.tolist()
                 stream.write(json.dumps(fields, ensure_ascii=False) + "\n")

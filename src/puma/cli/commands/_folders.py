@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, print_skips, searcher_of
+from puma.cli.commands._shared import chosen_model, print_skips, searcher_of
 
 if TYPE_CHECKING:
     from puma.search.ingest.prepared import PreparedPaths
@@ -32,7 +32,7 @@ def cached_index(folder: Path, model: Path | None) -> Path:
     from puma.mini.fetch.packages import cache_home
 
     place = os.path.realpath(folder.expanduser())
-    used = str(model.absolute()) if model is not None else os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+    used = chosen_model(None if model is None else model.absolute())
     digest = hashlib.sha256(f"{place}\0{used}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return cache_home() / "folders" / f"{Path(place).name or 'root'}-{digest}.index"
 

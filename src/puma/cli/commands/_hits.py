@@ -1,14 +1,17 @@
-"""Items on the terminal: on one line each, or as the paths of their files, for other programs."""
+"""Items on the terminal: on one line each, as JSON, or as the paths of their files, for other programs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from puma.errors import InputError
+
+if TYPE_CHECKING:
+    from puma.index import Row
 
 TEXT_SHOWN = 160
 """Characters of a text; a path is always shown whole."""
@@ -19,6 +22,12 @@ PathsOnly = Annotated[
 Zero = Annotated[
     bool, typer.Option("-0", "--null", help="As --paths, each path ended by a NUL character: for xargs -0.")
 ]
+
+
+def row_fields(row: Row) -> dict[str, Any]:
+    """A stored item for JSON; its other places only where it has any."""
+    fields: dict[str, Any] = {"id": row.id, "modality": row.modality, "payload": row.payload}
+    return fields | ({"other_payloads": list(row.other_payloads)} if row.other_payloads else {})
 
 
 def describe(payload: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma.cli.commands._shared import DEFAULT_MODEL, load_encoder, note
+from puma.cli.commands._shared import chosen_model, load_encoder, note
 from puma.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Source:
         """The model's name for people: its folder's."""
         if self.chosen.st is not None:
             return Path(self.chosen.st.rstrip("/")).name
-        own = self.chosen.model or Path(os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
+        own = Path(chosen_model(self.chosen.model))
         chosen = self.embeddings or self.run or own
         return chosen.stem if chosen == self.run and chosen.is_file() else Path(os.path.abspath(chosen)).name
 

@@ -105,14 +105,18 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     return Retriever.from_pretrained(model_path(model), **options)
 
 
+def chosen_model(model: str | Path | None) -> str | Path:
+    """The model that is meant, as it is named: this one, else PUMA_MODEL, else the default one."""
+    return model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+
+
 def model_path(model: str | Path | None) -> str | Path:
-    """The folder or hub name that is meant: this one, else PUMA_MODEL's, else the default model's folder, which is
-    made on its first use.
+    """The folder or hub name of :func:`chosen_model`; the default model's folder is made on its first use.
 
     Raises:
         ModelError, DownloadError: as :func:`load_retriever`.
     """
-    chosen = model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+    chosen = chosen_model(model)
     return default_folder() if str(chosen) == DEFAULT_MODEL and not os.path.exists(chosen) else chosen
 
 
@@ -225,7 +229,7 @@ def query_item(text: str | None, image: Path | None) -> Item:
 def warn_of_cut(encoder: Any, query: Item) -> None:
     """A line on stderr where the model does not read a query's words to their end."""
     counter = getattr(encoder, "text_tokens", None)
-    if counter is not None and len(query.text or "") > counter.limit and counter.is_cut(query.text):
+    if counter is not None and counter.is_cut(query.text):
         typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
 
 

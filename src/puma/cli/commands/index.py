@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths
+from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths, row_fields
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -22,7 +22,6 @@ from puma.cli.commands._shared import (
 )
 
 if TYPE_CHECKING:
-    from puma.index import Row
     from puma.search.ingest.filling import Added
 
 REASONS_SHOWN = 20
@@ -152,8 +151,7 @@ def ls(
     only_paths = check_output(as_json, paths, null)
     rows = Index(index, create=False).page(limit, after, modality or None, parse_where(where), vectors=False)
     if as_json:
-        shown = [{"id": row.id, "modality": row.modality, "payload": row.payload} for row in rows]
-        print_json([one | _others(row) for one, row in zip(shown, rows, strict=True)])
+        print_json([row_fields(row) for row in rows])
         return
     if only_paths:
         print_paths((row.payload for row in rows), null)
@@ -274,10 +272,6 @@ def rm(
     for name in missing:
         typer.echo(f"{name}: no such item", err=True)
     typer.echo(f"{index}: {removed} removed; {len(opened)} items in all")
-
-
-def _others(row: Row) -> dict[str, Any]:
-    return {"other_payloads": list(row.other_payloads)} if row.other_payloads else {}
 
 
 def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, QUICKSTART_MODEL, Json, print_json
+from puma.cli.commands._shared import DEFAULT_MODEL, QUICKSTART_MODEL, Json, chosen_model, print_json
 
 if TYPE_CHECKING:
     from puma.retriever.known import KnownModel
@@ -70,7 +69,7 @@ def listed(folders: list[Path]) -> list[dict[str, Any]]:
     from puma.retriever.known import describe, in_folders, in_hub_cache
 
     given = in_folders(folders)
-    chosen = os.environ.get("PUMA_MODEL") or DEFAULT_MODEL
+    chosen = str(chosen_model(None))
     default, models = default_model_folder(), cache_home() / "models"
     found: list[tuple[str, str, KnownModel | None]] = []
     found.append(("default", DEFAULT_MODEL, None if default is None else describe(default, DEFAULT_MODEL)))

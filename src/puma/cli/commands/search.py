@@ -114,23 +114,18 @@ def search(
     else:
         searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn)
     warn_of_cut(searcher.encoder, query)
-    asked = {"where": condition, "minus": minus or (), "merge": merge}
+    options = {"where": condition, "minus": minus or (), "merge": merge}
     if group:
-        found = searcher.search(query, (offset + k) * FETCHED, modality or None, instruction, **asked)
+        found = searcher.search(query, (offset + k) * FETCHED, modality or None, instruction, **options)
         groups = grouped(searcher.index, found)[offset : offset + k]
     else:
-        groups = [[hit] for hit in searcher.search(query, k, modality or None, instruction, offset=offset, **asked)]
+        groups = [[hit] for hit in searcher.search(query, k, modality or None, instruction, offset=offset, **options)]
     if min_score is not None:
         groups = [one for one in groups if one[0].score >= min_score]
     cutoffs = cutoffs_of(searcher.encoder, model)
     wanted = searches(searcher.index, modality or None, merge)
-    weak: dict[str, bool | None] = {
-        one[0].id: None
-        if cutoffs is None
-        else cutoffs.is_weak(
-            query.modality, wanted[0] if len(wanted) == 1 else one[0].modality, one[0].modality, one[0].score
-        )
-        for one in groups
+    weak = {
+        one[0].id: None if cutoffs is None else cutoffs.is_weak_hit(query.modality, wanted, one[0]) for one in groups
     }
     if drop_weak:
         if cutoffs is None:

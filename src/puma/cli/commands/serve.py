@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, load_retriever
+from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, chosen_model, load_retriever
 from puma.errors import ConfigError, InputError, require
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _matching(pattern: re.Pattern[str], flag: str, value: str, like: str) -> str
 
 
 def _name_of(model: Path | None) -> str:
-    chosen = str(model or os.environ.get("PUMA_MODEL") or DEFAULT_MODEL)
+    chosen = str(chosen_model(model))
     return DEFAULT_MODEL if chosen == DEFAULT_MODEL else Path(chosen).expanduser().absolute().name
 
 

@@ -73,7 +73,7 @@ function facts(hit) {
   const alike = hit.duplicates?.length;
   const more = alike && make("span", { class: "more", title: "Nearly the same, shown as one" }, `+${alike}`);
   const weak = hit.weak && make("span", { class: "weak", title: "Such scores come where nothing fits, too" }, "weak");
-  return [...score(hit.score), more || null, weak || null, kind].filter(Boolean);
+  return [...score(hit.score), more, weak, kind].filter(Boolean);
 }
 
 function act(drawing, what, label, title) {

@@ -10,7 +10,15 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.serve.formats import as_types, item_of, item_of_parts, model_name, query_instruction, shortened
+from puma.serve.formats import (
+    as_types,
+    item_of,
+    item_of_parts,
+    model_name,
+    query_instruction,
+    shortened,
+    warnings_of,
+)
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
@@ -20,7 +28,6 @@ from puma.serve.settings import ServeSettings
 
 router = APIRouter(tags=["embeddings"], responses=ERRORS)
 
-MOST_WARNINGS = 50
 _EXAMPLES: dict[str, Any] = {
     "texts": {
         "summary": "Texts as small numbers",
@@ -51,13 +58,11 @@ async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_ex
     vectors = shortened(embedded.vectors, body.output_dimension)
     billed = ({"images": len(images)} if images else {}) | {"input_tokens": int(embedded.tokens.sum())}
     meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": billed}
-    if embedded.cut:
-        meta["warnings"] = [f"{names[place]}: too long, its end was not read" for place in embedded.cut[:MOST_WARNINGS]]
     answer: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "response_type": "embeddings_by_type",
         "embeddings": as_types(vectors, body.embedding_types),
-        "meta": meta,
+        "meta": meta | warnings_of(embedded.cut, names),
     }
     if body.texts is not None:
         answer["texts"] = body.texts

@@ -6,7 +6,6 @@ that a strict policy can hold.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastapi import APIRouter, Header
 from starlette.responses import HTMLResponse, Response
 
 from puma.errors import DependencyError, install_command
-from puma.serve.responses import NotFoundError
+from puma.serve.responses import NotFoundError, tagged
 
 router = APIRouter(include_in_schema=False)
 
@@ -61,11 +60,8 @@ async def docs_file(name: str, if_none_match: Annotated[str | None, Header()] = 
         data, kind = _file(name), FILES[name]
     else:
         raise NotFoundError(f"docs: there is no file {name!r}", "not_found")
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
-    if if_none_match is not None and tag in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type=kind, headers=headers)
+    headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+    return tagged(data, kind, headers, if_none_match)
 
 
 @cache

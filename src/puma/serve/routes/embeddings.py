@@ -12,15 +12,13 @@ from puma.items.item import Item
 from puma.serve.formats import (
     as_base64,
     as_floats,
-    item_of,
+    item_of_input,
     item_of_parts,
-    item_of_string,
     item_of_tokens,
     model_name,
     query_instruction,
     shortened,
 )
-from puma.serve.images import image_from_text
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Inputs, Message, Part, TextOrImage, TextPart
@@ -128,13 +126,10 @@ def _read_inputs(
 ) -> list[Item]:
     items = []
     for one, name in zip(inputs, names, strict=True):
-        if isinstance(one, str):
-            items.append(item_of_string(one, own.settings, name, modality))
-        elif isinstance(one, list):
+        if isinstance(one, list):
             items.append(item_of_tokens(own, one, name))
         else:
-            image = None if one.image is None else image_from_text(one.image, own.settings, f"{name}.image")
-            items.append(item_of(one.text, image, name))
+            items.append(item_of_input(one, own.settings, name, modality))
         if modality is not None and items[-1].modality != modality:
             raise InputError(f"{name}: is of modality {items[-1].modality!r}, and modality says {modality!r}")
     return items

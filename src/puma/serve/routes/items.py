@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -17,7 +16,7 @@ from puma.serve.adding import Incoming, add_items
 from puma.serve.formats import words
 from puma.serve.images import image_from_text
 from puma.serve.queries import named, wanted
-from puma.serve.responses import NotFoundError, json_answer, stored_item
+from puma.serve.responses import NotFoundError, json_answer, stored_item, tagged
 from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
 from puma.serve.schemas_search import AddAnswer, AddRequest, DeleteAnswer, ItemsAnswer, NewItem, Stored
 from puma.serve.service import Service, service
@@ -107,11 +106,7 @@ async def thumbnail(
     # What lies in the index may have come from anywhere: nothing but a JPEG is ever shown as one.
     if data is None or data[:3] != b"\xff\xd8\xff":
         raise NotFoundError(f"item {id!r}: index {name!r} holds no picture of it", "picture_not_found")
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = _NO_STORE | {"ETag": tag}
-    if if_none_match is not None and tag in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type=MEDIA_TYPE, headers=headers)
+    return tagged(data, MEDIA_TYPE, _NO_STORE, if_none_match)
 
 
 def _writable(own: Service, index: str | None) -> tuple[Searcher, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from puma.search.originals import PDF, NoOriginalError, original
 from puma.serve.queries import named
-from puma.serve.responses import NotFoundError
+from puma.serve.responses import NotFoundError, tagged
 from puma.serve.schemas import ERRORS, IndexName, ItemId
 from puma.serve.service import service
 
@@ -46,15 +45,11 @@ async def original_file(
         found = await own.blocking(original, searcher.index, id)
     except NoOriginalError as error:
         raise NotFoundError(str(error), "original_not_found") from None
-    tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}"'
     kind = "attachment" if download else "inline"
     headers = {
-        "ETag": tag,
         "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": _PDF_ALONE if found.media_type == PDF else _ALONE,
         "Content-Disposition": f"{kind}; filename*=UTF-8''{quote(found.name, safe='')}",
     }
-    if if_none_match is not None and tag in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(found.data, media_type=found.media_type, headers=headers)
+    return tagged(found.data, found.media_type, headers, if_none_match)

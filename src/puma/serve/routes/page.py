@@ -6,13 +6,13 @@ A file is served by its name in a dict made beforehand, never by a path: there i
 from __future__ import annotations
 
 import functools
-import hashlib
 from importlib import resources
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from puma.serve.responses import tagged
 from puma.serve.service import service
 from puma.serve.settings import ServeSettings
 
@@ -67,8 +67,4 @@ def _with_limits(settings: ServeSettings) -> bytes:
 
 def _answer(request: Request, data: bytes, kind: str) -> Response:
     # Asked for anew each time, answered with 304 while it is the same: a new version is seen at once.
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type=MEDIA_TYPES[kind], headers=headers)
+    return tagged(data, MEDIA_TYPES[kind], {"Cache-Control": "no-cache"}, request.headers.get("if-none-match"))

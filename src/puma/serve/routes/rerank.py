@@ -16,8 +16,7 @@ from starlette.responses import Response
 from puma.errors import InputError
 from puma.index.interface import SCORE_DECIMALS
 from puma.items.item import Item
-from puma.serve.formats import item_of, item_of_string, model_name, query_instruction
-from puma.serve.images import image_from_text
+from puma.serve.formats import item_of_input, model_name, query_instruction, warnings_of
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import TextOrImage
@@ -66,8 +65,6 @@ async def rerank(request: Request, body: Annotated[RerankRequest, Body(openapi_e
     cut = [place - 1 for place in embedded.cut if place]
     read = int(embedded.tokens.sum())
     meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
-    if embedded.cut:
-        meta["warnings"] = [f"{names[place]}: too long, its end was not read" for place in embedded.cut[:50]]
     return json_answer(
         {
             "id": str(uuid.uuid4()),
@@ -75,18 +72,11 @@ async def rerank(request: Request, body: Annotated[RerankRequest, Body(openapi_e
             "model": name,
             "results": results,
             "usage": {"prompt_tokens": read, "total_tokens": read, "truncated_inputs": cut},
-            "meta": meta,
+            "meta": meta | warnings_of(embedded.cut, names),
         },
         cut,
     )
 
 
 def _items(given: list[str | TextOrImage], names: list[str], limits: ServeSettings) -> list[Item]:
-    items = []
-    for one, name in zip(given, names, strict=True):
-        if isinstance(one, str):
-            items.append(item_of_string(one, limits, name))
-        else:
-            image = None if one.image is None else image_from_text(one.image, limits, f"{name}.image")
-            items.append(item_of(one.text, image, name))
-    return items
+    return [item_of_input(one, limits, name) for one, name in zip(given, names, strict=True)]

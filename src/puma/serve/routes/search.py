@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.index import Hit
-from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
 from puma.serve.queries import SearchQuery, named, page_of_groups, page_of_hits, parse_query, query_batch
@@ -154,9 +153,10 @@ async def _answer(
     else:
         hits, more = await page_of_hits(own, searcher, batch, **options)
         groups = [[hit] for hit in hits]
-    weak = {one[0].id: _is_weak(own, query, batch, one[0]) for one in groups}
+    cutoffs, kind = own.cutoffs, query.item.modality
+    weak = {one[0].id: None if cutoffs is None else cutoffs.is_weak_hit(kind, batch.wanted, one[0]) for one in groups}
     if drop_weak:
-        if own.cutoffs is None:
+        if cutoffs is None:
             raise InputError("drop_weak: the cut-offs of this model are not known; give min_score")
         groups = [one for one in groups if not weak[one[0].id]]
     cut = await own.cut_places(batch.items, batch.instructions)
@@ -164,7 +164,7 @@ async def _answer(
         {
             "index": name,
             "query": {
-                "modality": query.item.modality,
+                "modality": kind,
                 "instruction": batch.instruction,
                 "truncated": bool(cut),
             },
@@ -183,10 +183,3 @@ def _found(own: Service, index: str, group: list[Hit], with_duplicates: bool) ->
     if with_duplicates:
         shown[0]["duplicates"] = [{key: one[key] for key in ("id", "score", "file", "path")} for one in shown[1:]]
     return shown[0]
-
-
-def _is_weak(own: Service, query: SearchQuery, batch: QueryBatch, hit: Hit) -> bool | None:
-    if own.cutoffs is None:
-        return None
-    wanted = batch.wanted[0] if len(batch.wanted) == 1 else hit.modality
-    return own.cutoffs.is_weak(query.item.modality, wanted, hit.modality, hit.score)
