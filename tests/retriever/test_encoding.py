@@ -56,7 +56,7 @@ def test_without_a_listener_the_first_unreadable_image_ends_it(retriever, tmp_pa
 
 def test_the_tower_is_prepared_for_batches_with_images_only(retriever, monkeypatch):
     prepared = []
-    monkeypatch.setattr(encoding, "folded_tower", lambda model: contextlib.nullcontext(prepared.append(model)))
+    monkeypatch.setattr(encoding, "fast_tower", lambda model: contextlib.nullcontext(prepared.append(model)))
     list(batches(retriever, [Item(text="a fox"), Item(text="a house")]))
     assert not prepared
     list(batches(retriever, [Item(image=Image.new("RGB", (32, 32), "red"))]))

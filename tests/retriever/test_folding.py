@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from puma.retriever.folding import fast_copy, folded_tower
+from puma.retriever.folding import fast_copy, fast_tower
 
 
 class Holder(torch.nn.Module):
@@ -35,26 +35,26 @@ def outputs(model, pixels):
 def test_the_folded_tower_gives_the_same_and_leaves_the_plain_one(tower):
     model, pixels = Holder(tower), torch.randn(2, 3, 32, 32)
     plain, names = outputs(model, pixels), list(model.state_dict())
-    with folded_tower(model):
+    with fast_tower(model):
         assert model.vision_tower is not tower
         inside = model.vision_tower
         torch.testing.assert_close(outputs(model, pixels), plain, rtol=1e-4, atol=1e-5)
-        with folded_tower(model):  # another thread: nothing left to fold
+        with fast_tower(model):  # another thread: nothing left to fold
             assert model.vision_tower is inside
     assert model.vision_tower is tower
     assert list(model.state_dict()) == names
-    with folded_tower(model):
+    with fast_tower(model):
         assert model.vision_tower is inside  # made once
 
 
 def test_changed_weights_are_folded_anew(tower):
     model, pixels = Holder(tower), torch.randn(1, 3, 32, 32)
-    with folded_tower(model):
+    with fast_tower(model):
         before = outputs(model, pixels)
     with torch.no_grad():
         tower.encoder.top_bn.bias.add_(0.5)
     plain = outputs(model, pixels)
-    with folded_tower(model):
+    with fast_tower(model):
         after = outputs(model, pixels)
     torch.testing.assert_close(after, plain, rtol=1e-4, atol=1e-5)
     assert (after - before).abs().max() > 0.1
@@ -63,10 +63,10 @@ def test_changed_weights_are_folded_anew(tower):
 def test_other_towers_types_and_modes_stay_as_they_are(tower):
     for model in (Holder(torch.nn.Linear(2, 2)), torch.nn.Linear(2, 2), Holder(tower.bfloat16())):
         inside = getattr(model, "vision_tower", None)
-        with folded_tower(model):
+        with fast_tower(model):
             assert getattr(model, "vision_tower", None) is inside
     training = Holder(tower.float().train())
-    with folded_tower(training):
+    with fast_tower(training):
         assert training.vision_tower is tower
 
 

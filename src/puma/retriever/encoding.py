@@ -13,7 +13,7 @@ from torch.nn import functional
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched, preparing_threads
-from puma.retriever.folding import folded_tower
+from puma.retriever.folding import fast_tower
 from puma.retriever.inputs import Inputs, for_threads, why_unusable
 from puma.retriever.pooling import last_token_state
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
@@ -121,7 +121,7 @@ def _tower_for(model: Any, features: Features, vision: VisionFeatures | None) ->
     """How a batch goes through the vision tower. A batch of texts does not, and needs no preparation of it."""
     if vision is not None:
         return stored_vision(model)
-    return folded_tower(model) if "pixel_values" in features else nullcontext()
+    return fast_tower(model) if "pixel_values" in features else nullcontext()
 
 
 def encode_items(

@@ -16,7 +16,7 @@ _COPIES: WeakKeyDictionary[torch.nn.Module, tuple[Any, torch.nn.Module]] = WeakK
 
 
 @contextlib.contextmanager
-def folded_tower(model: Any) -> Iterator[None]:
+def fast_tower(model: Any) -> Iterator[None]:
     """Within the block, images go through a folded copy of the vision tower, where there is anything to fold: an
     EfficientNet in float32 on the CPU. The copy is made once, and anew when the tower's weights have changed.
 
