@@ -136,6 +136,9 @@ def test_gradients_equal_the_plain_ones(family):
     split = step(model, [chunk], loss="split-mac", other_weight=0.3)
     assert split[0]["contrastive"] != pytest.approx(plain[0]["contrastive"], rel=1e-3)
     assert_same(split, step(model, [chunk], loss="split-mac", other_weight=0.3, grad_cache=3))
+    nested = step(model, [chunk], loss="split-mac", dimensions=(4, 8))
+    assert nested[0]["contrastive"] != pytest.approx(split[0]["contrastive"], rel=1e-3)
+    assert_same(nested, step(model, [chunk], loss="split-mac", dimensions=(4, 8), grad_cache=3))
 
 
 def test_random_numbers_are_those_of_the_first_pass():

@@ -32,6 +32,8 @@ CASES = {
     "split-mac-margin": {"loss": "split-mac", "other_weight": 0.3, "margin": 0.05, "symmetric": True},
     "split-mac-cached": {"loss": "split-mac", "other_weight": 3.0, "grad_cache": 2, "symmetric": True},
     "any": {"loss": "split-mac", "symmetric": True},
+    "nested": {"loss": "split-mac", "dimensions": (2, 4), "margin": 0.05, "symmetric": True},
+    "nested-cached": {"loss": "mac", "dimensions": (3,), "grad_cache": 2, "symmetric": True},
     "mse": {"distillation_weight": 0.5},
     "cosine": {"distillation_weight": 0.5, "distillation": "cosine"},
     "relational": {"distillation_weight": 0.5, "distillation": "relational"},

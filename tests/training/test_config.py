@@ -59,6 +59,12 @@ def test_every_fault_of_a_configuration_is_named_at_once():
         ({"loss": "split-mac", "other_weight": -1}, "other_weight=-1: give at least 0"),
         ({"loss": "split-mac", "other_weight": float("nan")}, "other_weight=nan: give a number"),
         ({"loss": "mac", "other_weight": 0.3}, "other_weight=0.3: only loss='split-mac' has a second term"),
+        ({"dimensions": [64, 32]}, "dimensions=(64, 32): give rising whole numbers of 1 or more"),
+        ({"dimensions": [0, 8]}, "dimensions=(0, 8): give rising"),
+        ({"dimensions": [8, 8]}, "dimensions=(8, 8): give rising"),
+        ({"dimensions": 64}, "dimensions=64: give a list of whole numbers"),
+        ({"dimensions": [8.5]}, "dimensions=(8.5,): give a list of whole numbers"),
+        ({"dimensions": [True]}, "dimensions=(True,): give a list of whole numbers"),
         ({"workers": -2}, "workers=-2: give a whole number of at least 0, or -1"),
     ],
 )
@@ -78,8 +84,9 @@ def test_defaults_are_the_papers_second_stage_but_for_the_loss_and_plain_values(
     config = TrainConfig()
     assert (config.loss, config.margin, config.hard_negatives, config.grad_cache) == ("split-mac", None, 0, 0)
     assert (config.temperature, config.decay, config.other_weight, config.any_share) == (0.03, 0.5, 1.0, 0.0)
-    assert (config.teacher, config.modality_dropout) == ("store", 0.0)
+    assert (config.teacher, config.modality_dropout, config.dimensions) == ("store", 0.0, ())
     assert TrainConfig.from_dict(asdict(config)) == config
+    assert TrainConfig.from_dict({"dimensions": [64, 128]}) == replace(config, dimensions=(64, 128))
     for loss in LOSSES:
         assert replace(config, loss=loss).loss == loss
     assert replace(config, margin=0.1, learning_rate=1).margin == 0.1

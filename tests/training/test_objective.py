@@ -133,6 +133,51 @@ def test_both_views_agree_on_a_query_that_asks_for_no_modality(name):
     assert float(forward.detach()) != pytest.approx(float(asked.detach()), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mac", "split-mac", "infonce"])
+def test_nested_dimensions_average_both_views_over_the_widths(name):
+    """Hard negatives, a known positive and a margin: each width is scored by itself, the masks are the full width's."""
+    model = Table(4 + 6)
+    known = torch.tensor([[0, 1], [1, -1], [2, -1], [3, -1]])
+    objective = RetrievalObjective(
+        model, temperature=0.2, decay=0.8, symmetric=True, loss=name, margin=0.1, dimensions=(2, 3)
+    )
+    objective.progress = 0.4
+    hard = 0.2 if name == "infonce" else hard_temperature(0.2, 0.8, 0.4)
+    queries, candidates = parts_of(model, 4)
+    codes = torch.arange(6) % 2
+    by_id = torch.zeros(4, 6, dtype=torch.bool)
+    by_id[0, 1] = True
+
+    def beats(one, others):
+        scores = torch.nn.functional.normalize(one, dim=1) @ torch.nn.functional.normalize(others, dim=1).T
+        return scores > scores.diagonal()[:, None] + 0.1
+
+    views = [
+        (queries, candidates, codes[:4], codes, by_id | beats(queries, candidates)),
+        (candidates[:4], queries, codes[:4], codes[:4], by_id[:, :4].T | beats(candidates[:4], queries)),
+    ]
+    expected = [
+        LOSS_FUNCTIONS[name](one[:, :n], many[:, :n], *kinds, temperature=0.2, hard_temperature=hard, exclude=out)
+        for one, many, *kinds, out in views
+        for n in (2, 3, DIM)
+    ]
+    loss = objective(chunks_of(4, 2, known=known))["contrastive"]
+    assert float(loss.detach()) == pytest.approx(float(sum(expected).detach()) / 6, rel=1e-6)
+    loss.backward()
+    found, model.rows.grad = model.rows.grad.clone(), None
+    (sum(expected) / 6).backward()
+    torch.testing.assert_close(found, model.rows.grad)
+
+
+def test_figures_are_those_of_the_full_width():
+    model = Table(4 + 4)
+    nested = RetrievalObjective(model, temperature=0.2, loss="split-mac", dimensions=(2,))
+    plain = RetrievalObjective(model, temperature=0.2, loss="split-mac")
+    losses = [float(one(chunks_of(4, 0))["contrastive"].detach()) for one in (nested, plain)]
+    assert numbers(nested.last_figures) == numbers(plain.last_figures)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
 def test_a_repeated_positive_keeps_its_own_view():
     """Two queries share a positive; seen from it, its own query is right and the other is masked, not all of them."""
     model = Table(3 + 3)
@@ -323,7 +368,7 @@ def test_a_stage_hands_all_its_settings_to_the_objective():
     settings = {
         "temperature": 0.2, "decay": 0.8, "contrastive_weight": 0.9, "distillation_weight": 0.5, "margin": 0.1,
         "distillation": "cosine", "symmetric": True, "loss": "siglip", "grad_cache": 3, "teacher_share": 0.5,
-        "distillation_temperature": 0.02, "distillation_centre": "both",
+        "distillation_temperature": 0.02, "distillation_centre": "both", "dimensions": (2, 4),
     }  # fmt: skip
     objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
     assert {name: getattr(objective, name) for name in settings} == settings

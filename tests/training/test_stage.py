@@ -136,6 +136,36 @@ def test_another_configuration_does_not_continue_the_run(base, tmp_path):
         train(fresh(base), make_pairs(), changed, tmp_path / "run", show_progress=False)
 
 
+def test_a_model_says_what_lengths_it_was_trained_for(base, tmp_path):
+    """In its folder too, in vLLM's words; a run goes on with the same lengths only; training without them ends it."""
+    nested = replace(FULL, steps=2, dimensions=(4, 8))
+    retriever = fresh(base)
+    assert retriever.dimensions == ()
+    train(retriever, make_pairs(), nested, tmp_path / "run", show_progress=False)
+    assert retriever.dimensions == (4, 8)
+    folder = retriever.save_pretrained(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["matryoshka_dimensions"] == [4, 8, retriever.dim]
+    loaded = Retriever.from_pretrained(folder, device="cpu")
+    assert loaded.dimensions == (4, 8)
+    resumed = fresh(base)
+    train(resumed, make_pairs(), nested, tmp_path / "run", show_progress=False)
+    assert resumed.dimensions == (4, 8)
+    with pytest.raises(InputError, match=r"other settings \(dimensions\)"):
+        train(fresh(base), make_pairs(), replace(nested, dimensions=(4,)), tmp_path / "run", show_progress=False)
+    train(loaded, make_pairs(), replace(FULL, steps=2), tmp_path / "plain", show_progress=False)
+    assert loaded.dimensions == ()
+    assert "matryoshka_dimensions" not in (loaded.save_pretrained(tmp_path / "after") / "config.json").read_text()
+
+
+def test_lengths_that_the_model_does_not_have_are_refused_before_anything_is_written(base, tmp_path):
+    retriever = fresh(base)
+    wrong = replace(FULL, dimensions=(4, retriever.dim))
+    with pytest.raises(InputError, match=f"have {retriever.dim} numbers, which are always trained"):
+        train(retriever, make_pairs(), wrong, tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_objective_is_its_parts_on_the_whole_batch(base):
     """Chunks, padding and order change nothing: the loss equals the plain one on item-by-item states."""
     retriever, pairs = fresh(base), make_pairs(6)

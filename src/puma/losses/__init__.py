@@ -10,6 +10,7 @@ from puma.losses.baselines import (
 from puma.losses.comparison import cosine_scores
 from puma.losses.distillation import distillation_loss
 from puma.losses.mac import hard_temperature, mac_loss, negative_shares, temperature_matrix
+from puma.losses.matryoshka import mean_over_widths, nested_comparisons
 from puma.losses.negatives import false_negatives
 from puma.losses.split_mac import split_losses, split_mac_loss
 
@@ -27,7 +28,9 @@ __all__ = [
     "hard_temperature",
     "infonce_loss",
     "mac_loss",
+    "mean_over_widths",
     "negative_shares",
+    "nested_comparisons",
     "siglip_loss",
     "split_losses",
     "split_mac_loss",

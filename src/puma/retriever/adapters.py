@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from puma.errors import InputError, ModelError, first_line, require
+from puma.retriever.dimensions import note_dimensions
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -132,6 +133,7 @@ def with_adapter(model: Any, path: str | os.PathLike[str]) -> Any:
         model.get_submodule(name).to(kind)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    note_dimensions(model.config, (), 0)  # no adapter says that it was trained for the base's
     return model.train(training)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from puma.errors import InputError
 from puma.pruning.cards import cached_name, own_metadata, read_config
+from puma.retriever.dimensions import nested_dimensions
 from puma.retriever.prompts import PROMPT_FILE
 
 DEPTHS = ("", "*/", "*/*/")
@@ -25,6 +26,7 @@ class KnownModel:
         path: its folder.
         layers: decoder layers; None where the configuration does not say.
         dim: length of a vector; None where the configuration does not say.
+        dimensions: lengths below it that vectors may be cut to.
         size: bytes of its weights.
         about: base, licence and language, as its card names them.
         revisions: of a model in the hub's cache: the branches and tags that point to this folder.
@@ -37,6 +39,7 @@ class KnownModel:
     size: int
     about: dict[str, Any] = field(default_factory=dict)
     revisions: tuple[str, ...] = ()
+    dimensions: tuple[int, ...] = ()
 
 
 def describe(folder: Path, name: str | None = None) -> KnownModel | None:
@@ -46,13 +49,15 @@ def describe(folder: Path, name: str | None = None) -> KnownModel | None:
     config = read_config(folder)
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
+    dim = _number(text.get("hidden_size"))
     return KnownModel(
         name=str(folder) if name is None else name,
         path=folder,
         layers=_number(text.get("num_hidden_layers")),
-        dim=_number(text.get("hidden_size")),
+        dim=dim,
         size=sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file()),
         about=own_metadata(folder),
+        dimensions=nested_dimensions(config, dim or 0),
     )
 
 

@@ -16,24 +16,20 @@ import numpy as np
 import torch
 
 from puma.errors import InputError
+from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item, as_item
 from puma.pruning.cards import inherited_metadata, own_metadata
 from puma.pruning.hub import model_folder
 from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
 from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
+from puma.retriever.devices import default_device
+from puma.retriever.dimensions import nested_dimensions, note_dimensions
 from puma.retriever.encoding import encode_items
 from puma.retriever.image_tokens import limit_image_tokens
 from puma.retriever.inputs import Inputs
-from puma.retriever.prompts import (
-    INSTRUCTIONS_FILE,
-    OPEN_QUOTE,
-    PROMPT_FILE,
-    SHORT,
-    PromptFormat,
-    from_chat_template,
-    with_special_tokens,
-)
+from puma.retriever.instructions import Instructions, read_instructions, write_instructions
+from puma.retriever.prompts import OPEN_QUOTE, PROMPT_FILE, SHORT, PromptFormat, from_chat_template, with_special_tokens
 from puma.retriever.publishing import push_retriever
 from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
@@ -71,7 +67,7 @@ class Retriever:
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
-        self.instructions: dict[tuple[str, str | None], str] = {}
+        self.instructions: Instructions = {}
         """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
         same."""
         self.about: dict[str, Any] = {}
@@ -121,9 +117,7 @@ class Retriever:
         model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
         retriever = cls(model, processor, prompt)
         retriever.saved_dtype = saved_type(folder)
-        if (folder / INSTRUCTIONS_FILE).is_file():
-            rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
-            retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
+        retriever.instructions = read_instructions(folder)
         retriever.about = own_metadata(folder)
         return retriever
 
@@ -183,6 +177,15 @@ class Retriever:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Lengths below :attr:`dim` that its vectors may be cut to: those it was trained for, rising."""
+        return nested_dimensions(self.model.config, self.dim)
+
+    @dimensions.setter
+    def dimensions(self, trained: Sequence[int]) -> None:
+        note_dimensions(self.model.config, trained, self.dim)
+
+    @property
     def fingerprint(self) -> str:
         """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every
         weight."""
@@ -199,6 +202,7 @@ class Retriever:
         batch_size: int = 64,
         show_progress: bool = False,
         tokens: np.ndarray | None = None,
+        dimensions: int | None = None,
     ) -> np.ndarray:
         """Embed items.
 
@@ -210,16 +214,18 @@ class Retriever:
             batch_size: items a forward pass.
             show_progress: a bar with rate and time left.
             tokens: integers [n], filled with how many tokens the model read of each item, prompt included.
+            dimensions: cut the vectors to this length, one of :attr:`dimensions`; None leaves them whole.
 
         Returns:
-            float32 [n, dim], rows of unit length.
+            float32 [n, dim] (or ``dimensions``), rows of unit length.
 
         Raises:
-            InputError: something is no item; ImageError: an image cannot be opened.
+            InputError: something is no item, or ``dimensions`` not trained; ImageError: an image cannot be opened.
         """
+        length = checked_dimensions(self, self.dim if dimensions is None else dimensions)
         if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
             items = list(items) if isinstance(items, Iterator) else [items]
-        return encode_items(
+        vectors = encode_items(
             self.model,
             self.inputs,
             [as_item(item) for item in items],
@@ -230,6 +236,7 @@ class Retriever:
             autocast=self.autocast,
             tokens=tokens,
         )
+        return shortened(vectors, length)
 
     @functools.cached_property
     def text_tokens(self) -> TextTokens:
@@ -260,8 +267,7 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
-            rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
-            write_json(work / INSTRUCTIONS_FILE, rows)
+            write_instructions(work, self.instructions)
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )
@@ -292,8 +298,3 @@ class Retriever:
         """Move the weights; returns self."""
         self.model.to(device)
         return self
-
-
-def default_device() -> str:
-    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

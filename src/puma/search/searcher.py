@@ -22,6 +22,7 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import Hit, Index
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
+from puma.items.dimensions import of_length, trained_dimensions
 from puma.items.encoder import BATCH, Encoder, Skip
 from puma.items.item import IMAGE, TEXT, Item, as_item
 from puma.search.finding import find, searches
@@ -40,7 +41,8 @@ class Searcher:
 
     Args:
         encoder: a Retriever, or anything with its ``encode``, ``dim`` and ``fingerprint``.
-        index: an Index or a folder's path.
+        index: an Index or a folder's path. If it holds shortened vectors, of a length that the encoder was trained for,
+            all others are cut to that length too.
         instructions: ``{(query modality, wanted modality or None): instruction}``, over :data:`INSTRUCTIONS`.
 
     Raises:
@@ -54,12 +56,11 @@ class Searcher:
         *,
         instructions: Mapping[tuple[str, str | None], str] | None = None,
     ) -> None:
+        self.index = index if isinstance(index, Index) else Index(Path(index).expanduser())
+        if self.index.dim in trained_dimensions(encoder):  # an index of shortened vectors says so itself
+            encoder = of_length(encoder, self.index.dim)
+        self.index.bind(encoder.dim, encoder.fingerprint)
         self.encoder = encoder
-        if isinstance(index, Index):
-            index.bind(encoder.dim, encoder.fingerprint)
-        else:
-            index = Index(Path(index).expanduser(), dim=encoder.dim, fingerprint=encoder.fingerprint)
-        self.index = index
         own: Mapping[tuple[str, str | None], str] = getattr(encoder, "instructions", {})
         # A model that was taught its questions never met the general ones; where any modality is welcome it gets none.
         general = {key: text for key, text in INSTRUCTIONS.items() if not own or key[1] is not None}

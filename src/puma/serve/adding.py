@@ -12,6 +12,7 @@ import numpy as np
 from puma.index import Place
 from puma.index.interface import encoded_payload
 from puma.items.digest import content_digest
+from puma.items.dimensions import trained_dimensions
 from puma.items.encoder import Skip
 from puma.items.item import Item
 from puma.search.searcher import Added, Searcher
@@ -28,6 +29,7 @@ class QueuedEncoder:
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self._service, self._loop = service, loop
         self.dim, self.fingerprint = service.encoder.dim, service.fingerprint
+        self.dimensions = trained_dimensions(service.encoder)[:-1]
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
         return asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop).result()

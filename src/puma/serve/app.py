@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 
 import puma
 from puma.errors import InputError
+from puma.items.dimensions import whole_encoder
 from puma.items.encoder import Encoder
 from puma.search.cutoffs import Cutoffs, cutoffs_of
 from puma.search.searcher import Searcher
@@ -49,9 +50,9 @@ def create_app(
     if encoder is None:
         if not searchers:
             raise InputError("create_app needs a searcher or an encoder, got neither")
-        encoder = next(iter(searchers.values())).encoder
+        encoder = whole_encoder(next(iter(searchers.values())).encoder)
     for name, searcher in searchers.items():
-        if searcher.encoder is not encoder:
+        if whole_encoder(searcher.encoder) is not encoder:
             raise InputError(f"searchers: {name!r} has another encoder than the others; a service has one")
     running = Service(encoder, searchers, settings or ServeSettings(), cutoffs or cutoffs_of(encoder))
 

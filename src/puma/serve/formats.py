@@ -146,21 +146,6 @@ def warnings_of(cut: Sequence[int], names: Sequence[str]) -> dict[str, list[str]
     return {"warnings": [f"{names[place]}: too long, its end was not read" for place in cut[:MOST_WARNINGS]]}
 
 
-def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """The first ``dimensions`` numbers of each row, of unit length again: float32 [n, dimensions].
-
-    Raises:
-        InputError: the vectors have fewer.
-    """
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    if dimensions > vectors.shape[1]:
-        raise InputError(f"dimensions: this model's vectors have {vectors.shape[1]}, asked for {dimensions}")
-    cut = vectors[:, :dimensions].astype(np.float64)
-    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    return (cut / np.maximum(lengths, 1e-12)).astype(np.float32)
-
-
 def as_floats(vectors: np.ndarray) -> list[list[float]]:
     """Rows as short decimal numbers, each within 5e-9 of what it was."""
     rows: list[list[float]] = np.round(vectors.astype(np.float64), DECIMALS).tolist()

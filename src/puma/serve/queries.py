@@ -10,6 +10,7 @@ import numpy as np
 
 from puma.errors import InputError
 from puma.index import Hit
+from puma.items.dimensions import shortened
 from puma.items.item import MODALITIES, Item
 from puma.search.grouping import FETCHED, grouped
 from puma.search.ingest.fields import FOLDER
@@ -119,7 +120,7 @@ async def page_of_hits(
         await service.embed(batch.items[start : start + step], batch.instructions[start : start + step])
         for start in range(0, len(batch.items), step)
     ]
-    vectors = batch.vectors(np.concatenate(parts))
+    vectors = batch.vectors(shortened(np.concatenate(parts), searcher.encoder.dim))
     # One more to see whether there are more, and one for the item that is left out.
     hits = await service.find(searcher, batch, vectors, k + offset + 1 + (hidden is not None), where)
     hits = [hit for hit in hits if hit.id != hidden]

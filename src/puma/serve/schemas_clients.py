@@ -32,7 +32,7 @@ MAX_TOKENS = 16_384
 
 Dimensions = Annotated[
     Annotated[int, Field(ge=1, le=MAX_DIMENSIONS), WHOLE] | None,
-    Field(description="The first so many numbers, brought to unit length again."),
+    Field(description="The first so many numbers, brought to unit length again; a length the model was trained for."),
 ]
 
 
@@ -184,6 +184,7 @@ class ModelEntry(BaseModel):
     created: int
     owned_by: str
     dimensions: int
+    matryoshka_dimensions: list[int] = Field(description="Lengths that vectors may have: those it was trained for.")
     fingerprint: str
 
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from puma.errors import InputError
 from puma.index import Hit
+from puma.items.dimensions import shortened
 from puma.items.encoder import Encoder
 from puma.items.item import Item
 from puma.search.cutoffs import Cutoffs
@@ -109,6 +110,10 @@ class Service:
         if name not in self.searchers:
             raise UnknownIndexError(f"index {name!r}: not served; there are {sorted(self.searchers)}")
         return self.searchers[name]
+
+    def cutoffs_of(self, searcher: Searcher) -> Cutoffs | None:
+        """Those of the model, measured on whole vectors; None for an index of shortened ones."""
+        return self.cutoffs if searcher.encoder.dim == self.encoder.dim else None
 
     async def embed_counted(
         self,
@@ -242,7 +247,7 @@ class Service:
         image = Image.new("RGB", (64, 64), (120, 60, 30))
         vectors = await self.batcher.embed([Item("warm"), Item(image=image)], [None, None], [0, 64 * 64])
         for searcher in self.searchers.values():
-            await self.blocking(searcher.index.search, vectors[:1], 1)
+            await self.blocking(searcher.index.search, shortened(vectors[:1], searcher.encoder.dim), 1)
             await self.blocking(searcher.index.sample)
         self._warm = True
 

@@ -10,6 +10,7 @@ from typing import Any
 from puma.errors import ConfigError
 from puma.losses import LOSSES
 from puma.losses.distillation import KINDS
+from puma.losses.matryoshka import increasing
 from puma.training.distillation_settings import distillation_rules
 
 STAGES = ("distil", "retrieve")
@@ -50,6 +51,8 @@ class TrainConfig:
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
+        dimensions: lengths that vectors may be cut to, rising, below the model's width, as ``(64, 128, 256)``: the
+            contrastive term is the mean over them and the full width (:mod:`puma.losses.matryoshka`). ``()`` for none.
         hard_negatives: explicit negatives of each query that join its batch, of those the data names.
         grad_cache: items a forward pass where a batch is too large for the memory: the gradients are those of the
             whole batch (GradCache). 0 runs it in one piece.
@@ -120,6 +123,7 @@ class TrainConfig:
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None
+    dimensions: tuple[int, ...] = ()
     hard_negatives: int = 0
     grad_cache: int = 0
     symmetric: bool = False
@@ -153,6 +157,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.dimensions, list):  # as YAML and JSON have it
+            object.__setattr__(self, "dimensions", tuple(self.dimensions))
         wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
         # Every rule is checked, so that all faults come together, but none that reads a value of a wrong type.
         broken = [
@@ -168,6 +174,8 @@ class TrainConfig:
             return True
         if kind in ("str", "bool"):
             return isinstance(value, str if kind == "str" else bool)
+        if kind.startswith("tuple"):
+            return isinstance(value, tuple) and all(type(number) is int for number in value)
         number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
         return number and math.isfinite(value)
 
@@ -200,6 +208,9 @@ class TrainConfig:
                 "distillation_weight",
                 lambda value: value >= 0,
                 "give at least 0",
+            ),
+            *each(
+                "dimensions", lambda value: increasing(value), "give rising whole numbers of 1 or more, as [64, 128]"
             ),
             *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
             *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
@@ -284,5 +295,6 @@ _KINDS = {
     "float": "give a number (in YAML 3e-4 is a string: write 3.0e-4)",
     "float | None": "give a number, or None",
     "bool": "give true or false",
+    "tuple[int, ...]": "give a list of whole numbers",
 }
 """What to give a key of each type."""

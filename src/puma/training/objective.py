@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import nn
 from puma.errors import InputError
 from puma.losses import batch_keys
 from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
-from puma.losses.comparison import Comparison, compare
+from puma.losses.comparison import Comparison
 from puma.losses.distillation import distillation_loss
 from puma.losses.gathering import gather_rows, world_size
 from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
+from puma.losses.matryoshka import mean_over_widths, nested_comparisons
 from puma.losses.negatives import repeated
 from puma.losses.split_mac import split_losses
 from puma.retriever.pooling import last_token_state
@@ -54,6 +56,8 @@ class RetrievalObjective(nn.Module):
         loss: one of :data:`puma.losses.LOSSES`.
         other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss has it.
         margin: mask candidates whose cosine beats the positive's by more than this; None: none.
+        dimensions: lengths of prefixes of the states, increasing, below their width: the contrastive term is the mean
+            over the full width and each of them (:mod:`puma.losses.matryoshka`).
         grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
             with the batch; 0: off.
         shared_teacher: gives student and teacher states of one chunk at once, ``states(chunk) -> (student [n, d],
@@ -83,6 +87,7 @@ class RetrievalObjective(nn.Module):
         loss: str = "mac",
         other_weight: float = 1.0,
         margin: float | None = None,
+        dimensions: Sequence[int] = (),
         grad_cache: int = 0,
         shared_teacher: Any = None,
         teacher_share: float = 1.0,
@@ -99,6 +104,7 @@ class RetrievalObjective(nn.Module):
         self.distillation_temperature, self.distillation_centre = distillation_temperature, distillation_centre
         self._map = [] if student_map is None else [student_map]  # a list: its weights are the model's already
         self.loss, self.other_weight, self.margin, self.grad_cache = loss, other_weight, margin, grad_cache
+        self.dimensions = tuple(dimensions)
         if not 0 < teacher_share <= 1:
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
         self.teacher_share = teacher_share
@@ -111,7 +117,7 @@ class RetrievalObjective(nn.Module):
             raise InputError(f"other_weight={other_weight!r}: only loss='split-mac' has a second term; leave it at 1")
         self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
         self.last_figures: dict[str, torch.Tensor] = {}
-        """After a step, of this process's queries against all candidates: for "split-mac" its two addends ``same_loss``
+        """After a step, of this process's queries against all candidates at the full width: for "split-mac" its two addends ``same_loss``
         and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
         the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other losses than "mac" as if they were
         InfoNCE."""
@@ -149,9 +155,10 @@ class RetrievalObjective(nn.Module):
         if self.loss in TWO_TEMPERATURES:
             hard = hard_temperature(self.temperature, self.decay, self.progress)
         options: dict[str, Any] = {"temperature": self.temperature, "hard_temperature": hard, "margin": self.margin}
-        function = LOSS_FUNCTIONS[self.loss]
+        options["dimensions"] = self.dimensions
+        function = LOSS_FUNCTIONS[self.loss].of
         wrong = batch.false_negatives(None if self.symmetric else q)  # [q or all queries, c]
-        comparison = compare(
+        comparisons = nested_comparisons(
             batch.queries[:q],
             batch.candidates,
             batch.target_modality[:q],
@@ -159,21 +166,20 @@ class RetrievalObjective(nn.Module):
             exclude=wrong[:q] | repeated(batch.candidate_key),
             **options,
         )
-        loss = function.of(comparison, **self._options)
-        self.last_figures = self._figures(comparison)
+        loss = mean_over_widths(function, comparisons, **self._options)
+        self.last_figures = self._figures(comparisons[0])
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
-            backward = function(
+            backward = nested_comparisons(
                 batch.candidates[:q],
                 batch.queries,
                 batch.candidate_modality[:q],
                 batch.target_modality,
                 exclude=wrong[:, :q].T,
                 **options,
-                **self._options,
             )
-            loss = (loss + backward) / 2
+            loss = (loss + mean_over_widths(function, backward, **self._options)) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries))
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from puma.errors import InputError, require
+from puma.losses.matryoshka import check_nested
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
@@ -112,12 +113,13 @@ def train(
             stage has begun.
 
     Raises:
-        InputError: too few pairs, a missing or unfit teacher or validation, ``out`` holds another configuration's
-            checkpoints or more steps than ``config`` has, a package is not installed, or the settings do not go with
-            FSDP2.
+        InputError: too few pairs, dimensions that the model does not have, a missing or unfit teacher or validation,
+            ``out`` holds another configuration's checkpoints or more steps than ``config`` has, a package is not
+            installed, or the settings do not go with FSDP2.
         DataError: more images than ``max_unreadable`` allows could not be read.
     """
     require("training", "train")
+    check_nested(config.dimensions, retriever.dim)
     shared, targets = choose_teacher(retriever, config, teacher)
     check_report(config.report_to)
     if config.frozen_type == "4bit":
@@ -183,6 +185,7 @@ def train(
         whole.to(device)
         pipeline, retriever.model = whole, whole[0].model
     finish_model(retriever, pipeline, config, shared, frozen_type)
+    retriever.dimensions = config.dimensions if config.contrastive_weight else ()
     wait()  # all have listed what they could not use
     done = int(trainer.state.global_step)
     trained_pairs = (done - begun.done) * config.batch_size * config.accumulate * ranks

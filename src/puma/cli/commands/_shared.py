@@ -75,6 +75,10 @@ WorkFolder = Annotated[
     Path | None,
     typer.Option("--work", help="Keep vectors here until the result is written; an interrupted run goes on from them."),
 ]
+Dimensions = Annotated[
+    int | None,
+    typer.Option("--dimensions", metavar="N", help="Shorten vectors to a length the model was trained for."),
+]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Throw away what an interrupted run of this left, and start anew.")
 ]
@@ -184,16 +188,40 @@ def default_folder() -> Path:
         raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
 
 
-def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+def encoder_of_length(encoder: Any, dimensions: int | None) -> Any:
+    """The encoder, its vectors cut to this length (None: whole).
+
+    Raises:
+        InputError: it was not trained for that.
+    """
+    from puma.items.dimensions import checked_dimensions, of_length
+
+    if dimensions is None:
+        return encoder
+    return of_length(encoder, checked_dimensions(encoder, dimensions, "--dimensions"))
+
+
+def searcher_of(
+    index: Path | Index,
+    model: Path | None,
+    *,
+    dtype: str = "auto",
+    attn: str | None = None,
+    dimensions: int | None = None,
+) -> Any:
     """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
+
+    Args:
+        dimensions: cut vectors to this length; None for that of the index, the model's own in a new one.
 
     Raises:
         IndexMismatchError: the index was made by another model; the message says how to name it.
+        InputError: the model was not trained for these dimensions, or the index has others.
     """
     from puma.search.searcher import Searcher
 
     try:
-        return Searcher(load_retriever(model, dtype=dtype, attn=attn), index)
+        searcher = Searcher(encoder_of_length(load_retriever(model, dtype=dtype, attn=attn), dimensions), index)
     except IndexMismatchError as error:
         if dtype != "auto":
             raise IndexMismatchError(
@@ -207,6 +235,12 @@ def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto",
             else f"{DEFAULT_MODEL}, the default"
         )
         raise IndexMismatchError(f"{error} No --model was given, so it was {used}.") from None
+    if dimensions not in (None, searcher.encoder.dim):
+        raise InputError(
+            f"--dimensions {dimensions}: {searcher.index.path} holds vectors of {searcher.encoder.dim} numbers; leave "
+            "it out, or make a new index in another folder"
+        )
+    return searcher
 
 
 def query_item(text: str | None, image: Path | None) -> Item:

@@ -12,6 +12,7 @@ import typer
 
 from puma.cli.commands._shared import (
     Attention,
+    Dimensions,
     Dtype,
     ForeignModel,
     ForeignPrompt,
@@ -20,6 +21,7 @@ from puma.cli.commands._shared import (
     NoResume,
     Paths,
     WorkFolder,
+    encoder_of_length,
     load_encoder,
     note,
     print_json,
@@ -40,6 +42,7 @@ def embed(
     st_prompt: ForeignPrompt = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    dimensions: Dimensions = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     as_json: Json = False,
@@ -66,7 +69,7 @@ def embed(
     found = list(read_items([path.expanduser() for path in paths]))
     skips = [entry for entry in found if isinstance(entry, Skip)]
     records = [entry for entry in found if isinstance(entry, Record)]
-    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn)
+    encoder = encoder_of_length(load_encoder(model, st, st_prompt, dtype=dtype, attn=attn), dimensions)
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"

@@ -47,6 +47,8 @@ def models(
     for row in rows:
         size = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.0f} MB"
         where = KINDS[row["kind"]]
+        if row["dimensions"]:
+            where += f"; vectors may be cut to {', '.join(map(str, row['dimensions']))}"
         if row["path"] is None:
             where += "; " + ("not here yet" if row["kind"] != "default" else "made on first use, about a minute")
         if row["revisions"]:
@@ -97,6 +99,7 @@ def _row(kind: str, name: str, model: KnownModel | None) -> dict[str, Any]:
         "path": None if model is None else str(model.path),
         "layers": None if model is None else model.layers,
         "dim": None if model is None else model.dim,
+        "dimensions": [] if model is None else list(model.dimensions),
         "bytes": None if model is None else model.size,
         "about": {} if model is None else model.about,
         "revisions": [] if model is None else list(model.revisions),

@@ -124,6 +124,7 @@ def write_adapter(
         "keep_last": keep_last,
         "prompt": retriever.prompt.to_dict(),
         "instructions": [[query, wanted, text] for (query, wanted), text in by_key],
+        "dimensions": list(retriever.dimensions),
         "tensors": entries,
         "content": _content(tensors),
         "notes": dict(notes or {}),
@@ -185,12 +186,13 @@ def read_adapter(
                 raise ModelError(f"adapter {path}: damaged; its tensor {name} cannot be read ({error})") from None
             state[name].copy_(torch.from_numpy(np.array(value)))
     retriever.instructions = {(query, wanted): text for query, wanted, text in header["instructions"]}
+    retriever.dimensions = header.get("dimensions", ())
     return retriever.to(device) if device else retriever.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What an adapter says of itself: ``format``, ``base`` (settings and packages), ``layers``, ``keep_last``,
-    ``prompt``, ``instructions``, ``tensors``, ``notes``. Reads no weights.
+    ``prompt``, ``instructions``, ``dimensions``, ``tensors``, ``notes``. Reads no weights.
 
     Raises:
         InputError: there is no such file.

@@ -100,6 +100,8 @@ class PumaVectorStore(VectorStore):
         if isinstance(embedding, PumaEmbeddings):
             same = index if isinstance(index, Searcher) and index.encoder is embedding.encoder else None
             self._searcher = same or Searcher(embedding.encoder, plain)
+            if self._searcher.encoder is not embedding.encoder:  # the index holds shortened vectors
+                embedding = PumaEmbeddings(self._searcher.encoder, instruction=embedding.instruction)
             self.index = self._searcher.index
         else:
             self.index = plain if isinstance(plain, Index) else Index(Path(plain).expanduser())

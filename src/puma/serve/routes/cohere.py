@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from puma.errors import InputError
+from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item
 from puma.serve.formats import (
     as_types,
@@ -16,7 +17,6 @@ from puma.serve.formats import (
     item_of_parts,
     model_name,
     query_instruction,
-    shortened,
     warnings_of,
 )
 from puma.serve.images import CheckedImage, image_from_text
@@ -43,8 +43,7 @@ async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_ex
     given = [name for name in ("texts", "images", "inputs") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InputError(f"one of texts, images and inputs is needed, got {', '.join(given) or 'none'}")
-    if body.output_dimension is not None and body.output_dimension > own.encoder.dim:
-        raise InputError(f"output_dimension: this model's vectors have {own.encoder.dim}")
+    dimensions = checked_dimensions(own.encoder, body.output_dimension or own.encoder.dim, "output_dimension")
     if body.texts is not None:
         items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(body.texts)]
         images: list[CheckedImage] = []
@@ -55,7 +54,7 @@ async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_ex
     field = given[0]
     names = [f"{field}[{place}]" for place in range(len(items))]
     embedded = await own.embed_counted(items, instructions, names=names, truncate=body.truncate != "NONE")
-    vectors = shortened(embedded.vectors, body.output_dimension)
+    vectors = shortened(embedded.vectors, dimensions)
     billed = ({"images": len(images)} if images else {}) | {"input_tokens": int(embedded.tokens.sum())}
     meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": billed}
     answer: dict[str, Any] = {

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from puma.errors import InputError
+from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item
 from puma.serve.formats import (
     as_base64,
@@ -17,7 +18,6 @@ from puma.serve.formats import (
     item_of_tokens,
     model_name,
     query_instruction,
-    shortened,
 )
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
@@ -77,9 +77,8 @@ async def embeddings(
         instructions = [query_instruction(own, item) for item in items]
     else:
         instructions = [None] * len(items)
-    dimensions = body.dimensions or body.output_dimension
-    if dimensions is not None and dimensions > own.encoder.dim:
-        raise InputError(f"dimensions: this model's vectors have {own.encoder.dim}, asked for {dimensions}")
+    field = "dimensions" if body.dimensions else "output_dimension"
+    dimensions = checked_dimensions(own.encoder, body.dimensions or body.output_dimension or own.encoder.dim, field)
     names = ["messages"] if body.messages is not None else _names(body.input, len(items))
     truncate = body.truncate is not False and body.truncation is not False
     embedded = await own.embed_counted(items, instructions, names=names, truncate=truncate)

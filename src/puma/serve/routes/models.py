@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from puma.items.dimensions import trained_dimensions
 from puma.serve.formats import model_name
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
@@ -37,5 +38,6 @@ def _entry(own: Service, name: str) -> dict[str, Any]:
         "created": 0,
         "owned_by": "puma",
         "dimensions": own.encoder.dim,
+        "matryoshka_dimensions": trained_dimensions(own.encoder),
         "fingerprint": own.encoder.fingerprint,
     }

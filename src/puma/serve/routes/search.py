@@ -153,7 +153,7 @@ async def _answer(
     else:
         hits, more = await page_of_hits(own, searcher, batch, **options)
         groups = [[hit] for hit in hits]
-    cutoffs, kind = own.cutoffs, query.item.modality
+    cutoffs, kind = own.cutoffs_of(searcher), query.item.modality
     weak = {one[0].id: None if cutoffs is None else cutoffs.is_weak_hit(kind, batch.wanted, one[0]) for one in groups}
     if drop_weak:
         if cutoffs is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from puma.pruning import count_parameters
+from puma.retriever.dimensions import nested_dimensions
 from puma.retriever.encoding import has_fast_bf16
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
@@ -57,6 +58,7 @@ def default_config(model: Any, pairs: Sequence[Pair], changes: Mapping[str, Any]
         "final_rate": 0.1,
         "weight_decay": 0.01,
         "loss": "split-mac",
+        "dimensions": nested_dimensions(model.config, model.get_input_embeddings().weight.shape[1]),
         "symmetric": True,
         "balance": 0.5,
         "hard_negatives": min(MOST_NEGATIVES, max((len(pair.negatives) for pair in pairs), default=0)),
