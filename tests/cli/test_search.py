@@ -45,6 +45,31 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+def test_vectors_are_shortened_only_to_what_the_model_was_trained_for(toy, things, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ToyEncoder, "dimensions", (8, 16), raising=False)
+    index = tmp_path / "short.index"
+    code, _, err = run(capsys, "index", "add", index, things, "--dimensions", "12")
+    assert code == 2
+    assert "--dimensions=12: this model was trained for vectors of 8, 16, 32 numbers; give one of them" in err
+    assert not index.exists()
+    assert run(capsys, "index", "add", index, things, "--dimensions", "8")[0] == 0
+    assert json.loads(run(capsys, "index", "stats", index, "--json")[1])["dim"] == 8
+    assert run(capsys, "index", "add", index, tmp_path / "texts.txt")[0] == 0  # the index knows its length
+    hits = json.loads(run(capsys, "search", index, "green", "--modality", "image", "--json")[1])["hits"]
+    assert hits[0]["image"].endswith("green.png")
+    code, _, err = run(capsys, "index", "add", index, things, "--dimensions", "16")
+    assert code == 2
+    assert "--dimensions 16: " in err
+    assert "holds vectors of 8 numbers; leave it out" in err
+    out = tmp_path / "vectors.npz"
+    assert run(capsys, "embed", things, "--out", out, "--dimensions", "16")[0] == 0
+    assert run(capsys, "embed", things, "--out", tmp_path / "whole.npz")[0] == 0
+    with np.load(out) as short, np.load(tmp_path / "whole.npz") as whole:
+        cut = whole["vectors"][:, :16]
+        np.testing.assert_allclose(short["vectors"], cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
+        assert (str(short["model"]), str(whole["model"])) == ("toy-1:16", "toy-1")
+
+
 def test_add_search_and_look(toy, things, tmp_path, capsys):
     index = tmp_path / "my.index"
     code, out, err = run(capsys, "index", "add", index, things, tmp_path / "texts.txt")

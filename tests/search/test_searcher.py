@@ -11,6 +11,7 @@ from PIL import Image
 from puma.errors import ImageError, IndexMismatchError, InputError
 from puma.index import Index
 from puma.items import MODALITIES, Item, open_image
+from puma.items.dimensions import ShortenedEncoder
 from puma.search import Searcher
 from puma.search.ingest import portions, read_items
 from puma.search.queries import INSTRUCTIONS, MINUS_WEIGHT, without
@@ -50,6 +51,34 @@ def test_every_kind_of_query_finds_its_own(searcher, folder):
     assert searcher.search({"text": "fox", "image": folder / "red.png"}, 1)[0].id == "fox"
     assert [hit.modality for hit in searcher.search("red", 10, "image")] == ["image"] * 3
     assert len(searcher.search("red", 100)) == 5
+
+
+class Nested(ToyEncoder):
+    """Trained for two shorter lengths."""
+
+    dimensions = (8, 16)
+
+
+def test_an_index_of_shortened_vectors_is_filled_and_searched_by_its_own_length(folder, tmp_path):
+    path = tmp_path / "short.index"
+    first = Searcher(ShortenedEncoder(Nested(), 16), path)
+    assert first.add_paths([folder], progress=False).embedded == 5
+    again = Searcher(Nested(), path)  # no length is given: the index knows it
+    assert (again.index.dim, again.encoder.dim) == (16, 16)
+    texts = folder / "more.txt"
+    texts.write_text("green tea\n")
+    assert again.add_paths([texts], progress=False).embedded == 1
+    rows = again.index.get([hit.id for hit in again.search("green", 10)])
+    assert len(rows) == 6
+    whole = Nested().encode([Item(text="green tea")])
+    stored = next(row.vector for row in rows.values() if row.payload.get("text") == "green tea")
+    np.testing.assert_allclose(stored, whole[0, :16] / np.linalg.norm(whole[0, :16]), atol=1e-6)
+    assert again.search("red", 3) == first.search("red", 3)
+    with pytest.raises(IndexMismatchError, match="holds vectors of length 16, the model makes 32"):
+        Searcher(ToyEncoder(), path)  # not trained for it
+    other = Nested(fingerprint="toy-2")
+    with pytest.raises(IndexMismatchError, match="was made with model toy-1:16, this one is toy-2:16"):
+        Searcher(other, path)
 
 
 def test_many_queries_are_the_single_ones(searcher, folder):

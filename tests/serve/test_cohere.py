@@ -23,6 +23,8 @@ TEXTS = ["a red fox", "blue whale"]
 class Listening(ToyEncoder):
     """Its vectors tell the instruction, so that a wrong one shows."""
 
+    dimensions = (8, 16)
+
     def encode(self, items, *, instruction=None):
         given = [Item(f"{instruction or ''} {item.text or ''}".strip() or None, item.image) for item in items]
         return super().encode(given)
@@ -98,7 +100,14 @@ def test_dimensions_are_cut_and_of_unit_length(client):
         ({"texts": ["a"], "images": [data_uri(RED)]}, "texts, images"),
         ({"images": ["https://example.org/a.png"]}, "never fetched"),
         ({"inputs": [{"content": [{"type": "text", "text": " "}]}]}, "is empty"),
-        ({"texts": ["a"], "output_dimension": 33}, "have 32"),
+        (
+            {"texts": ["a"], "output_dimension": 33},
+            "output_dimension=33: this model was trained for vectors of 8, 16",
+        ),
+        (
+            {"texts": ["a"], "output_dimension": 12},
+            "output_dimension=12: this model was trained for vectors of 8, 16",
+        ),
     ],
 )
 def test_what_cannot_be_embedded(client, given, words):

@@ -8,7 +8,10 @@ import numpy as np
 import openai
 import pytest
 
+from puma.index import Index
 from puma.items import Item
+from puma.items.dimensions import ShortenedEncoder, shortened
+from puma.search import Searcher
 from puma.search.queries import INSTRUCTIONS
 from puma.serve.formats import query_instruction
 from support.encoders import ToyEncoder
@@ -20,6 +23,8 @@ TEXTS = ["a red fox", "blue whale", "tea \u00e9 \U0001f98a"]
 
 class Listening(ToyEncoder):
     """Its vectors tell the instruction, so that a wrong one shows."""
+
+    dimensions = (8, 16)
 
     def encode(self, items, *, instruction=None):
         given = [Item(f"{instruction or ''} {item.text or ''}".strip() or None, item.image) for item in items]
@@ -87,10 +92,43 @@ def test_dimensions_are_cut_and_of_unit_length(client):
     got = vectors(client.embeddings.create(model="puma-mini", input="a red fox", dimensions=8))
     same(got, whole / np.linalg.norm(whole))
     same(vectors(client.embeddings.create(model="puma-mini", input="a", dimensions=32)), expected([Item("a")]))
-    with pytest.raises(openai.BadRequestError, match="have 32, asked for 33"):
-        client.embeddings.create(model="puma-mini", input="a", dimensions=33)
+    for wrong in (9, 33):
+        with pytest.raises(openai.BadRequestError, match=f"dimensions={wrong}: this model was trained for"):
+            client.embeddings.create(model="puma-mini", input="a", dimensions=wrong)
+    with pytest.raises(openai.BadRequestError, match=r"output_dimension=4: .* of 8, 16, 32 numbers; give one of them"):
+        client.embeddings.create(model="puma-mini", input="a", extra_body={"output_dimension": 4})
     with pytest.raises(openai.UnprocessableEntityError, match="dimensions"):
         client.embeddings.create(model="puma-mini", input="a", dimensions=0)
+
+
+def test_a_model_that_was_trained_for_no_other_length_says_so():
+    with served(None, ToyEncoder()) as address:
+        answer = httpx.post(f"{address}/v1/embeddings", json={"input": "a", "dimensions": 8})
+        assert answer.status_code == 400
+        assert "dimensions=8: this model was trained for vectors of 32 numbers; leave dimensions out" in answer.text
+        whole = httpx.post(f"{address}/v1/embeddings", json={"input": "a", "dimensions": 32}).json()
+        assert len(whole["data"][0]["embedding"]) == 32
+        assert httpx.get(f"{address}/v1/models").json()["data"][0]["matryoshka_dimensions"] == [32]
+
+
+def test_an_index_of_shortened_vectors_beside_a_whole_one(tmp_path):
+    """One encoder, two lengths: items that come over HTTP are cut for the index that they go to, and so are queries."""
+    encoder = Listening()
+    searchers = {"whole": Searcher(encoder, tmp_path / "whole.index")}
+    short = Index(tmp_path / "short.index")
+    searchers["short"] = Searcher(ShortenedEncoder(encoder, 8), short)
+    words = ["a red fox", "a blue whale", "green tea"]
+    with served(searchers) as address:
+        for name in searchers:
+            items = {"index": name, "items": [{"text": text} for text in words]}
+            assert httpx.post(f"{address}/items", json=items).status_code == 200
+        for name, length in (("whole", 32), ("short", 8)):
+            query = {"index": name, "text": "a blue whale", "instruction": "", "modality": "text"}
+            hits = httpx.post(f"{address}/search", json=query).json()["hits"]
+            vectors = shortened(expected([Item(text) for text in ["a blue whale", *words]]), length)
+            scores = dict(zip(words, (vectors[1:] @ vectors[0]).tolist(), strict=True))
+            assert {hit["text"]: hit["score"] for hit in hits} == pytest.approx(scores, abs=1e-5)
+    assert (short.dim, short.fingerprint) == (8, "toy-1:8")
 
 
 def test_chat_messages_of_vllm(client):
@@ -166,7 +204,8 @@ def test_messages_that_cannot_be_embedded(address):
 def test_models(client, address):
     assert [model.id for model in client.models.list()] == ["puma-mini", "org/other"]
     assert client.models.retrieve("puma-mini").owned_by == "puma"
-    assert httpx.get(f"{address}/v1/models/org/other").json()["dimensions"] == 32
+    about = httpx.get(f"{address}/v1/models/org/other").json()
+    assert (about["dimensions"], about["matryoshka_dimensions"]) == (32, [8, 16, 32])
     for ask in (
         lambda: client.models.retrieve("gpt"),
         lambda: client.embeddings.create(model="text-embedding-3-small", input="a"),

@@ -37,7 +37,8 @@ def checked_dimensions(encoder: Any, dimensions: int, name: str = "dimensions") 
             else f"leave {name} out, or train a model for it (dimensions: [64, 128, 256] in a recipe)"
         )
         raise InputError(
-            f"{name}={dimensions!r}: this model was trained for vectors of {', '.join(map(str, trained))} numbers; {remedy}"
+            f"{name}={dimensions!r}: this model was trained for vectors of {', '.join(map(str, trained))} numbers; "
+            + remedy
         )
     return dimensions
 
@@ -53,7 +54,8 @@ def shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     if dimensions == vectors.shape[1]:
         return vectors
     cut = vectors[:, :dimensions].astype(np.float64)
-    return (cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    unit: np.ndarray = (cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit
 
 
 class ShortenedEncoder:
@@ -96,4 +98,4 @@ def of_length(encoder: Encoder, dimensions: int | None) -> Encoder:
     Raises:
         InputError: the encoder was not trained for this length.
     """
-    return encoder if dimensions in (None, encoder.dim) else ShortenedEncoder(encoder, dimensions)  # type: ignore[arg-type]
+    return encoder if dimensions is None or dimensions == encoder.dim else ShortenedEncoder(encoder, dimensions)

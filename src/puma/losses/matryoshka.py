@@ -1,4 +1,4 @@
-"""Nested dimensions: a contrastive loss on the first numbers of every vector too, so that a shortened vector still works.
+"""Nested dimensions: a contrastive loss on the first numbers of every vector too, so that shortened vectors work.
 
 Source: Kusupati et al. 2022, Matryoshka Representation Learning (arXiv 2205.13147), eq. 1, with equal weights. Pure
 functions.
@@ -77,7 +77,7 @@ def increasing(dimensions: Sequence[int]) -> bool:
 def check_nested(dimensions: Sequence[int], width: int) -> None:
     """Raise InputError unless these are :func:`increasing` and below ``width``."""
     if not increasing(dimensions):
-        raise InputError(f"dimensions={list(dimensions)}: give rising whole numbers of 1 or more, as [64, 128]")
+        raise InputError(f"dimensions={list(dimensions)}: give rising whole numbers of 1 or more: [64, 128]")
     if dimensions and dimensions[-1] >= width:
         raise InputError(
             f"dimensions={list(dimensions)}: the vectors have {width} numbers, which are always trained; give numbers "

@@ -209,9 +209,7 @@ class TrainConfig:
                 lambda value: value >= 0,
                 "give at least 0",
             ),
-            *each(
-                "dimensions", lambda value: increasing(value), "give rising whole numbers of 1 or more, as [64, 128]"
-            ),
+            *each("dimensions", lambda value: increasing(value), "give rising whole numbers of 1 or more: [64, 128]"),
             *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
             *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
             *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),

@@ -117,10 +117,10 @@ class RetrievalObjective(nn.Module):
             raise InputError(f"other_weight={other_weight!r}: only loss='split-mac' has a second term; leave it at 1")
         self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
         self.last_figures: dict[str, torch.Tensor] = {}
-        """After a step, of this process's queries against all candidates at the full width: for "split-mac" its two addends ``same_loss``
-        and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
-        the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other losses than "mac" as if they were
-        InfoNCE."""
+        """After a step, of this process's queries against all candidates, at the full width: for "split-mac" its two
+        addends ``same_loss`` and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and
+        ``share_other``, the fractions of the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other
+        losses than "mac" as if they were InfoNCE."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod

@@ -1,4 +1,6 @@
-"""``puma doctor``: checks a benchmark's folder in M-BEIR's layout, alone or against a model's image processor."""
+"""``puma doctor``: checks a benchmark's folder in M-BEIR's layout, alone or against a model's image processor; or
+whether other programs give a model's vectors.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from puma.cli.commands._shared import Json, print_json
+from puma.cli.commands._shared import Json, load_retriever, model_path, print_json
 from puma.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ def doctor(
             "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the images opened."
         ),
     ] = None,
+    parity: Annotated[
+        str | None,
+        typer.Option(
+            "--parity", metavar="MODEL", help="Instead: whether other programs give this retriever's vectors."
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="With --parity: a running server to compare too, such as vLLM; http://localhost:8000."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say every file, line and image of a benchmark that is missing or malformed, all together.
@@ -45,12 +57,24 @@ def doctor(
 
     With --model an image that this model's processor refuses is a fault, and those that it gets distorted are noted.
 
+    With --parity a retriever is compared with sentence-transformers on the same folder, and with a server: the worst
+    cosine of each kind of item; below 0.999 the exit code is 1. A token for the server is read from PUMA_TOKEN.
+
     Example: puma doctor --mbeir M-BEIR --split test --images 5000
+
+    Example: puma doctor --parity my-retriever --server http://localhost:8000
     """
     from puma.data.validation import examine
 
+    if parity is not None:
+        if mbeir is not None:
+            raise InputError("give one of --mbeir and --parity, got both")
+        _compare(parity, server, as_json)
+        return
+    if server is not None:
+        raise InputError("--server goes with --parity: it is compared with that model")
     if mbeir is None:
-        raise InputError("nothing to look at: give a benchmark's folder by --mbeir")
+        raise InputError("nothing to look at: give a benchmark's folder by --mbeir, or a retriever by --parity")
     wanted: str | int = int(images) if images.isdigit() else images
     trial = None
     if model is not None:
@@ -65,6 +89,25 @@ def doctor(
     else:
         _tell(findings)
     if findings.total:
+        raise typer.Exit(1)
+
+
+def _compare(model: str, server: str | None, as_json: bool) -> None:
+    folder = model_path(model)
+    retriever = load_retriever(Path(folder), dtype="fp32")
+    from puma.retriever.parity import LEAST, compare
+
+    found = compare(retriever, folder, server)
+    if as_json:
+        rows = [
+            {"program": own.program, "modality": own.modality, "worst": own.worst, "case": own.case} for own in found
+        ]
+        print_json({"least": LEAST, "passed": all(own.passed for own in found), "worst": rows})
+    else:
+        for own in found:
+            verdict = "same" if own.passed else f"below {LEAST}"
+            typer.echo(f"{own.program}  {own.modality:10}  {own.worst:.6f}  {verdict} (worst: {own.case})")
+    if not all(own.passed for own in found):
         raise typer.Exit(1)
 
 

@@ -1,0 +1,133 @@
+"""``puma export --format vllm``: the whole class's names, the same vectors in PUMA and sentence-transformers; and in
+vLLM itself, where PUMA_TEST_VLLM names its ``vllm`` program.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from puma.cli import app as cli
+from puma.errors import InputError, ModelError
+from puma.retriever.model import Retriever
+from puma.retriever.parity import built_in, compare
+from puma.retriever.vllm import FAMILIES, export_vllm, with_head
+
+CLASSES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
+    "idefics3": "Idefics3ForConditionalGeneration",
+    "llava": "LlavaForConditionalGeneration",
+    "gemma3": "Gemma3ForConditionalGeneration",
+}
+CASES = built_in()
+
+
+def retriever_folder(base, folder, layers=2):
+    made = Retriever.from_base(base, layers=layers, device="cpu")
+    made.instructions = {("text", "image"): "Find a picture."}
+    made.dimensions = (8, 16)
+    return made.save_pretrained(folder)
+
+
+def vectors(folder):
+    retriever = Retriever.from_pretrained(folder, device="cpu")
+    return retriever.encode([case.item for case in CASES], [case.instruction for case in CASES])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_folder_has_the_whole_classs_names_and_the_same_vectors(family, family_base, tmp_path):
+    source = retriever_folder(family_base(family), tmp_path / "retriever")
+    out = export_vllm(source, tmp_path / "vllm")
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == [CLASSES[family]]
+    assert config["matryoshka_dimensions"] == [8, 16, 32]
+    with safe_open(out / "model.safetensors", "pt") as whole, safe_open(source / "model.safetensors", "pt") as bare:
+        names, before = set(whole.keys()), set(bare.keys())
+        size = sum(whole.get_tensor(name).numel() for name in names)
+        assert size == sum(bare.get_tensor(name).numel() for name in before)  # no head: it is the token embeddings
+    assert names.isdisjoint(before)
+    assert np.array_equal(vectors(out), vectors(source))
+    loaded = Retriever.from_pretrained(out, device="cpu")
+    assert (loaded.instructions, loaded.dimensions) == ({("text", "image"): "Find a picture."}, (8, 16))
+    assert all(own.worst > 0.999999 for own in compare(loaded, out))
+    rendered = loaded.processor.apply_chat_template(
+        [{"role": "system", "content": "Find it."}, {"role": "user", "content": "a fox"}], tokenize=False
+    )
+    assert rendered.endswith("[RET]")
+    card = (out / "README.md").read_text()
+    assert "vllm serve this-folder --runner pooling" in card
+    assert card.startswith("---\n")
+
+
+def test_the_whole_class_shares_the_weights(family_base):
+    retriever = Retriever.from_base(family_base("qwen2_vl"), layers=2, device="cpu")
+    tied = retriever.model.config.tie_word_embeddings
+    whole = with_head(retriever.model)
+    assert whole.model is retriever.model
+    assert whole.lm_head.weight is retriever.model.get_input_embeddings().weight
+    assert not any(weight.is_meta for weight in whole.parameters())
+    assert retriever.model.config.tie_word_embeddings == tied
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(base, tmp_path, capsys):
+    source = retriever_folder(base, tmp_path / "mini")
+    with pytest.raises(ModelError, match="vLLM has no class for the family 'fast_vlm'; it has qwen2_vl, "):
+        export_vllm(source, tmp_path / "vllm")
+    assert cli.main(["export", str(source), str(tmp_path / "vllm"), "--format", "vllm"]) == 2
+    assert "vLLM has no class" in capsys.readouterr().err
+    assert cli.main(["export", str(source), str(tmp_path / "vllm"), "--format", "tensorrt"]) == 2
+    assert "--format tensorrt: give one of " in capsys.readouterr().err
+    with pytest.raises(InputError, match="a base model, not a retriever"):
+        export_vllm(base, tmp_path / "vllm")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists; give another folder"):
+        export_vllm(source, tmp_path / "there")
+    assert {path.name for path in tmp_path.iterdir()} == {"mini", "there"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("PUMA_TEST_VLLM" not in os.environ, reason="PUMA_TEST_VLLM names no vllm program")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vllm_itself_gives_the_same_vectors(family, family_base, tmp_path):
+    """Text, image and both over its HTTP service. fp32, as numbers of bf16 differ between any two programs."""
+    source = retriever_folder(family_base(family), tmp_path / "retriever", layers=3)
+    out = export_vllm(source, tmp_path / "vllm")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    command = [os.environ["PUMA_TEST_VLLM"], "serve", str(out), "--runner", "pooling", "--dtype", "float32"]
+    command += ["--max-model-len", "1024", "--enforce-eager", "--port", str(port), "--host", "127.0.0.1"]
+    command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--max-num-seqs", "4"]
+    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+    with open(tmp_path / "log", "wb") as log:
+        server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 600
+            while not _is_up(address):
+                assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                assert time.monotonic() < deadline, "vLLM did not start"
+                time.sleep(1)
+            found = compare(Retriever.from_pretrained(out, device="cpu"), out, address)
+        finally:
+            server.terminate()
+            server.wait(60)
+    print(family, {(own.program, own.modality): own.worst for own in found})
+    assert all(own.passed for own in found), found
+
+
+def _is_up(address):
+    try:
+        with urllib.request.urlopen(f"{address}/v1/models", timeout=5):
+            return True
+    except OSError:
+        return False
