@@ -55,8 +55,8 @@ def test_vectors_are_shortened_only_to_what_the_model_was_trained_for(toy, thing
     assert run(capsys, "index", "add", index, things, "--dimensions", "8")[0] == 0
     assert json.loads(run(capsys, "index", "stats", index, "--json")[1])["dim"] == 8
     assert run(capsys, "index", "add", index, tmp_path / "texts.txt")[0] == 0  # the index knows its length
-    hits = json.loads(run(capsys, "search", index, "green", "--modality", "image", "--json")[1])["hits"]
-    assert hits[0]["image"].endswith("green.png")
+    hits = json.loads(run(capsys, "search", index, "green", "--modality", "image", "--json")[1])
+    assert hits[0]["payload"]["image"].endswith("green.png")
     code, _, err = run(capsys, "index", "add", index, things, "--dimensions", "16")
     assert code == 2
     assert "--dimensions 16: " in err

@@ -71,6 +71,10 @@ SIGLIP = {
 }
 
 
+def _head_dim() -> int:
+    return TEXT["hidden_size"] // TEXT["num_attention_heads"]
+
+
 @functools.cache
 def _tokenizer_json(special: tuple[str, ...]) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -184,7 +188,8 @@ def _qwen(family: str, habits: dict[str, Any]) -> tuple[Any, Any]:
         "vision_start_token_id": words.convert_tokens_to_ids("<|vision_start|>"),
         "vision_end_token_id": words.convert_tokens_to_ids("<|vision_end|>"),
     }
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    half = _head_dim() // 2
+    rope = {"rope_type": "default", "mrope_section": [half // 2, half // 4, half // 4], "rope_theta": 10000.0}
     text = {
         **TEXT,
         "vocab_size": len(words) + 8,
@@ -222,7 +227,7 @@ def _qwen(family: str, habits: dict[str, Any]) -> tuple[Any, Any]:
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1, 2],
         }
-        text = {**text, "head_dim": 8}
+        text = {**text, "head_dim": _head_dim()}
         model = t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
         kinds = t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor
     make, video = kinds
@@ -297,7 +302,7 @@ def _gemma3(family: str, habits: dict[str, Any]) -> tuple[Any, Any]:
     words = tokenizer(special, "<eos>", "<pad>", named, bos="<bos>", **habits)
     model = t.Gemma3ForConditionalGeneration(
         t.Gemma3Config(
-            text_config={**TEXT, "vocab_size": len(words) + 8, "head_dim": 8, "sliding_window": 16},
+            text_config={**TEXT, "vocab_size": len(words) + 8, "head_dim": _head_dim(), "sliding_window": 16},
             vision_config=SIGLIP,
             image_token_index=words.convert_tokens_to_ids("<image_soft_token>"),
             boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),

@@ -190,7 +190,8 @@ def _asked(server: str, url: str, body: dict[str, Any] | None = None) -> dict[st
         with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=TIMEOUT_S) as answer:
             found = json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        said = error.read(2000).decode("utf-8", "replace").strip()
+        with error:
+            said = error.read(2000).decode("utf-8", "replace").strip()
         remedy = "; set PUMA_TOKEN to its token" if error.code in (401, 403) else ""
         raise ModelError(f"server {server}: refuses {url} with {error.code}: {said[:300]}{remedy}") from None
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors; no JSON is a ValueError
