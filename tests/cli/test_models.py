@@ -71,6 +71,15 @@ def test_every_place_is_listed_once(folder, base, place, capsys, monkeypatch):
     assert "not here yet" in capsys.readouterr().out
 
 
+def test_lengths_that_vectors_may_be_cut_to_are_listed(folder, place, capsys):
+    nested = shutil.copytree(folder, place / "nested")
+    config = json.loads((nested / "config.json").read_text())
+    (nested / "config.json").write_text(json.dumps({**config, "matryoshka_dimensions": [32, 8, 16, "x", 64, True]}))
+    assert [row["dimensions"] for row in listed(capsys, nested, folder)][-2:] == [[8, 16], []]
+    assert main(["models", str(nested)]) == 0
+    assert "in a folder; vectors may be cut to 8, 16\n" in capsys.readouterr().out
+
+
 def test_a_wrong_folder_is_an_error_and_torch_is_not_loaded(place, capsys):
     assert main(["models", "nowhere"]) == 2
     assert "'nowhere': no such folder" in capsys.readouterr().err

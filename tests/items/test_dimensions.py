@@ -1,5 +1,7 @@
 """Shortened vectors: what is cut, for whom it may be cut, and what an encoder that is cut still is."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +53,7 @@ def test_an_encoder_that_is_cut():
     assert np.array_equal(cut.encode(items, instruction="x"), shortened(encoder.encode(items, instruction="x"), 8))
     assert (cut.dim, cut.dimensions, cut.fingerprint, cut.counts_tokens) == (8, (4,), "toy-1:8", True)
     assert (ShortenedEncoder(cut, 4).fingerprint, ShortenedEncoder(cut, 4).encoder) == ("toy-1:4", encoder)
+    assert np.array_equal(copy.copy(cut).encode(items), cut.encode(items))
     assert of_length(encoder, None) is of_length(encoder, 16) is encoder
     assert of_length(encoder, 4).dim == 4
     for wrong in (16, 5):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from puma.errors import InputError, ModelError
 from puma.retriever.adapters import CONFIG, base_of, is_adapter_folder, with_adapter
+from puma.retriever.dimensions import nested_dimensions, note_dimensions
 from support import tiny
 
 TARGETS = ["q_proj", "v_proj"]
@@ -73,6 +74,16 @@ def test_an_adapter_of_any_maker_gives_its_makers_vectors(family, trained_on, tm
     assert not any("lora" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert (found - plain).abs().max() > 1e-3
+
+
+def test_a_merged_adapter_ends_the_promise_of_shorter_vectors(tmp_path):
+    from peft import get_peft_model
+
+    randomised(get_peft_model(bare(tiny.build("llava")), lora())).save_pretrained(tmp_path)
+    model = bare(tiny.build("llava"))
+    note_dimensions(model.config, (4, 8), tiny.HIDDEN)
+    assert nested_dimensions(model.config, tiny.HIDDEN) == (4, 8)
+    assert nested_dimensions(with_adapter(model, tmp_path).config, tiny.HIDDEN) == ()
 
 
 def test_names_of_older_transformers_are_found(tmp_path):

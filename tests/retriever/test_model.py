@@ -67,6 +67,22 @@ def test_each_item_may_have_its_own_instruction(retriever):
         retriever.encode(MIXED, asked[:2])
 
 
+def test_vectors_are_cut_to_what_the_model_was_trained_for(retriever):
+    items = ["red fox", "blue heart"]
+    whole = retriever.encode(items)
+    retriever.dimensions = (4, 8)
+    try:
+        short = retriever.encode(items, dimensions=4)
+        assert np.array_equal(retriever.encode(items, dimensions=retriever.dim), whole)
+        with pytest.raises(InputError, match=f"dimensions=5: .* of 4, 8, {retriever.dim} numbers; give one of them"):
+            retriever.encode(items, dimensions=5)
+    finally:
+        retriever.dimensions = ()
+    np.testing.assert_allclose(short, whole[:, :4] / np.linalg.norm(whole[:, :4], axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(InputError, match="leave dimensions out, or train a model for it"):
+        retriever.encode(items, dimensions=4)
+
+
 def test_images_matter(retriever):
     one, other = retriever.encode([{"image": image(0)}, {"image": image(1)}])
     assert np.abs(one - other).max() > 1e-4  # rounding makes 1e-7

@@ -135,4 +135,4 @@ def test_flags_that_do_not_go_together(folder, tmp_path, capsys):
     assert cli.main(["doctor", "--parity", str(folder), "--mbeir", str(tmp_path)]) == 2
     assert "give one of --mbeir and --parity" in capsys.readouterr().err
     assert cli.main(["doctor", "--parity", str(tmp_path / "gone")]) == 2
-    assert "no model folder" in capsys.readouterr().err
+    assert "no such model folder" in capsys.readouterr().err

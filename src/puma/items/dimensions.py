@@ -84,6 +84,8 @@ class ShortenedEncoder:
         return shortened(self.encoder.encode(items, **options), self.dim)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "encoder":  # asked for while a copy is being made: it would be looked up here without end
+            raise AttributeError(name)
         return getattr(self.encoder, name)
 
 

@@ -66,6 +66,7 @@ def test_the_retriever_comes_back(trained: Retriever, base: Path, written: Path)
     back = read_adapter(written, base, device="cpu")
     assert (back.encode(items()) * trained.encode(items())).sum(1).min() > 0.9999
     assert back.instructions == trained.instructions
+    assert back.dimensions == ()
     assert back.prompt == trained.prompt
     untrained = Retriever.from_base(base, layers=LAYERS, prompt="short", dtype=torch.float32, device="cpu")
     assert (untrained.encode(items()) * trained.encode(items())).sum(1).min() < 0.99
@@ -76,6 +77,15 @@ def test_the_retriever_comes_back(trained: Retriever, base: Path, written: Path)
             assert torch.equal(found, tensor), name
     ret = trained.model.get_input_embeddings().weight[-1]
     assert torch.equal(back.model.get_input_embeddings().weight[-1], ret)
+
+
+def test_the_lengths_it_was_trained_for_travel_with_it(trained: Retriever, base: Path, tmp_path: Path) -> None:
+    trained.dimensions = (8, 16)
+    try:
+        write_adapter(trained, base, tmp_path / "a.safetensors")
+    finally:
+        trained.dimensions = ()
+    assert read_adapter(tmp_path / "a.safetensors", base, device="cpu").dimensions == (8, 16)
 
 
 def test_saved_it_is_an_ordinary_folder(base: Path, written: Path, tmp_path: Path) -> None:

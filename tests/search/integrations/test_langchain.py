@@ -19,6 +19,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from puma import Index, Searcher
 from puma.errors import IndexMismatchError, InputError
 from puma.items import IMAGE, TEXT
+from puma.items.dimensions import ShortenedEncoder
 from puma.search.integrations.langchain import PumaEmbeddings, PumaVectorStore
 from puma.search.queries import INSTRUCTIONS
 from support.encoders import ToyEncoder
@@ -45,6 +46,16 @@ def with_image(encoder, tmp_path):
     searcher.add([tmp_path / "red.png", tmp_path / "blue.png"], ["red", "blue"])
     searcher.add([{"image": tmp_path / "green.png", "text": "a green field"}], ["green"])
     return searcher
+
+
+def test_an_index_of_shortened_vectors_shortens_the_embeddings(encoder, tmp_path):
+    encoder.dimensions = (8,)
+    index = tmp_path / "short.index"
+    Searcher(ShortenedEncoder(encoder, 8), index)
+    store = PumaVectorStore(index, PumaEmbeddings(encoder))
+    store.add_texts(["a red fox", "blue whale"])
+    assert (store.index.dim, len(store.embeddings.embed_query("red"))) == (8, 8)
+    assert store.similarity_search("a red fox", k=1)[0].page_content == "a red fox"
 
 
 def test_documents_get_no_instruction_and_queries_one(encoder):

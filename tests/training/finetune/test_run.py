@@ -317,6 +317,14 @@ def test_defaults_follow_the_size_of_the_data(retriever, count, candidates, batc
     assert (config.lora_rank, config.hard_negatives, config.minutes) == (0, 0, 10)
 
 
+def test_a_model_keeps_the_lengths_it_was_trained_for(retriever):
+    tuned = Retriever.from_pretrained(retriever, device="cpu")
+    assert default_config(tuned.model, pairs(100)).dimensions == ()
+    tuned.dimensions = (8, 16)
+    assert default_config(tuned.model, pairs(100)).dimensions == (8, 16)
+    assert default_config(tuned.model, pairs(100), {"dimensions": [8]}).dimensions == (8,)
+
+
 def test_changes_go_before_the_defaults(retriever):
     model = Retriever.from_pretrained(retriever, device="cpu").model
     config = default_config(model, pairs(100), {"steps": 24, "batch_size": 10, "stage": "distil"})
