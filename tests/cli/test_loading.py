@@ -1,4 +1,4 @@
-"""``--dtype``, ``--attn`` and ``--layers`` reach the model from every command that loads one, and are checked at once."""
+"""``--dtype``, ``--attn`` and ``--layers`` reach the model from every command that loads one, checked at once."""
 
 import numpy as np
 import pytest
