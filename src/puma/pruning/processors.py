@@ -33,6 +33,15 @@ def load_processor(path: str | os.PathLike[str], *, backend: str | None = None) 
         return processor
 
 
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a processor's files. A tokenizer that was used would save the limits and the padding of its last call."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    processor.save_pretrained(folder)
+
+
 def backend_options(backend: str) -> dict[str, str]:
     """The options that get AutoProcessor to a backend: none for ``torchvision`` in older transformers (5.17), whose
     video processors refuse even their own. There it is the default for most."""

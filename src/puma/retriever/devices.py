@@ -1,4 +1,4 @@
-"""Where models are put."""
+"""Where a model is put."""
 
 from __future__ import annotations
 

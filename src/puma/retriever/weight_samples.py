@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -23,3 +24,11 @@ def weight_samples(
         flat = part(weight).detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // SAMPLES)][: SAMPLES + 1].float().cpu().numpy()
         yield f"{name}{tuple(weight.shape)}".encode() + sample.tobytes()
+
+
+def digest_of(texts: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
+    """Sixteen hexadecimal digits of texts and a sample of every weight."""
+    digest = hashlib.sha256("".join(texts).encode())
+    for sample in weight_samples(state):
+        digest.update(sample)
+    return digest.hexdigest()[:16]

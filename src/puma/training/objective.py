@@ -19,7 +19,7 @@ from puma.errors import InputError
 from puma.losses import batch_keys
 from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
 from puma.losses.comparison import Comparison
-from puma.losses.distillation import distillation_loss
+from puma.losses.distillation import distillation_loss, row_softmax_loss
 from puma.losses.gathering import gather_rows, world_size
 from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
@@ -27,6 +27,7 @@ from puma.losses.matryoshka import mean_over_widths, nested_comparisons
 from puma.losses.negatives import repeated
 from puma.losses.split_mac import split_losses
 from puma.retriever.pooling import last_token_state
+from puma.training.exits import states_at_depths
 from puma.training.gathered import Batch, gather_batch
 
 _Targets = tuple[torch.Tensor, torch.Tensor]
@@ -65,6 +66,10 @@ class RetrievalObjective(nn.Module):
             ``student_states(chunk)``, where it has one. Used only if ``distillation_weight`` > 0.
         teacher_share: the part of a step's chunks, drawn anew each step, that the shared teacher runs on; in
             expectation the same loss, at so much of the teacher's cost.
+        exits: depths below the model's own that get the contrastive term too (:mod:`puma.training.exits`), each with
+            ``exit_weight`` beside 1 for the model's end; their weighted mean is the term.
+        exit_distillation: of a further term: at each exit the batch's similarities, as softmaxed rows, against those at
+            the model's end (:func:`puma.losses.distillation.row_softmax_loss` at ``distillation_temperature``).
 
     Raises:
         InputError: a value out of range, or an unknown loss.
@@ -91,6 +96,9 @@ class RetrievalObjective(nn.Module):
         grad_cache: int = 0,
         shared_teacher: Any = None,
         teacher_share: float = 1.0,
+        exits: Sequence[int] = (),
+        exit_weight: float = 1.0,
+        exit_distillation: float = 0.0,
     ) -> None:
         super().__init__()
         if loss not in LOSS_FUNCTIONS:
@@ -109,6 +117,9 @@ class RetrievalObjective(nn.Module):
             raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
         self.teacher_share = teacher_share
         self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
+        self.exits, self.exit_weight, self.exit_distillation = tuple(exits), exit_weight, exit_distillation
+        if self.exits and self._shared:
+            raise InputError(f"exits={list(self.exits)}: not with teacher='shared'; give a teacher that is stored")
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         if not (other_weight >= 0 and math.isfinite(other_weight)):
@@ -120,7 +131,7 @@ class RetrievalObjective(nn.Module):
         """After a step, of this process's queries against all candidates, at the full width: for "split-mac" its two
         addends ``same_loss`` and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and
         ``share_other``, the fractions of the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other
-        losses than "mac" as if they were InfoNCE."""
+        losses than "mac" as if they were InfoNCE. And ``exit_<depth>_loss``, each exit's contrastive loss."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
@@ -140,16 +151,27 @@ class RetrievalObjective(nn.Module):
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
         states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
-        batch = gather_batch(states, extra)
+        batch, *exits = gather_batch(states, extra).divided(1 + len(self.exits))
         terms = {}
         if self.contrastive_weight or not self.distillation_weight:
-            terms["contrastive"] = self.contrastive_weight * self._contrastive(batch)
+            loss, self.last_figures = self._contrastive(batch)
+            for depth, other in zip(self.exits, exits, strict=True):
+                of_exit = self._contrastive(other)[0]
+                self.last_figures[f"exit_{depth}_loss"] = of_exit.detach()
+                loss = loss + self.exit_weight * of_exit
+            terms["contrastive"] = self.contrastive_weight * loss / (1 + self.exit_weight * len(exits))
+        if exits and self.exit_distillation:
+            # Of all processes' rows, which every process computes alike: their average needs no scale.
+            end, heat = batch.states.detach(), self.distillation_temperature
+            apart = [row_softmax_loss(other.states, end, temperature=heat) for other in exits]
+            terms["exits"] = self.exit_distillation * sum(apart) / len(apart)
         if self.distillation_weight:
             loss = self._distillation(batch, extra, teacher)
             terms["distillation"] = self.distillation_weight * loss
         return terms
 
-    def _contrastive(self, batch: Batch) -> torch.Tensor:
+    def _contrastive(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """This process's share of the loss, and what its :attr:`last_figures` are."""
         q = batch.own  # this process's queries; candidates i < q are their positives
         hard = self.temperature
         if self.loss in TWO_TEMPERATURES:
@@ -167,7 +189,6 @@ class RetrievalObjective(nn.Module):
             **options,
         )
         loss = mean_over_widths(function, comparisons, **self._options)
-        self.last_figures = self._figures(comparisons[0])
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
@@ -181,7 +202,7 @@ class RetrievalObjective(nn.Module):
             )
             loss = (loss + mean_over_widths(function, backward, **self._options)) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
-        return loss * (world_size() * q / len(batch.queries))
+        return loss * (world_size() * q / len(batch.queries)), self._figures(comparisons[0])
 
     def _figures(self, comparison: Comparison) -> dict[str, torch.Tensor]:
         if self.loss == "split-mac":
@@ -230,7 +251,7 @@ class RetrievalObjective(nn.Module):
         def run(chunk: dict[str, Any]) -> torch.Tensor:
             inputs = _inputs(chunk)
             if not self._shared:
-                return last_token_state(self.model(inputs)["token_embeddings"], chunk["attention_mask"]).float()
+                return self._own_states(inputs, chunk["attention_mask"])
             if wanted := next(with_teacher):
                 student, teacher = self._shared[0].states(inputs)
             else:
@@ -255,6 +276,16 @@ class RetrievalObjective(nn.Module):
             return states[order], None
         teacher_states, rows = (torch.cat(column)[order] for column in zip(*targets, strict=True))
         return states[order], (teacher_states, rows)
+
+    def _own_states(self, inputs: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+        """[n, d] in fp32, or with exits [n, (1 + exits) * d]."""
+
+        def forward() -> torch.Tensor:
+            return self.model(inputs)["token_embeddings"]
+
+        if self.exits:
+            return states_at_depths(self.model[0].model, self.exits, forward, attention_mask)
+        return last_token_state(forward(), attention_mask).float()
 
     def _with_teacher(self, chunks: int) -> list[bool]:
         """Which of a step's chunks the shared teacher runs on."""

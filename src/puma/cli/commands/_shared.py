@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma.cli.commands._dimensions import check_length, encoder_of_length
 from puma.errors import IndexMismatchError, InputError, ModelError
 from puma.items.encoder import Skip
 from puma.items.item import Item
@@ -59,6 +60,10 @@ Attention = Annotated[
         help="sdpa, eager or flash_attention_2 (needs a GPU). Default: the libraries' own choice.",
     ),
 ]
+Layers = Annotated[
+    int | None,
+    typer.Option(help="Load only so many decoder layers, of a retriever that was trained with an exit there."),
+]
 ForeignModel = Annotated[
     str | None,
     typer.Option(
@@ -75,10 +80,6 @@ WorkFolder = Annotated[
     Path | None,
     typer.Option("--work", help="Keep vectors here until the result is written; an interrupted run goes on from them."),
 ]
-Dimensions = Annotated[
-    int | None,
-    typer.Option("--dimensions", metavar="N", help="Shorten vectors to a length the model was trained for."),
-]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Throw away what an interrupted run of this left, and start anew.")
 ]
@@ -89,7 +90,9 @@ Paths = Annotated[
 ]
 
 
-def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+def load_retriever(
+    model: Path | None, *, dtype: str = "auto", attn: str | None = None, layers: int | None = None
+) -> Any:
     """The retriever of this folder, else of PUMA_MODEL, else the default one, which is made on its first use.
 
     ``puma-mini`` names the default one too, against PUMA_MODEL; a folder of that name goes first.
@@ -97,6 +100,7 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     Args:
         dtype: a name in :data:`DTYPES`.
         attn: a name in :data:`ATTENTIONS`; None for the libraries' own choice.
+        layers: decoder layers to load, at an exit of the retriever; None for all.
 
     Raises:
         InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
@@ -106,7 +110,7 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     quiet_libraries()
     from puma.retriever.model import Retriever
 
-    return Retriever.from_pretrained(model_path(model), **options)
+    return Retriever.from_pretrained(model_path(model), layers=layers, **options)
 
 
 def chosen_model(model: str | Path | None) -> str | Path:
@@ -138,17 +142,27 @@ def loading_options(dtype: str, attn: str | None) -> dict[str, Any]:
 
 
 def load_encoder(
-    model: Path | None, st: str | None, st_prompt: str | None, *, dtype: str = "auto", attn: str | None = None
+    model: Path | None,
+    st: str | None,
+    st_prompt: str | None,
+    *,
+    dtype: str = "auto",
+    attn: str | None = None,
+    layers: int | None = None,
 ) -> Any:
     """A retriever of :func:`load_retriever`, or somebody else's sentence-transformers model.
 
     Raises:
-        InputError: both are named, or ``st_prompt`` without ``st``. Else as :func:`load_retriever` and
-            :func:`puma.evaluation.foreign.load_foreign`.
+        InputError: both are named, or ``st_prompt`` without ``st``, or ``layers`` with it. Else as
+            :func:`load_retriever` and :func:`puma.evaluation.foreign.load_foreign`.
     """
     check_foreign(model, st, st_prompt)
     if st is None:
-        return load_retriever(model, dtype=dtype, attn=attn)
+        return load_retriever(model, dtype=dtype, attn=attn, layers=layers)
+    if layers is not None:
+        raise InputError(
+            f"--layers {layers}: goes with --model, a retriever that was trained with exits, not with --st"
+        )
     options = loading_options(dtype, attn)
     quiet_libraries()
     from puma.evaluation.foreign import load_foreign
@@ -188,26 +202,8 @@ def default_folder() -> Path:
         raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
 
 
-def encoder_of_length(encoder: Any, dimensions: int | None) -> Any:
-    """The encoder, its vectors cut to this length (None: whole).
-
-    Raises:
-        InputError: it was not trained for that.
-    """
-    from puma.items.dimensions import checked_dimensions, of_length
-
-    if dimensions is None:
-        return encoder
-    return of_length(encoder, checked_dimensions(encoder, dimensions, "--dimensions"))
-
-
 def searcher_of(
-    index: Path | Index,
-    model: Path | None,
-    *,
-    dtype: str = "auto",
-    attn: str | None = None,
-    dimensions: int | None = None,
+    index: Path | Index, model: Path | None, *, dtype: str = "auto", dimensions: int | None = None, **options: Any
 ) -> Any:
     """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
 
@@ -221,11 +217,16 @@ def searcher_of(
     from puma.search.searcher import Searcher
 
     try:
-        searcher = Searcher(encoder_of_length(load_retriever(model, dtype=dtype, attn=attn), dimensions), index)
+        searcher = Searcher(encoder_of_length(load_retriever(model, dtype=dtype, **options), dimensions), index)
     except IndexMismatchError as error:
         if dtype != "auto":
             raise IndexMismatchError(
                 f"{error} --dtype {dtype} counts as another model: search with the type the index was filled with."
+            ) from None
+        if options.get("layers") is not None:
+            raise IndexMismatchError(
+                f"{error} --layers {options['layers']} counts as another model: search with the depth the index was "
+                "filled with."
             ) from None
         if model is not None:
             raise
@@ -235,11 +236,7 @@ def searcher_of(
             else f"{DEFAULT_MODEL}, the default"
         )
         raise IndexMismatchError(f"{error} No --model was given, so it was {used}.") from None
-    if dimensions not in (None, searcher.encoder.dim):
-        raise InputError(
-            f"--dimensions {dimensions}: {searcher.index.path} holds vectors of {searcher.encoder.dim} numbers; leave "
-            "it out, or make a new index in another folder"
-        )
+    check_length(searcher, dimensions)
     return searcher
 
 

@@ -10,18 +10,18 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._dimensions import Dimensions, encoder_of_length
 from puma.cli.commands._shared import (
     Attention,
-    Dimensions,
     Dtype,
     ForeignModel,
     ForeignPrompt,
     Json,
+    Layers,
     Model,
     NoResume,
     Paths,
     WorkFolder,
-    encoder_of_length,
     load_encoder,
     note,
     print_json,
@@ -42,6 +42,7 @@ def embed(
     st_prompt: ForeignPrompt = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     dimensions: Dimensions = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
@@ -69,7 +70,8 @@ def embed(
     found = list(read_items([path.expanduser() for path in paths]))
     skips = [entry for entry in found if isinstance(entry, Skip)]
     records = [entry for entry in found if isinstance(entry, Record)]
-    encoder = encoder_of_length(load_encoder(model, st, st_prompt, dtype=dtype, attn=attn), dimensions)
+    whole = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn, layers=layers)
+    encoder = encoder_of_length(whole, dimensions)
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths, row_fields
 from puma.cli.commands._shared import (
     Attention,
-    Dimensions,
     Dtype,
     IndexFolder,
     Json,
+    Layers,
     Model,
     Paths,
     print_json,
@@ -45,6 +46,7 @@ def add(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     dimensions: Dimensions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
     sync: Annotated[
@@ -101,7 +103,7 @@ def add(
         set_image_memory(image_memory * 2**20)
     options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
     prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
-    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn, dimensions=dimensions)
+    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn, layers=layers, dimensions=dimensions)
     kept: list[Added] = []
     try:
         added = searcher.add_prepared(prepared, batch_size=batch_size, on_batch=lambda done: kept.append(done))
