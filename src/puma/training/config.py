@@ -42,6 +42,8 @@ class TrainConfig:
             candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
             (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
+        other_start: the part of ``other_weight`` that the term begins with, in [0, 1]; it rises to all of it in
+            proportion to the training done. 1 keeps it as it is.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
@@ -119,6 +121,7 @@ class TrainConfig:
     clip: float = 1.0
     loss: str = "split-mac"
     other_weight: float = 1.0
+    other_start: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None

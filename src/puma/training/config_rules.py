@@ -51,7 +51,7 @@ def rules_of(config: Any) -> list[Rule]:
         *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
         *each("workers", lambda value: value >= -1, "give a whole number of at least 0, or -1 to go by the cores"),
         *each(
-            "warmup final_rate modality_dropout balance max_unreadable",
+            "warmup final_rate modality_dropout balance max_unreadable other_start",
             lambda value: 0 <= value <= 1,
             "give a number in [0, 1]",
         ),
@@ -84,6 +84,12 @@ def rules_of(config: Any) -> list[Rule]:
             "other_weight",
             ("other_weight", "loss"),
             lambda: config.other_weight == 1 or config.loss == "split-mac",
+            "only loss='split-mac' has a second term; give 1.0, or that loss",
+        ),
+        (
+            "other_start",
+            ("other_start", "loss"),
+            lambda: config.other_start == 1 or config.loss == "split-mac",
             "only loss='split-mac' has a second term; give 1.0, or that loss",
         ),
         (
