@@ -11,14 +11,16 @@ import urllib.request
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText
 
 from puma.cli import app as cli
 from puma.errors import InputError, ModelError
 from puma.retriever.model import Retriever
 from puma.retriever.parity import built_in, compare
-from puma.retriever.vllm import FAMILIES, export_vllm, with_head
+from puma.retriever.vllm import FAMILIES, RENAMED, rename_tensors, export_vllm, with_head
 from support import families
 
 CLASSES = {
@@ -33,8 +35,8 @@ CLASSES = {
 CASES = built_in()
 
 
-def retriever_folder(base, folder, layers=2):
-    made = Retriever.from_base(base, layers=layers, device="cpu")
+def retriever_folder(base, folder, layers=2, prompt="chat"):
+    made = Retriever.from_base(base, layers=layers, prompt=prompt, device="cpu")
     made.instructions = {("text", "image"): "Find a picture."}
     made.dimensions = (8, 16)
     return made.save_pretrained(folder)
@@ -72,6 +74,24 @@ def test_the_folder_has_the_whole_classs_names_and_the_same_vectors(family, fami
     assert card.startswith("---\n")
 
 
+def test_names_are_changed_in_every_part_of_a_large_model(tmp_path):
+    one = torch.ones(1)
+    parts = {"a": {"vision_tower.x": one, "vision_tower.vision_model.y": one.clone()}, "b": {"lm.z": one}}
+    for name, tensors in parts.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    places = {name: f"{part}.safetensors" for part, tensors in parts.items() for name in tensors}
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {"total_size": 12}, "weight_map": places}))
+    rename_tensors(tmp_path, *RENAMED["llava"])
+    index = json.loads(path.read_text())
+    assert index["metadata"] == {"total_size": 12}
+    wanted = {"vision_tower.vision_model.x": "a", "vision_tower.vision_model.y": "a", "lm.z": "b"}
+    assert index["weight_map"] == {name: f"{part}.safetensors" for name, part in wanted.items()}
+    for name, part in wanted.items():
+        with safe_open(tmp_path / f"{part}.safetensors", "pt") as found:
+            assert name in set(found.keys())
+
+
 def test_the_whole_class_shares_the_weights(family_base):
     retriever = Retriever.from_base(family_base("qwen2_vl"), layers=2, device="cpu")
     tied = retriever.model.config.tie_word_embeddings
@@ -83,7 +103,7 @@ def test_the_whole_class_shares_the_weights(family_base):
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(base, tmp_path, capsys):
-    source = retriever_folder(base, tmp_path / "mini")
+    source = retriever_folder(base, tmp_path / "mini", prompt="short")
     with pytest.raises(ModelError, match="vLLM has no class for the family 'fast_vlm'; it has qwen2_vl, "):
         export_vllm(source, tmp_path / "vllm")
     assert cli.main(["export", str(source), str(tmp_path / "vllm"), "--format", "vllm"]) == 2

@@ -8,19 +8,25 @@ vLLM finds a model by its class with a language model's head, and turns that int
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from puma.errors import InputError, ModelError
 from puma.pruning.cards import CARD
 from puma.retriever.model import Retriever
-from puma.storage.folders import written_folder
+from puma.storage.folders import write_json, written_folder
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava", "gemma3")
 """Families (transformers' ``model_type``) that vLLM has a class for."""
+_TOWER = ("vision_tower.", "vision_tower.vision_model.")
+RENAMED = {"llava": _TOWER, "gemma3": _TOWER}
+"""Families whose tensors transformers 5 writes under shorter names than their published checkpoints have, which are
+those that vLLM reads: the beginning of a name, and what stands there instead."""
 
 
 def export_vllm(retriever_folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -50,6 +56,8 @@ def export_vllm(retriever_folder: str | os.PathLike[str], out: str | os.PathLike
     whole.model = with_head(retriever.model)
     with written_folder(out) as work:
         whole.save_pretrained(work, replace=True)
+        if family in RENAMED:
+            rename_tensors(work, *RENAMED[family])
         with open(work / CARD, "a", encoding="utf-8") as card:
             card.write(_usage(retriever))
     return Path(out)
@@ -71,6 +79,20 @@ def with_head(model: Any) -> Any:
     whole.model = model
     whole.tie_weights()
     return whole.eval()
+
+
+def rename_tensors(folder: Path, start: str, instead: str) -> None:
+    """Give the tensors of a folder whose names begin so another beginning, where they have it not yet."""
+
+    def renamed(name: str) -> str:
+        return instead + name.removeprefix(start) if name.startswith(start) and not name.startswith(instead) else name
+
+    for file in folder.glob("*.safetensors"):
+        save_file({renamed(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    for file in folder.glob("*.safetensors.index.json"):
+        index = json.loads(file.read_text(encoding="utf-8"))
+        index["weight_map"] = {renamed(name): place for name, place in index["weight_map"].items()}
+        write_json(file, index)
 
 
 def _usage(retriever: Retriever) -> str:
