@@ -437,7 +437,7 @@ def test_the_model_is_the_named_one_then_puma_model_then_the_default(tmp_path, m
     from puma.cli.commands import _shared
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("puma.retriever.model.Retriever.from_pretrained", lambda path: str(path))
+    monkeypatch.setattr("puma.retriever.model.Retriever.from_pretrained", lambda path, **_: str(path))
     monkeypatch.setattr("puma.mini.default.default_model", lambda **_: tmp_path / "made")
     assert _shared.load_retriever(None) == str(tmp_path / "made")
     monkeypatch.setenv("PUMA_MODEL", "other")

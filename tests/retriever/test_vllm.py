@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from puma.cli import app as cli
 from puma.errors import InputError, ModelError
 from puma.retriever.model import Retriever
 from puma.retriever.parity import built_in, compare
-from puma.retriever.vllm import FAMILIES, RENAMED, rename_tensors, export_vllm, with_head
+from puma.retriever.vllm import FAMILIES, RENAMED, export_vllm, rename_tensors, with_head
 from support import families
 
 CLASSES = {
@@ -125,7 +125,12 @@ def test_vllm_itself_gives_the_same_vectors(family, tmp_path, monkeypatch):
     """Text, image and both over its HTTP service. In fp32, as numbers of bf16 differ between any two programs; with
     heads of 32 numbers, since its attention on the CPU takes none of 8."""
     monkeypatch.setattr(families, "TEXT", {**families.TEXT, "num_attention_heads": 1, "num_key_value_heads": 1})
-    source = retriever_folder(families.build(family, tmp_path / "base"), tmp_path / "retriever", layers=3)
+    base = families.build(family, tmp_path / "base")
+    if family == "gemma3":  # vLLM looks these up; Gemma's own tokenizer has them
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer.add_tokens(["\n" * count for count in (1, 2, 3, 4)])
+        tokenizer.save_pretrained(base)
+    source = retriever_folder(base, tmp_path / "retriever", layers=3)
     out = export_vllm(source, tmp_path / "vllm")
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
