@@ -32,6 +32,7 @@ EXTRAS = {
     "train": _TRAIN,
     "mini": (*_TRAIN, "resvg_py", "scipy"),
     "plot": ("matplotlib",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "pdf": ("pypdfium2",),
     "heic": ("pillow_heif",),
     "smolvlm": ("num2words",),

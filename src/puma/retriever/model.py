@@ -8,43 +8,26 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from puma.errors import InputError
-from puma.items.item import Item, as_item
-from puma.pruning.cards import inherited_metadata, own_metadata
-from puma.pruning.hub import model_folder
-from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
-from puma.pruning.processors import load_processor
-from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
-from puma.retriever.encoding import encode_items
-from puma.retriever.image_tokens import limit_image_tokens
-from puma.retriever.inputs import Inputs
-from puma.retriever.prompts import (
-    INSTRUCTIONS_FILE,
-    OPEN_QUOTE,
-    PROMPT_FILE,
-    SHORT,
-    PromptFormat,
-    from_chat_template,
-    with_special_tokens,
-)
+from puma.items.item import as_items
+from puma.pruning.hub import is_adapter_folder, model_folder
+from puma.retriever.onnx.layout import is_exported
+from puma.retriever.onnx.runtime import load_exported
+from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, PromptFormat, instruction_rows
 from puma.retriever.publishing import push_retriever
-from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
-from puma.retriever.stored_vision import VisionFeatures
 from puma.retriever.text_tokens import TextTokens
-from puma.retriever.weight_samples import weight_samples
 from puma.storage.folders import write_json, written_folder
 
-PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
-"""Prompt formats by name; ``chat`` is the model's own chat template
-(:func:`puma.retriever.prompts.from_chat_template`)."""
+if TYPE_CHECKING:
+    import torch
+
+    from puma.retriever.stored_vision import VisionFeatures
 
 
 class Retriever:
@@ -65,6 +48,8 @@ class Retriever:
     """Whether :meth:`encode` takes an instruction an item, as a service does, and tells how many tokens it read."""
 
     def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
+        from puma.retriever.inputs import Inputs
+
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
@@ -107,25 +92,11 @@ class Retriever:
             ModelError: transformers cannot load it, or weights are missing.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
-        if is_adapter_folder(folder):
-            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn, token=token)
-            retriever.model = with_adapter(retriever.model, folder)
-            return retriever
-        if not (folder / PROMPT_FILE).is_file():
-            raise InputError(
-                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
-                "make one of it with `puma train` or Retriever.from_base"
-            )
-        prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
-        processor = load_processor(folder)
-        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
-        retriever = cls(model, processor, prompt)
-        retriever.saved_dtype = saved_type(folder)
-        if (folder / INSTRUCTIONS_FILE).is_file():
-            rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
-            retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
-        retriever.about = own_metadata(folder)
-        return retriever
+        if is_exported(folder):
+            return load_exported(folder, name=str(path), device=device, dtype=dtype, attn=attn)
+        from puma.retriever.loading import load_retriever
+
+        return load_retriever(cls, folder, name=str(path), device=device, dtype=dtype, attn=attn, token=token)
 
     @classmethod
     def from_base(
@@ -160,22 +131,22 @@ class Retriever:
             InputError: on a wrong name or number.
             ModelError: the base cannot be used.
         """
-        if isinstance(prompt, str) and prompt != "chat" and prompt not in PROMPTS:
-            raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
-        folder = model_folder(path, what="base", revision=revision, token=token)
-        processor = load_processor(folder)
-        if isinstance(prompt, str):
-            prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
-        if image_tokens is not None:
-            limit_image_tokens(processor, *image_tokens)
-        kept: dict[str, Any] = {"layers": layers, "keep_last": keep_last, "quantise": quantise}
-        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device(), **kept)
-        prompt = with_special_tokens(processor.tokenizer, prompt)
-        add_ret_token(model, processor, prompt)
-        retriever = cls(model, processor, prompt)
-        retriever.saved_dtype = saved_type(folder)
-        retriever.about = inherited_metadata(folder)
-        return retriever
+        from puma.retriever.loading import new_retriever
+
+        return new_retriever(
+            cls,
+            path,
+            layers=layers,
+            keep_last=keep_last,
+            prompt=prompt,
+            image_tokens=image_tokens,
+            dtype=dtype,
+            attn=attn,
+            quantise=quantise,
+            device=device,
+            revision=revision,
+            token=token,
+        )
 
     @property
     def dim(self) -> int:
@@ -186,6 +157,8 @@ class Retriever:
     def fingerprint(self) -> str:
         """Changes whenever the vectors would: a hash of the prompt, the image processor and a sample of every
         weight."""
+        from puma.retriever.weight_samples import weight_samples
+
         digest = hashlib.sha256(json.dumps(self.prompt.to_dict(), sort_keys=True).encode())
         digest.update(self.processor.image_processor.to_json_string().encode())
         for sample in weight_samples(self.model.state_dict()):
@@ -217,12 +190,12 @@ class Retriever:
         Raises:
             InputError: something is no item; ImageError: an image cannot be opened.
         """
-        if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
-            items = list(items) if isinstance(items, Iterator) else [items]
+        from puma.retriever.encoding import encode_items
+
         return encode_items(
             self.model,
             self.inputs,
-            [as_item(item) for item in items],
+            as_items(items),
             instruction=instruction,
             batch_size=batch_size,
             show_progress=show_progress,
@@ -249,8 +222,10 @@ class Retriever:
             dtype: converts the weights, here and in the folder, so that both give the same vectors; None leaves them as
                 they are. ``retriever.saved_dtype`` is the base's own.
         """
+        from puma.pruning.loading import cast_weights, weight_type
+
         kind = weight_type(dtype)
-        if isinstance(kind, torch.dtype):
+        if not isinstance(kind, str):
             cast_weights(self.model, kind)
         tokenizer = self.processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is not None:  # a used tokenizer would save its last limits
@@ -260,8 +235,7 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
-            rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
-            write_json(work / INSTRUCTIONS_FILE, rows)
+            write_json(work / INSTRUCTIONS_FILE, instruction_rows(self.instructions))
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )
@@ -292,8 +266,3 @@ class Retriever:
         """Move the weights; returns self."""
         self.model.to(device)
         return self
-
-
-def default_device() -> str:
-    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -9,12 +9,17 @@ Source: docs/method.md "The embedding" (paper section 3): ``[image] + instructio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT
+
+Instructions = dict[tuple[str, str | None], str]
+"""The instructions a retriever was trained with, by query modality and wanted modality (None for any)."""
 
 RET = "[RET]"
 """The added token whose final hidden state is the embedding."""
@@ -179,6 +184,10 @@ SHORT = PromptFormat(separator=" ", close_text=" :", close_image=" :", close_bot
 token counts: half the tokens of :data:`OPEN_QUOTE` for a caption."""
 
 
+PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
+"""Prompt formats by name; ``chat`` is the model's own chat template (:func:`from_chat_template`)."""
+
+
 def from_chat_template(processor: Any) -> PromptFormat:
     """The recipe's prompt inside a model's own chat template, whatever the family.
 
@@ -216,6 +225,27 @@ def from_chat_template(processor: Any) -> PromptFormat:
     if not image:
         raise ModelError("the model's chat template writes nothing for an image: give a PromptFormat of your own")
     return PromptFormat(before=before, image=image, after=after)
+
+
+def instruction_rows(instructions: Instructions) -> list[dict[str, str | None]]:
+    """What :data:`INSTRUCTIONS_FILE` holds."""
+    return [{"query": query, "wanted": wanted, "instruction": text} for (query, wanted), text in instructions.items()]
+
+
+def read_prompt(folder: Path) -> PromptFormat:
+    """The format in a retriever's folder.
+
+    Raises:
+        ModelError: it was saved by a newer version.
+    """
+    return PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
+
+
+def read_instructions(folder: Path) -> Instructions:
+    """The instructions in a retriever's folder; empty where it has none."""
+    file = folder / INSTRUCTIONS_FILE
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return {(row["query"], row["wanted"]): row["instruction"] for row in rows}
 
 
 def control_tokens(processor: Any) -> list[str]:

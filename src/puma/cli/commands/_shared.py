@@ -98,11 +98,17 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
         InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
         cannot be fetched.
     """
-    options = loading_options(dtype, attn)
-    quiet_libraries()
+    path = model_path(model)
+    from puma.retriever.onnx.layout import is_exported
+
+    if is_exported(path):
+        options: dict[str, Any] = {"dtype": dtype, "attn": attn}
+    else:
+        options = loading_options(dtype, attn)
+        quiet_libraries()
     from puma.retriever.model import Retriever
 
-    return Retriever.from_pretrained(model_path(model), **options)
+    return Retriever.from_pretrained(path, **options)
 
 
 def chosen_model(model: str | Path | None) -> str | Path:

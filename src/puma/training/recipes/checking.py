@@ -115,7 +115,7 @@ def _is_range(value: list[Any]) -> bool:
 
 
 def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:
-    from puma.retriever.model import PROMPTS
+    from puma.retriever.prompts import PROMPTS
 
     faults = []
     for name, more in (("prompt", ["chat"]), ("teacher_prompt", [])):

@@ -1,0 +1,68 @@
+"""``puma export``: a retriever in the format of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from puma.cli.commands._shared import Json, load_retriever, model_path, print_json
+from puma.errors import InputError, require
+
+FORMATS = ("onnx",)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export)
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Retriever folder, org/name on the hub, or puma-mini, the model that ships with PUMA.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The new folder.")],
+    kind: Annotated[
+        str, typer.Option("--format", help="onnx: two graphs that onnxruntime runs, without torch and transformers.")
+    ],
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="With onnx: weights in 8 bits, a quarter of the size."),
+    ] = False,
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="With onnx: leave out the vision side, which not every base can give.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Exchange a folder that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a retriever in another program's format; the folder is named to --model, or loaded from Python, as any
+    other.
+
+    Example: puma export puma-mini mini-onnx --format onnx
+    """
+    from puma.retriever.onnx.layout import is_exported
+
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: give one of {', '.join(FORMATS)}")
+    if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty; give another folder, or --replace")
+    require("puma export --format onnx", "onnx")
+    chosen = model_path(model)
+    if is_exported(chosen):
+        raise InputError(f"{model}: is an ONNX export already; name the model that it was made of")
+    retriever: Any = load_retriever(Path(chosen), dtype="fp32")
+    from puma.retriever.onnx.exporting import export_onnx
+
+    made = export_onnx(retriever.to("cpu"), out, source=model, int8=int8, text_only=text_only, replace=replace)
+    if as_json:
+        cosines = {"text_cosine": made.text_cosine, "image_cosine": made.image_cosine}
+        print_json(
+            {"out": str(out), "precision": made.precision, "images": made.images, "bytes": made.bytes, **cosines}
+        )
+        return
+    takes = "texts and images" if made.images else "texts only"
+    least = min(cosine for cosine in (made.text_cosine, made.image_cosine) if cosine is not None)
+    typer.echo(
+        f"{out}: {takes}, {made.precision}, {made.bytes / 1e6:,.0f} MB; cosine to the model's own vectors at least "
+        f"{least:.6f}"
+    )

@@ -1,0 +1,204 @@
+"""Embedding with onnxruntime: an exported retriever behind the same methods. Loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from puma.errors import DependencyError, ImageError, InputError, ModelError, first_line, install_command
+from puma.items.item import Item, as_items
+from puma.pruning.cards import own_metadata
+from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched
+from puma.retriever.cores import usable_cores
+from puma.retriever.decoding import within_limits
+from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
+from puma.retriever.onnx.tokens import TokenWriter
+from puma.retriever.prompts import PromptFormat, read_instructions, read_prompt
+from puma.retriever.text_tokens import TextTokens
+from puma.retriever.writing import one_an_item
+
+Prepared = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""``input_ids`` and ``attention_mask`` [n, length], and ``pixel_values`` where the batch has images."""
+
+
+class OnnxRetriever:
+    """A retriever that was exported: it embeds as :class:`puma.retriever.model.Retriever` does, and has no weights that
+    could be trained or saved again.
+
+    Args:
+        export: what the folder says of itself.
+        prompt: how items are written out.
+        folder: of the graphs and the tokenizer.
+
+    Raises:
+        DependencyError: onnxruntime is not installed.
+        ModelError: a graph or the tokenizer cannot be loaded.
+    """
+
+    mixed_instructions = counts_tokens = True
+
+    def __init__(self, export: Export, prompt: PromptFormat, folder: Path) -> None:
+        if not _has_onnxruntime():
+            raise DependencyError(
+                f"model {str(folder)!r}: an ONNX export, needs onnxruntime, which is not installed: pip install "
+                f"onnxruntime (or {install_command('onnx').removeprefix('pip install ')}, to make exports too)"
+            )
+        self.export, self.prompt, self.folder = export, prompt, folder
+        self.writer = TokenWriter(folder, export, prompt)
+        self.instructions = read_instructions(folder)
+        self.about: dict[str, Any] = own_metadata(folder)
+        self._text = _session(folder / TEXT_GRAPH)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_WEIGHTS:
+            raise NoWeightsError(
+                f"model {str(self.folder)!r}: an ONNX export only embeds; for anything else name the model that it was "
+                f"made of ({self.export.source})"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.export.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would. In fp32 it is that of the model that was exported: their vectors go
+        together."""
+        return self.export.fingerprint
+
+    @functools.cached_property
+    def text_tokens(self) -> TextTokens:
+        """Its tokenizer by itself: how long texts are, what is cut off them."""
+        return TextTokens(self.writer)
+
+    @functools.cached_property
+    def _vision(self) -> Any:
+        return _session(self.folder / VISION_GRAPH)
+
+    def encode(
+        self,
+        items: Sequence[Any] | Any,
+        instruction: str | Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        show_progress: bool = False,
+        tokens: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Embed items: arguments, result and errors are those of :meth:`puma.retriever.model.Retriever.encode`.
+
+        Raises:
+            ImageError: also an image, where only the text side was exported.
+        """
+        found = as_items(items)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
+        instructions = one_an_item(instruction, found)
+        self._check_images(found)
+        groups = length_sorted_groups(found, batch_size, instructions, CPU_PASS_CHARACTERS)
+
+        def prepare(rows: list[int]) -> Prepared:
+            return self._features([found[row] for row in rows], [instructions[row] for row in rows])
+
+        out = np.empty((len(found), self.dim), np.float32)
+        with tqdm(total=len(found), unit="item", desc="embedding", disable=not show_progress) as bar:
+            for rows, (ids, mask, pixels) in prefetched(groups, prepare):
+                out[rows] = self._vectors(ids, mask, pixels)
+                if tokens is not None:
+                    tokens[rows] = mask.sum(1)
+                bar.update(len(rows))
+        return out
+
+    def _check_images(self, items: Sequence[Item]) -> None:
+        if self.export.images is not None:
+            return
+        for item in items:
+            if item.image is not None:
+                raise ImageError(
+                    f"{item.image_name}: only the text side of this {self.export.base} model was exported "
+                    f"({self.folder}); for images name the model itself ({self.export.source})"
+                )
+
+    def _features(self, items: Sequence[Item], instructions: Sequence[str | None]) -> Prepared:
+        """A batch's arrays."""
+        lists = self.writer.token_lists(items, instructions)
+        lengths = np.array([len(ids) for ids in lists])
+        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        ids = np.full(mask.shape, self.export.pad_id, np.int64)
+        ids[mask.astype(bool)] = np.concatenate([np.asarray(each, np.int64) for each in lists])
+        if not (((ids == self.export.ret_id) & (mask == 1)).sum(1) == 1).all():
+            raise ModelError(f"model {str(self.folder)!r}: its tokenizer does not keep [RET]; export the model again")
+        images = [image for item in items if (image := item.open_image()) is not None]
+        if not images or self.export.images is None:
+            return ids, mask, None
+        return ids, mask, self.export.images([within_limits(image) for image in images])
+
+    def _vectors(self, ids: np.ndarray, mask: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+        """Unit vectors float32 [n, dim] of a batch."""
+        features = np.empty((0, self.dim), np.float32)
+        if pixels is not None:
+            (features,) = self._vision.run(None, {"pixel_values": pixels})
+        inputs = {"input_ids": ids, "attention_mask": mask, "image_features": features}
+        (vectors,) = self._text.run(None, inputs)
+        return np.asarray(vectors)
+
+
+_OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to_hub"}
+"""What a Retriever has by its weights. (``model`` is asked for by name where an encoder need not have one.)"""
+
+
+class NoWeightsError(ModelError, AttributeError):
+    """What needs a model's weights was asked of an export."""
+
+
+def load_exported(
+    folder: Path, *, name: str, device: str | None = None, dtype: Any = "auto", attn: str | None = None
+) -> Any:
+    """The retriever of an exported folder.
+
+    Args:
+        folder: where the files are.
+        name: what the caller called it, for messages.
+        device, dtype, attn: must be left to their defaults (or ``cpu``): the graphs are what they are.
+
+    Raises:
+        InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
+        DependencyError: onnxruntime is not installed.
+    """
+    export = read_export(folder)
+    for argument, value, plain in (("dtype", dtype, "auto"), ("attn", attn, None), ("device", device, None)):
+        if value != plain and (argument, value) != ("device", "cpu"):
+            raise InputError(
+                f"{argument}={value!r}: model {name!r} is an ONNX export in {export.precision}, for the CPU; leave it "
+                f"out, or name the model that it was made of ({export.source})"
+            )
+    return OnnxRetriever(export, read_prompt(folder), folder)
+
+
+def _has_onnxruntime() -> bool:
+    try:
+        import onnxruntime  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _session(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Its own default is every core of the machine, whatever this process may use.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    # Threads that wait busily after a batch would keep a search, which comes then, from the cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's own classes, which share no base
+        raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None
