@@ -15,13 +15,12 @@ from puma.pruning.loading import load_model, saved_type
 from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, with_adapter
 from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.prompt_files import read_instructions, read_prompt
 from puma.retriever.prompts import (
     PROMPT_FILE,
     PROMPTS,
     PromptFormat,
     from_chat_template,
-    read_instructions,
-    read_prompt,
     with_special_tokens,
 )
 from puma.retriever.ret_token import add_ret_token

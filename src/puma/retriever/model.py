@@ -18,7 +18,8 @@ from puma.items.item import as_items
 from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.onnx.layout import is_exported
 from puma.retriever.onnx.runtime import load_exported
-from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, PromptFormat, instruction_rows
+from puma.retriever.prompt_files import instruction_rows
+from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.text_tokens import TextTokens

@@ -9,17 +9,12 @@ Source: docs/method.md "The embedding" (paper section 3): ``[image] + instructio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT
-
-Instructions = dict[tuple[str, str | None], str]
-"""The instructions a retriever was trained with, by query modality and wanted modality (None for any)."""
 
 RET = "[RET]"
 """The added token whose final hidden state is the embedding."""
@@ -225,27 +220,6 @@ def from_chat_template(processor: Any) -> PromptFormat:
     if not image:
         raise ModelError("the model's chat template writes nothing for an image: give a PromptFormat of your own")
     return PromptFormat(before=before, image=image, after=after)
-
-
-def instruction_rows(instructions: Instructions) -> list[dict[str, str | None]]:
-    """What :data:`INSTRUCTIONS_FILE` holds."""
-    return [{"query": query, "wanted": wanted, "instruction": text} for (query, wanted), text in instructions.items()]
-
-
-def read_prompt(folder: Path) -> PromptFormat:
-    """The format in a retriever's folder.
-
-    Raises:
-        ModelError: it was saved by a newer version.
-    """
-    return PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
-
-
-def read_instructions(folder: Path) -> Instructions:
-    """The instructions in a retriever's folder; empty where it has none."""
-    file = folder / INSTRUCTIONS_FILE
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    return {(row["query"], row["wanted"]): row["instruction"] for row in rows}
 
 
 def control_tokens(processor: Any) -> list[str]:

@@ -31,7 +31,8 @@ from puma.retriever.onnx.layout import (
 )
 from puma.retriever.onnx.pixels import Preprocessing
 from puma.retriever.onnx.runtime import load_exported
-from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, control_tokens, instruction_rows
+from puma.retriever.prompt_files import instruction_rows
+from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, control_tokens
 from puma.storage.folders import write_json, written_folder
 
 LEAST_COSINE = 0.9999

@@ -19,7 +19,8 @@ from puma.retriever.cores import usable_cores
 from puma.retriever.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
 from puma.retriever.onnx.tokens import TokenWriter
-from puma.retriever.prompts import PromptFormat, read_instructions, read_prompt
+from puma.retriever.prompt_files import read_instructions, read_prompt
+from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.writing import one_an_item
 
