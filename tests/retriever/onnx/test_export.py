@@ -134,7 +134,21 @@ def test_int8_is_small_near_and_never_mixed_with_fp32(retriever, folder, small):
     assert (cosines > 0.95).all()
     assert (cosines < 1 - 1e-6).any()
     assert light.fingerprint not in (retriever.fingerprint, "")
-    assert describe(small).size < describe(folder).size * 0.6  # of a tiny model: its graph counts, too
+    assert describe(small).size < describe(folder).size
+
+
+def test_int8_leaves_what_does_not_bear_it(small, folder):
+    """The projections back from the MLP's width, and the vision graph."""
+    import onnx
+
+    def matrices(graph):
+        read = onnx.load(str(graph)).graph
+        return [tuple(w.dims) for w in read.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2]
+
+    wide, narrow = tiny.TEXT["intermediate_size"], tiny.HIDDEN
+    assert matrices(small / TEXT_GRAPH) == [(wide, narrow)] * 2
+    assert len(matrices(folder / TEXT_GRAPH)) == 2 * 7 + 1  # of two layers, and the table of embeddings
+    assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

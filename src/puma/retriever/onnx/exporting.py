@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from puma.retriever.onnx.layout import (
     Export,
 )
 from puma.retriever.onnx.pixels import Preprocessing
+from puma.retriever.onnx.quantising import QUANTISATION, quantise
 from puma.retriever.onnx.runtime import load_exported
 from puma.retriever.prompt_files import instruction_rows
 from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, control_tokens
@@ -37,11 +36,6 @@ from puma.storage.folders import write_json, written_folder
 
 LEAST_COSINE = 0.9999
 """Of an fp32 export's vectors to the model's, over :func:`samples`; below it the export is refused."""
-QUANTISATION = 1
-"""Raised whenever the same model would get other int8 vectors than before."""
-QUANTISED = ("MatMul", "Gather")
-"""Operators whose weights become int8: the decoder's and the projector's layers, and the table of embeddings. The
-tower's convolutions stay: in int8 they were slower and lost more (docs/export.md)."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,7 @@ def export_onnx(
         retriever: a Retriever in fp32 on the CPU.
         out: the folder; it appears when it is whole and its vectors are those of the model.
         source: what the retriever was loaded from, for messages of the export.
-        int8: quantise weights to int8, and what they are multiplied by as it comes (onnxruntime's dynamic
-            quantisation): a quarter of the size, other vectors.
+        int8: quantise the text side (:mod:`puma.retriever.onnx.quantising`): smaller, faster, other vectors.
         text_only: leave out the vision side.
         replace: whether an existing folder may be exchanged.
 
@@ -113,9 +106,7 @@ def export_onnx(
             pixels = images([Image.new("RGB", (8, 8))])
             write_vision_graph(retriever.model, pixels.shape[2:], work / VISION_GRAPH)
         if int8:
-            for name in (TEXT_GRAPH, VISION_GRAPH):
-                if (work / name).is_file():
-                    _quantise(work / name)
+            quantise(work / TEXT_GRAPH)
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
         retriever.model.config.save_pretrained(work)
         write_json(work / PROMPT_FILE, retriever.prompt.to_dict())
@@ -245,31 +236,6 @@ def _write_tokenizer(tokenizer: Any, file: Path) -> None:
     plain.no_truncation()
     plain.no_padding()
     plain.save(str(file))
-
-
-def _quantise(graph: Path) -> None:
-    """Exchange a graph for its int8 one."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole, data = graph.with_suffix(".fp32"), graph.with_name(f"{graph.name}.data")
-    graph.rename(whole)
-    with _quiet_root():
-        quantize_dynamic(
-            whole, graph, op_types_to_quantize=list(QUANTISED), per_channel=True, weight_type=QuantType.QInt8
-        )
-    whole.unlink()
-    data.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _quiet_root() -> Iterator[None]:
-    """onnxruntime's quantisation writes its advice to the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _write_card(folder: Path, retriever: Any, export: Export) -> None:
