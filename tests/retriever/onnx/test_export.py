@@ -73,6 +73,43 @@ def test_the_vectors_are_the_models(retriever, light, instruction, batch_size):
     np.testing.assert_array_equal(counts, wanted_counts)
 
 
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_what_is_known_of_an_instruction_changes_nothing(retriever, folder, batch_size):
+    light = Retriever.from_pretrained(folder)  # one that knows none yet
+    asked = "Find a picture that matches this, summarize the above image in one word. " * 3
+    items = [*MIXED, *(f"a cat {number}" for number in range(20))]
+    wanted = {text: retriever.encode(items, text) for text in (asked, "Find it.", None)}
+    for _ in range(3):  # at first it is computed, or recorded from a pass over whole sequences; then it is there
+        for text in (asked, "Find it.", asked, None):
+            assert np.abs(light.encode(items, text, batch_size) - wanted[text]).max() < 1e-5
+    alone = Retriever.from_pretrained(folder)
+    for item, row in zip([*items, *items], [*wanted[asked], *wanted[asked]], strict=True):
+        assert np.abs(alone.encode(item, asked)[0] - row).max() < 1e-5
+    mixed = [(None, "Find it.", asked)[place % 3] for place in range(len(items))]
+    found = light.encode(items, mixed, batch_size)
+    assert max(np.abs(found[i] - wanted[text][i]).max() for i, text in enumerate(mixed)) < 1e-5
+
+
+def test_a_known_instruction_is_not_computed_again(folder, monkeypatch):
+    light = Retriever.from_pretrained(folder)
+    asked = "Find a picture that matches this, summarize the above image in one word. " * 3
+    computed = []
+    plain = light._run
+
+    def run(sequences, *rest):
+        computed.append(sum(map(len, sequences)))
+        return plain(sequences, *rest)
+
+    monkeypatch.setattr(light, "_run", run)
+    whole = light.writer.token_lists([Item("a fox")], [asked])
+    light.encode("a fox", asked)
+    light.encode("a fox", asked)
+    light.encode(["a fox"] * 8, asked)
+    assert computed[0] == len(whole[0])
+    assert computed[1] < 12 < len(whole[0]) / 3
+    assert computed[2] == computed[1] * 8
+
+
 def test_one_item_none_and_an_iterator(retriever, light):
     assert light.encode([]).shape == (0, retriever.dim)
     for one in ("a fox", {"image": image(4)}, Item(text="a fox"), image(4)):

@@ -17,7 +17,7 @@ import puma
 from puma.errors import InputError, ModelError, require
 from puma.items.item import Item
 from puma.pruning.cards import CARD, TAG, front_matter
-from puma.retriever.onnx.graphs import WHOLE, write_text_graph, write_vision_graph
+from puma.retriever.onnx.graphs import WHOLE, prefix_shape, write_text_graph, write_vision_graph
 from puma.retriever.onnx.layout import (
     EXPORT_FILE,
     FP32,
@@ -106,21 +106,22 @@ def export_onnx(
             pixels = images([Image.new("RGB", (8, 8))])
             write_vision_graph(retriever.model, pixels.shape[2:], work / VISION_GRAPH)
         if int8:
-            quantise(work / TEXT_GRAPH)
+            quantise(work / TEXT_GRAPH, retriever.model.config.get_text_config(decoder=True).intermediate_size)
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
         retriever.model.config.save_pretrained(work)
         write_json(work / PROMPT_FILE, retriever.prompt.to_dict())
         write_json(work / INSTRUCTIONS_FILE, instruction_rows(retriever.instructions))
         write_json(work / EXPORT_FILE, export.to_dict())
-        cosines = least_cosines(retriever, load_exported(work, name=str(out)), with_images=images is not None)
-        if not int8 and min(cosine for cosine in cosines if cosine is not None) < LEAST_COSINE:
+        text, image = least_cosines(retriever, load_exported(work, name=str(out)), with_images=images is not None)
+        least = text if image is None else min(text, image)
+        if not int8 and least < LEAST_COSINE:
             raise ModelError(
-                f"base {family}: the exported graphs' vectors are not the model's (cosine {min(cosines):.6f}); use the "
+                f"base {family}: the exported graphs' vectors are not the model's (cosine {least:.6f}); use the "
                 "model's folder itself"
             )
         size = sum(file.stat().st_size for file in work.glob("*.onnx*"))
         _write_card(work, retriever, export)
-    return Exported(Path(out), export.precision, images is not None, *cosines, size)
+    return Exported(Path(out), export.precision, images is not None, text, image, size)
 
 
 def samples(with_images: bool) -> list[Item]:
@@ -161,28 +162,27 @@ def preprocessing_of(processor: Any) -> Preprocessing:
         for step in ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
     )
     size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
-    edge = getattr(size, "shortest_edge", None)
-    fixed = (getattr(size, "height", None), getattr(size, "width", None))
+    height, width, edge = (int(getattr(size, side, None) or 0) for side in ("height", "width", "shortest_edge"))
     steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
-    left = fixed if None not in fixed else (edge or 0, edge or 0)
-    if (
-        not plain
-        or not all(getattr(processor, step, False) for step in steps)
-        or getattr(processor, "do_pad", None)
-        or getattr(size, "longest_edge", None)
-        or (edge is None) == (None in fixed)
-        or (edge is not None and crop is None)
-        or (crop is not None and (crop.height > left[0] or crop.width > left[1]))
-    ):
+    usable = (
+        plain
+        and all(getattr(processor, step, False) for step in steps)
+        and not getattr(processor, "do_pad", None)
+        and not getattr(size, "longest_edge", None)
+        and bool(edge) != bool(height and width)
+        # All images must come out in one size, and none be padded to it.
+        and (not edge if crop is None else crop.height <= (edge or height) and crop.width <= (edge or width))
+    )
+    if not usable:
         raise ModelError(
             f"image processor {name}: its pixels cannot be made without transformers (only those of Pillow-backed ones "
             "that resize, crop to one size, rescale and normalise can be); text_only=True (--text-only) exports the "
             "text side, or use the model's folder itself"
         )
     return Preprocessing(
-        height=0 if edge else fixed[0],
-        width=0 if edge else fixed[1],
-        shortest_edge=edge or 0,
+        height=height,
+        width=width,
+        shortest_edge=edge,
         resample=int(processor.resample),
         crop=None if crop is None else (crop.height, crop.width),
         scale=float(processor.rescale_factor),
@@ -220,6 +220,7 @@ def _described(retriever: Any, source: str, images: Preprocessing | None, precis
         image_token=token,
         image_rows=rows,
         images=images,
+        prefix=prefix_shape(retriever.model),
     )
 
 

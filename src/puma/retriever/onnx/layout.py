@@ -16,7 +16,8 @@ EXPORT_FILE = "puma_onnx.json"
 TEXT_GRAPH = "puma_text.onnx"
 """``input_ids`` and ``attention_mask`` int64 [n, length], padded on the right, and ``image_features`` float32
 [rows, dim], those of all images of the batch in the order of their placeholders -> ``vectors`` float32 [n, dim], of
-unit length."""
+unit length. Where :attr:`Export.prefix` is given, also ``prefix_keys`` and ``prefix_values`` float32 [layers, heads,
+known, size], of the tokens before all sequences -> ``keys`` and ``values`` of the first sequence."""
 VISION_GRAPH = "puma_vision.onnx"
 """``pixel_values`` float32 [images, 3, height, width] -> ``image_features`` float32 [images * rows an image, dim]."""
 TOKENIZER = "tokenizer.json"
@@ -42,6 +43,7 @@ class Export:
         image_token: the placeholder of an image in a prompt.
         image_rows: placeholders, and rows of features, an image; 0 where there is no vision graph.
         images: what is done to images before the vision graph; None where there is none.
+        prefix: layers, heads and size of the keys of a prefix; None where the text graph takes none.
         format: of the folder.
     """
 
@@ -58,6 +60,7 @@ class Export:
     image_token: str
     image_rows: int
     images: Preprocessing | None
+    prefix: tuple[int, int, int] | None
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +96,8 @@ def read_export(folder: Path) -> Export:
         if kept["images"] is not None:
             kept["images"] = Preprocessing.from_dict(kept["images"])
         kept |= {name: tuple(kept[name]) for name in ("control", "special_ids")}
+        if kept["prefix"] is not None:
+            kept["prefix"] = tuple(kept["prefix"])
         return Export(**kept)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from None

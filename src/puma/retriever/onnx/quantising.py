@@ -20,8 +20,13 @@ QUANTISED = ["MatMul", "Gather"]
 """Operators whose weights become int8: the decoder's layers and the table of embeddings."""
 
 
-def quantise(graph: Path) -> None:
-    """Exchange a graph's file, and the file of its weights, for one of int8."""
+def quantise(graph: Path, width: int) -> None:
+    """Exchange a graph's file, and the file of its weights, for one of int8.
+
+    Args:
+        graph: the text graph's file.
+        width: of the decoder's MLP, whose projections back keep their type.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     whole, data = graph.with_suffix(".fp32"), graph.with_name(f"{graph.name}.data")
@@ -33,14 +38,14 @@ def quantise(graph: Path) -> None:
             op_types_to_quantize=QUANTISED,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=narrowing(whole),
+            nodes_to_exclude=products_of(whole, width),
         )
     whole.unlink()
     data.unlink(missing_ok=True)
 
 
-def narrowing(graph: Path) -> list[str]:
-    """Names of the matrix products whose weight [inputs, outputs] has fewer outputs than inputs."""
+def products_of(graph: Path, inputs: int) -> list[str]:
+    """Names of a graph's matrix products whose weight is [inputs, outputs] for this number of inputs."""
     import onnx
 
     read = onnx.load(str(graph), load_external_data=False).graph
@@ -48,7 +53,7 @@ def narrowing(graph: Path) -> list[str]:
     return [
         node.name
         for node in read.node
-        if node.op_type == "MatMul" and any(len(s := shapes.get(i, ())) == 2 and s[0] > s[1] for i in node.input)
+        if node.op_type == "MatMul" and any(len(s := shapes.get(i, ())) == 2 and s[0] == inputs for i in node.input)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, pr
 from puma.retriever.cores import usable_cores
 from puma.retriever.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
+from puma.retriever.onnx.prefixes import PASS_TOKENS, SHORTEST, Prefix, PrefixMemory, common_length
 from puma.retriever.onnx.tokens import TokenWriter
 from puma.retriever.prompt_files import read_instructions, read_prompt
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.writing import one_an_item
 
-Prepared = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""``input_ids`` and ``attention_mask`` [n, length], and ``pixel_values`` where the batch has images."""
+Prepared = tuple[list[list[int]], list[int], np.ndarray | None]
+"""The tokens of each item, those that may be known before them, and ``pixel_values`` where the batch has images."""
 
 
 class OnnxRetriever:
@@ -55,6 +57,7 @@ class OnnxRetriever:
         self.instructions = read_instructions(folder)
         self.about: dict[str, Any] = own_metadata(folder)
         self._text = _session(folder / TEXT_GRAPH)
+        self._prefixes = PrefixMemory()
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_WEIGHTS:
@@ -102,17 +105,17 @@ class OnnxRetriever:
             raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
         instructions = one_an_item(instruction, found)
         self._check_images(found)
-        groups = length_sorted_groups(found, batch_size, instructions, CPU_PASS_CHARACTERS)
+        groups = _groups(found, instructions, batch_size)
 
         def prepare(rows: list[int]) -> Prepared:
-            return self._features([found[row] for row in rows], [instructions[row] for row in rows])
+            return self._prepared([found[row] for row in rows], [instructions[row] for row in rows])
 
         out = np.empty((len(found), self.dim), np.float32)
         with tqdm(total=len(found), unit="item", desc="embedding", disable=not show_progress) as bar:
-            for rows, (ids, mask, pixels) in prefetched(groups, prepare):
-                out[rows] = self._vectors(ids, mask, pixels)
+            for rows, (sequences, head, pixels) in prefetched(groups, prepare):
+                out[rows] = self._vectors(sequences, head, pixels)
                 if tokens is not None:
-                    tokens[rows] = mask.sum(1)
+                    tokens[rows] = [len(sequence) for sequence in sequences]
                 bar.update(len(rows))
         return out
 
@@ -126,28 +129,66 @@ class OnnxRetriever:
                     f"({self.folder}); for images name the model itself ({self.export.source})"
                 )
 
-    def _features(self, items: Sequence[Item], instructions: Sequence[str | None]) -> Prepared:
-        """A batch's arrays."""
-        lists = self.writer.token_lists(items, instructions)
-        lengths = np.array([len(ids) for ids in lists])
-        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        ids = np.full(mask.shape, self.export.pad_id, np.int64)
-        ids[mask.astype(bool)] = np.concatenate([np.asarray(each, np.int64) for each in lists])
-        if not (((ids == self.export.ret_id) & (mask == 1)).sum(1) == 1).all():
+    def _prepared(self, items: Sequence[Item], instructions: Sequence[str | None]) -> Prepared:
+        """What a batch is made of."""
+        sequences = self.writer.token_lists(items, instructions)
+        if any(sequence.count(self.export.ret_id) != 1 for sequence in sequences):
             raise ModelError(f"model {str(self.folder)!r}: its tokenizer does not keep [RET]; export the model again")
+        head = self.writer.head(items[0].modality, instructions[0])  # of other items as far as they begin like this
         images = [image for item in items if (image := item.open_image()) is not None]
         if not images or self.export.images is None:
-            return ids, mask, None
-        return ids, mask, self.export.images([within_limits(image) for image in images])
+            return sequences, head, None
+        return sequences, head, self.export.images([within_limits(image) for image in images])
 
-    def _vectors(self, ids: np.ndarray, mask: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+    def _vectors(self, sequences: list[list[int]], head: list[int], pixels: np.ndarray | None) -> np.ndarray:
         """Unit vectors float32 [n, dim] of a batch."""
         features = np.empty((0, self.dim), np.float32)
         if pixels is not None:
             (features,) = self._vision.run(None, {"pixel_values": pixels})
-        inputs = {"input_ids": ids, "attention_mask": mask, "image_features": features}
-        (vectors,) = self._text.run(None, inputs)
-        return np.asarray(vectors)
+        if self.export.prefix is None:
+            return self._run(sequences, features, None)[0]
+        none = Prefix.empty(self.export.prefix)
+        known = common_length(head, sequences)
+        if known < SHORTEST:
+            return self._run(sequences, features, none)[0]
+        prefix = self._prefixes.get(head[:known])
+        if prefix is None and (len(sequences) - 1) * known > PASS_TOKENS:
+            _, prefix = self._run([head[:known]], features[:0], none)
+            self._prefixes.put(head[:known], prefix)
+        if prefix is None:  # the next call with this head will win by it
+            vectors, first = self._run(sequences, features, none)
+            self._prefixes.put(head[:known], first.first(known))
+            return vectors
+        return self._run([sequence[known:] for sequence in sequences], features, prefix)[0]
+
+    def _run(self, sequences: list[list[int]], features: np.ndarray, prefix: Prefix | None) -> tuple[Any, Any]:
+        """Vectors of sequences behind a prefix, and the first one's keys and values."""
+        lengths = np.array([len(sequence) for sequence in sequences])
+        mask = np.arange(max(2, lengths.max())) < lengths[:, None]  # the graph is made for two tokens and more
+        ids = np.full(mask.shape, self.export.pad_id, np.int64)
+        ids[mask] = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
+        inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "image_features": features}
+        if prefix is None:
+            return self._text.run(None, inputs)[0], None
+        vectors, keys, values = self._text.run(
+            None, {**inputs, "prefix_keys": prefix.keys, "prefix_values": prefix.values}
+        )
+        return vectors, Prefix(keys, values)
+
+
+def _groups(items: Sequence[Item], instructions: Sequence[str | None], batch_size: int) -> list[list[int]]:
+    """Batches of like length; items with one instruction apart from the others, where enough of them gain by it."""
+    counts = Counter(instructions)
+    worth = {one for one, count in counts.items() if one and (count - 1) * len(one.split()) > PASS_TOKENS}
+    kinds: dict[str | None, list[int]] = {}
+    for row, instruction in enumerate(instructions):
+        kinds.setdefault(instruction if instruction in worth else None, []).append(row)
+    groups = []
+    for rows in kinds.values():
+        part, asked = [items[row] for row in rows], [instructions[row] for row in rows]
+        own = length_sorted_groups(part, batch_size, asked, CPU_PASS_CHARACTERS)
+        groups += [[rows[place] for place in group] for group in own]
+    return groups
 
 
 _OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to_hub"}

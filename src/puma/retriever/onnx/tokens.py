@@ -70,8 +70,14 @@ class TokenWriter(PromptWriter):
         """As :meth:`puma.retriever.writing.PromptWriter.offsets`."""
         return list(self.tokenizer(text)["offset_mapping"])
 
+    def head(self, modality: str, instruction: str | None) -> list[int]:
+        """The token numbers of what stands before an item's own text or image; the last may join with a text."""
+        head, _ = self.prompt.parts(modality, self.clean(instruction) if instruction else None)
+        head = head.split(self._image, 1)[0]
+        return list(self.tokenizer(head)["input_ids"]) if head else []
+
     def token_lists(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
         """The token numbers of each item, its prompt, and the placeholders of its image."""
         texts = [self.written([item], instruction)[0] for item, instruction in zip(items, instructions, strict=True)]
         texts = [text.replace(self._image, self._placeholders) for text in texts]
-        return [found.ids for found in self.tokenizer.plain.encode_batch_fast(texts, add_special_tokens=False)]
+        return [list(found.ids) for found in self.tokenizer.plain.encode_batch_fast(texts, add_special_tokens=False)]
