@@ -49,7 +49,7 @@ def test_the_blocker_blocks(base, tmp_path):
     (tmp_path / "x.txt").write_text("a\n")
     done = lightly("embed", "x.txt", "--out", "v.npz", "--model", base, cwd=tmp_path)
     assert done.returncode != 0
-    assert "torch" in done.stderr
+    assert "error: this needs torch, which is not installed: pip install puma-retrieval; " in done.stderr
 
 
 def test_embed(folder, wanted, place):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.errors import IndexMismatchError, InputError, ModelError
+from puma.errors import IndexMismatchError, InputError, ModelError, is_installed
 from puma.items.encoder import Skip
 from puma.items.item import Item
 from puma.items.references import image_reference
@@ -101,7 +101,7 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     path = model_path(model)
     from puma.retriever.onnx.layout import is_exported
 
-    if is_exported(path):
+    if is_exported(path) or not is_installed("torch"):
         options: dict[str, Any] = {"dtype": dtype, "attn": attn}
     else:
         options = loading_options(dtype, attn)
