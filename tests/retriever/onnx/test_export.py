@@ -254,7 +254,9 @@ def test_an_export_of_a_newer_version_is_refused_with_the_remedy(folder, tmp_pat
     assert Retriever.from_pretrained(changed(folder, tmp_path / "more", unheard_of=1)).dim == tiny.HIDDEN
 
 
-@pytest.mark.parametrize("harm", ["no JSON", "a list", "a field is missing", "no text graph", "half a graph", "half the weights", "tokens"])
+@pytest.mark.parametrize(
+    "harm", ["no JSON", "a list", "a field is missing", "no text graph", "half a graph", "half the weights", "tokens"]
+)
 def test_a_damaged_export_is_named(folder, tmp_path, harm):
     out = copied(folder, tmp_path / "out")
     files = {"no text graph": TEXT_GRAPH, "half a graph": TEXT_GRAPH, "tokens": "tokenizer.json"}

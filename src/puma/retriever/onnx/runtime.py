@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from puma.errors import DependencyError, ImageError, InputError, ModelError, first_line, install_command
+from puma.errors import DependencyError, ImageError, InputError, ModelError, first_line, install_command, is_installed
 from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
 from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched
@@ -47,7 +47,7 @@ class OnnxRetriever:
     mixed_instructions = counts_tokens = True
 
     def __init__(self, export: Export, prompt: PromptFormat, folder: Path) -> None:
-        if not _has_onnxruntime():
+        if not is_installed("onnxruntime"):
             raise DependencyError(
                 f"model {str(folder)!r}: an ONNX export, needs onnxruntime, which is not installed: pip install "
                 f"onnxruntime (or {install_command('onnx').removeprefix('pip install ')}, to make exports too)"
@@ -221,14 +221,6 @@ def load_exported(
                 f"out, or name the model that it was made of ({export.source})"
             )
     return OnnxRetriever(export, read_prompt(folder), folder)
-
-
-def _has_onnxruntime() -> bool:
-    try:
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    return True
 
 
 def _session(file: Path) -> Any:
