@@ -22,6 +22,8 @@ from support.shared import built_once
 
 needs_onnx()
 
+FIRST = ("qwen2_vl", "gemma3")
+"""Families of unlike kinds: positions in the image's plane, a sliding window."""
 LONG = "a fox and a heart and a cat. " * 200
 
 
@@ -188,7 +190,9 @@ def test_int8_leaves_what_does_not_bear_it(small, folder):
     assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in tiny.FAMILIES]
+)
 def test_the_text_side_of_every_family(family, family_base, tmp_path):
     retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
     made = export_onnx(retriever, tmp_path / "out", source="somewhere/else", text_only=True)
@@ -203,7 +207,7 @@ def test_the_text_side_of_every_family(family, family_base, tmp_path):
         light.encode([image(0)])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "fast_vlm"])
 def test_both_sides_of_the_families_that_have_them_the_others_are_refused_by_name(family, family_base, tmp_path):
     retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
     if family not in WHOLE:

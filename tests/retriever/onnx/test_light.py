@@ -105,7 +105,7 @@ def ask(url, body):
 
 def test_serve(folder, wanted, place):
     with serving(place, "my.index", "--model", folder) as url:
-        body = {"model": "m", "input": ["a red fox", "b " * 600], "encoding_format": "float"}
+        body = {"model": folder.name, "input": ["a red fox", "b " * 600], "encoding_format": "float"}
         answer = ask(f"{url}/v1/embeddings", body)
         vectors = np.array([row["embedding"] for row in answer["data"]], np.float32)
         np.testing.assert_allclose(vectors, wanted.encode(body["input"]), atol=1e-5)
