@@ -11,11 +11,13 @@ from PIL import Image
 from puma.cli import app as cli
 from puma.errors import DependencyError, ImageError, InputError, ModelError
 from puma.items import Item
+from puma.retriever.cores import usable_cores
 from puma.retriever.known import describe
 from puma.retriever.model import Retriever
 from puma.retriever.onnx.exporting import export_onnx
 from puma.retriever.onnx.graphs import WHOLE
 from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_GRAPH
+from puma.retriever.onnx.runtime import thread_count
 from support import tiny
 from support.exports import exported, needs_onnx
 from support.shared import built_once
@@ -291,6 +293,12 @@ def test_what_was_decided_at_the_export_cannot_be_asked_for(folder, options):
     with pytest.raises(InputError, match=rf"^{name}={value!r}: .*is an ONNX export in fp32, for the CPU"):
         Retriever.from_pretrained(folder, **options)
     assert Retriever.from_pretrained(folder, device="cpu").dim == tiny.HIDDEN
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None), ("", None)])
+def test_threads_are_those_of_the_environment_else_the_cores_it_may_use(given, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count() == (threads or usable_cores())
 
 
 def test_what_needs_weights_names_the_model_it_was_made_of(light, folder, base, tmp_path, capsys):

@@ -89,7 +89,9 @@ class TextSide(torch.nn.Module):
         known, length = prefix_keys.shape[2], input_ids.shape[1]
         positions = torch.arange(length, device=input_ids.device) + known
         seen = torch.arange(known + length, device=input_ids.device) <= positions[:, None]
-        layers = [_Known(keys, values, input_ids.shape[0]) for keys, values in zip(prefix_keys, prefix_values, strict=True)]
+        layers = [
+            _Known(keys, values, input_ids.shape[0]) for keys, values in zip(prefix_keys, prefix_values, strict=True)
+        ]
         states = self.decoder(
             inputs_embeds=embedded,
             attention_mask=seen[None, None],

@@ -223,12 +223,18 @@ def load_exported(
     return OnnxRetriever(export, read_prompt(folder), folder)
 
 
+def thread_count() -> int:
+    """Threads of a pass: ``OMP_NUM_THREADS``, as torch has them, else the cores that this process may use.
+    (onnxruntime's own default is every core of the machine.)"""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else usable_cores()
+
+
 def _session(file: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Its own default is every core of the machine, whatever this process may use.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    options.intra_op_num_threads = thread_count()
     # Threads that wait busily after a batch would keep a search, which comes then, from the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
