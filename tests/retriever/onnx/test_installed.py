@@ -66,13 +66,13 @@ def test_an_exported_folder_embeds_indexes_searches_and_serves(programs, base, t
     for query in (["a red fox"], ["--image", "red.png"]):
         assert len(json.loads(run("search", "my.index", *query, "--model", folder, "--json").stdout)) == 3
     command = [programs / "puma", "serve", "my.index", "--model", folder, "--port", "0"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        url = process.stdout.readline().strip().rpartition(" ")[2]
-        with urllib.request.urlopen(f"{url}/search?text=a+red+fox&k=2", timeout=60) as answer:
-            assert len(json.load(answer)["hits"]) == 2
-    finally:
-        process.terminate()
-        assert process.wait(60) == 0
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().strip().rpartition(" ")[2]
+            with urllib.request.urlopen(f"{url}/search?text=a+red+fox&k=2", timeout=60) as answer:
+                assert len(json.load(answer)["hits"]) == 2
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
     said = run("train", "--model", base, "--data", "texts.txt", "--out", "m", code=1).stderr
     assert "pip install" in said
