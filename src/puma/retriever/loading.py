@@ -14,8 +14,8 @@ from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.pruning.loading import load_model, saved_type
 from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, with_adapter
+from puma.retriever.devices import default_device
 from puma.retriever.image_tokens import limit_image_tokens
-from puma.retriever.prompt_files import read_instructions, read_prompt
 from puma.retriever.prompts import (
     PROMPT_FILE,
     PROMPTS,
@@ -24,6 +24,7 @@ from puma.retriever.prompts import (
     with_special_tokens,
 )
 from puma.retriever.ret_token import add_ret_token
+from puma.retriever.trained_with import check_layers, exits_below, read_instructions
 
 Made = TypeVar("Made", bound=Any)
 
@@ -36,6 +37,7 @@ def load_retriever(
     device: str | None,
     dtype: torch.dtype | str,
     attn: str | None,
+    layers: int | None,
     token: str | None,
 ) -> Made:
     """What :meth:`puma.retriever.model.Retriever.from_pretrained` does with a folder of weights or of an adapter.
@@ -44,9 +46,10 @@ def load_retriever(
         kind: the class of the retriever.
         folder: where the files are.
         name: what the caller called it, for messages.
-        device, dtype, attn, token: as there.
+        device, dtype, attn, layers, token: as there.
     """
     if is_adapter_folder(folder):
+        check_layers(layers, (), name)
         retriever = kind.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn, token=token)
         retriever.model = with_adapter(retriever.model, folder)
         return retriever
@@ -55,12 +58,13 @@ def load_retriever(
             f"model {name!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
             "make one of it with `puma train` or Retriever.from_base"
         )
-    prompt = read_prompt(folder)
+    prompt = PromptFormat.read(folder)
     processor = load_processor(folder)
-    model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
+    exits = exits_below(layers, folder, name)
+    model = load_model(folder, layers=layers, dtype=dtype, attn=attn, head=False, device=device or default_device())
     retriever = kind(model, processor, prompt)
     retriever.saved_dtype = saved_type(folder)
-    retriever.instructions = read_instructions(folder)
+    retriever.instructions, retriever.exits = read_instructions(folder), exits
     retriever.about = own_metadata(folder)
     return retriever
 
@@ -93,8 +97,3 @@ def new_retriever(
     retriever.saved_dtype = saved_type(folder)
     retriever.about = inherited_metadata(folder)
     return retriever
-
-
-def default_device() -> str:
-    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

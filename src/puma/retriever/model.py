@@ -18,11 +18,11 @@ from puma.items.item import as_items
 from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.onnx.layout import is_exported
 from puma.retriever.onnx.runtime import load_exported
-from puma.retriever.prompt_files import instruction_rows
-from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, PromptFormat
+from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.text_tokens import TextTokens
+from puma.retriever.trained_with import Instructions, write_exits, write_instructions
 from puma.storage.folders import write_json, written_folder
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ class Retriever:
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
-        self.instructions: dict[tuple[str, str | None], str] = {}
-        """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
-        same."""
+        self.instructions: Instructions = {}
+        """The instructions it was trained with; search uses the same."""
+        self.exits: tuple[int, ...] = ()
+        """Depths below its own that it was trained to be cut to (elastic depth, :mod:`puma.training.exits`)."""
         self.about: dict[str, Any] = {}
         """What its model card says of its origin, where known: ``base_model`` (hub name), ``license``, ``language``."""
 
@@ -71,6 +72,7 @@ class Retriever:
         device: str | None = None,
         dtype: torch.dtype | str = "auto",
         attn: str | None = None,
+        layers: int | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> Retriever:
@@ -78,26 +80,31 @@ class Retriever:
 
         Args:
             path: the folder, or a hub name. A folder that holds a LoRA adapter only (peft's ``adapter_config.json``) is
-                merged into the retriever that it names as its base.
+                merged into the retriever that it names as its base. Of one that was exported to ONNX an
+                :class:`puma.retriever.onnx.runtime.OnnxRetriever` is returned, and torch is not loaded.
             device: where to put it; by default CUDA if there is one.
             dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
                 ``fp16``.
             attn: ``sdpa``, ``eager`` or ``flash_attention_2``; None leaves it to transformers.
+            layers: load only so many decoder layers, of a retriever that was trained with an exit there.
             revision: branch, tag or commit on the hub.
             token: of the hub; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave. With ``HF_HUB_OFFLINE=1``
                 only the hub's cache is read.
 
         Raises:
-            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype`` or
-                ``attn``; a revision of a folder here.
+            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
+                ``attn`` or ``layers``; a revision of a folder here.
             ModelError: transformers cannot load it, or weights are missing.
+            DependencyError: an export, and onnxruntime is not installed.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
         if is_exported(folder):
-            return load_exported(folder, name=str(path), device=device, dtype=dtype, attn=attn)
+            return load_exported(folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers)
         from puma.retriever.loading import load_retriever
 
-        return load_retriever(cls, folder, name=str(path), device=device, dtype=dtype, attn=attn, token=token)
+        return load_retriever(
+            cls, folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers, token=token
+        )
 
     @classmethod
     def from_base(
@@ -122,7 +129,7 @@ class Retriever:
             path: a base model's folder or hub name.
             layers: decoder layers kept; None keeps all (the teacher).
             keep_last: keep the first ``layers - 1`` and the last.
-            prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
+            prompt: ``open-quote``, ``short``, ``chat`` for the base's own chat template, or a format.
             image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
                 :func:`puma.retriever.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
             dtype, attn, device, revision, token: as :meth:`from_pretrained`.
@@ -236,7 +243,8 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
-            write_json(work / INSTRUCTIONS_FILE, instruction_rows(self.instructions))
+            write_instructions(work, self.instructions)
+            write_exits(work, self.exits)
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )

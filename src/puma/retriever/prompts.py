@@ -9,8 +9,10 @@ Source: docs/method.md "The embedding" (paper section 3): ``[image] + instructio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
@@ -21,9 +23,6 @@ RET = "[RET]"
 
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`PromptFormat`."""
-
-INSTRUCTIONS_FILE = "puma_instructions.json"
-"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
 MOST_CONTROL_TOKENS = 256
 """More added special tokens than this (Gemma has thousands, unused) are not all kept apart from plain text."""
@@ -147,6 +146,11 @@ class PromptFormat:
         return asdict(self)
 
     @classmethod
+    def read(cls, folder: Path) -> PromptFormat:
+        """The format in a retriever's folder; errors as :meth:`from_dict`."""
+        return cls.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PromptFormat:
         """The inverse of :meth:`to_dict`.
 
@@ -178,9 +182,8 @@ SHORT = PromptFormat(separator=" ", close_text=" :", close_image=" :", close_bot
 """The least that can be read: content, a colon, ``[RET]``. For small bases that are trained, on hardware where every
 token counts: half the tokens of :data:`OPEN_QUOTE` for a caption."""
 
-
 PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
-"""Prompt formats by name; ``chat`` is the model's own chat template (:func:`from_chat_template`)."""
+"""Formats by name; ``chat`` is the model's own chat template (:func:`from_chat_template`)."""
 
 
 def from_chat_template(processor: Any) -> PromptFormat:

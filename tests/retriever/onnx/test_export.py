@@ -287,7 +287,9 @@ def test_a_missing_onnxruntime_is_named_with_the_command(folder, monkeypatch, ca
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("options", [{"dtype": "bf16"}, {"dtype": torch.float32}, {"attn": "sdpa"}, {"device": "cuda"}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bf16"}, {"dtype": torch.float32}, {"attn": "sdpa"}, {"layers": 1}, {"device": "cuda"}]
+)
 def test_what_was_decided_at_the_export_cannot_be_asked_for(folder, options):
     (name, value) = next(iter(options.items()))
     with pytest.raises(InputError, match=rf"^{name}={value!r}: .*is an ONNX export in fp32, for the CPU"):

@@ -30,8 +30,8 @@ from puma.retriever.onnx.layout import (
 from puma.retriever.onnx.pixels import Preprocessing
 from puma.retriever.onnx.quantising import QUANTISATION, quantise
 from puma.retriever.onnx.runtime import load_exported
-from puma.retriever.prompt_files import instruction_rows
-from puma.retriever.prompts import INSTRUCTIONS_FILE, PROMPT_FILE, control_tokens
+from puma.retriever.prompts import PROMPT_FILE, control_tokens
+from puma.retriever.trained_with import write_instructions
 from puma.storage.folders import write_json, written_folder
 
 LEAST_COSINE = 0.9999
@@ -110,7 +110,7 @@ def export_onnx(
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
         retriever.model.config.save_pretrained(work)
         write_json(work / PROMPT_FILE, retriever.prompt.to_dict())
-        write_json(work / INSTRUCTIONS_FILE, instruction_rows(retriever.instructions))
+        write_instructions(work, retriever.instructions)
         write_json(work / EXPORT_FILE, export.to_dict())
         text, image = least_cosines(retriever, load_exported(work, name=str(out)), with_images=images is not None)
         least = text if image is None else min(text, image)

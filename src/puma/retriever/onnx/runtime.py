@@ -21,9 +21,9 @@ from puma.retriever.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
 from puma.retriever.onnx.prefixes import PASS_TOKENS, SHORTEST, Prefix, PrefixMemory, common_length
 from puma.retriever.onnx.tokens import TokenWriter
-from puma.retriever.prompt_files import read_instructions, read_prompt
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
+from puma.retriever.trained_with import read_instructions
 from puma.retriever.writing import one_an_item
 
 Prepared = tuple[list[list[int]], list[int], np.ndarray | None]
@@ -200,27 +200,34 @@ class NoWeightsError(ModelError, AttributeError):
 
 
 def load_exported(
-    folder: Path, *, name: str, device: str | None = None, dtype: Any = "auto", attn: str | None = None
+    folder: Path,
+    *,
+    name: str,
+    device: str | None = None,
+    dtype: Any = "auto",
+    attn: str | None = None,
+    layers: int | None = None,
 ) -> Any:
     """The retriever of an exported folder.
 
     Args:
         folder: where the files are.
         name: what the caller called it, for messages.
-        device, dtype, attn: must be left to their defaults (or ``cpu``): the graphs are what they are.
+        device, dtype, attn, layers: must be left to their defaults (or ``cpu``): the graphs are what they are.
 
     Raises:
         InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
         DependencyError: onnxruntime is not installed.
     """
     export = read_export(folder)
-    for argument, value, plain in (("dtype", dtype, "auto"), ("attn", attn, None), ("device", device, None)):
+    given = (("dtype", dtype, "auto"), ("attn", attn, None), ("layers", layers, None), ("device", device, None))
+    for argument, value, plain in given:
         if value != plain and (argument, value) != ("device", "cpu"):
             raise InputError(
                 f"{argument}={value!r}: model {name!r} is an ONNX export in {export.precision}, for the CPU; leave it "
                 f"out, or name the model that it was made of ({export.source})"
             )
-    return OnnxRetriever(export, read_prompt(folder), folder)
+    return OnnxRetriever(export, PromptFormat.read(folder), folder)
 
 
 def thread_count() -> int:

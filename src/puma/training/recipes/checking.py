@@ -9,7 +9,8 @@ from typing import Any
 
 from puma.errors import ConfigError
 from puma.pruning.loading import ATTENTION
-from puma.training.config import BASE_PRECISIONS, TrainConfig
+from puma.training.config import TrainConfig
+from puma.training.config_rules import BASE_PRECISIONS
 from puma.training.recipes.costs import Workload
 from puma.training.recipes.files import SECTIONS, Entries
 
