@@ -320,6 +320,7 @@ def test_what_needs_weights_names_the_model_it_was_made_of(light, folder, base, 
 def test_the_command(base, folder, tmp_path, capsys):
     model, out = tmp_path / "model", tmp_path / "out"
     retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="bf16")
+    retriever.exits = (1,)
     retriever.save_pretrained(model)
 
     def run(*words):
@@ -334,8 +335,9 @@ def test_the_command(base, folder, tmp_path, capsys):
     np.testing.assert_allclose(Retriever.from_pretrained(out).encode(MIXED), whole.encode(MIXED), atol=1e-5)
     code, said = run(model, out, "--format", "onnx")
     assert (code, "--replace" in said.err) == (2, True)
-    code, said = run(model, out, "--format", "onnx", "--int8", "--text-only", "--replace", "--json")
+    code, said = run(model, out, "--format", "onnx", "--int8", "--text-only", "--layers", 1, "--replace", "--json")
     written = json.loads(said.out)
+    assert describe(out).layers == 1
     assert (code, written["precision"], written["images"], written["image_cosine"]) == (0, "int8", False, None)
     code, said = run(model, tmp_path / "other", "--format", "tflite")
     assert (code, said.err) == (2, "error: --format tflite: give one of onnx\n")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from puma.cli.commands._shared import Json, load_retriever, model_path, print_json
+from puma.cli.commands._shared import Json, Layers, load_retriever, model_path, print_json
 from puma.errors import InputError, require
 
 FORMATS = ("onnx",)
@@ -32,6 +32,7 @@ def export(
     text_only: Annotated[
         bool, typer.Option("--text-only", help="With onnx: leave out the vision side, which not every base can give.")
     ] = False,
+    layers: Layers = None,
     replace: Annotated[bool, typer.Option("--replace", help="Exchange a folder that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +51,7 @@ def export(
     chosen = model_path(model)
     if is_exported(chosen):
         raise InputError(f"{model}: is an ONNX export already; name the model that it was made of")
-    retriever: Any = load_retriever(Path(chosen), dtype="fp32")
+    retriever: Any = load_retriever(Path(chosen), dtype="fp32", layers=layers)
     from puma.retriever.onnx.exporting import export_onnx
 
     made = export_onnx(retriever.to("cpu"), out, source=model, int8=int8, text_only=text_only, replace=replace)
