@@ -40,6 +40,8 @@ HEAVY = (
     "mini/test_quickstart.py",
     "pruning/test_layers.py",
     "pruning/test_loading.py",
+    "retriever/onnx/test_export.py",
+    "retriever/onnx/test_light.py",
     "retriever/test_adapters.py",
     "road",
     "search/ingest/test_documents.py",

@@ -32,6 +32,7 @@ EXTRAS = {
     "train": _TRAIN,
     "mini": (*_TRAIN, "resvg_py", "scipy"),
     "plot": ("matplotlib",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "pdf": ("pypdfium2",),
     "heic": ("pillow_heif",),
     "smolvlm": ("num2words",),
@@ -41,6 +42,10 @@ EXTRAS = {
     "llama-index": ("llama_index",),
 }
 """The modules that each extra of the installation must bring, as ``pyproject.toml`` declares them."""
+
+
+NEEDS_WEIGHTS = ("torch", "torchvision", "transformers", "gguf", "huggingface_hub")
+"""Base packages that an installation without torch (docs/export.md) does without."""
 
 
 class PumaError(Exception):
@@ -117,7 +122,7 @@ def require(purpose: str, extra: str, *modules: str) -> None:
     Raises:
         DependencyError: some cannot be found; the message names them and the command that installs them.
     """
-    missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
+    missing = [name for name in modules or EXTRAS[extra] if not is_installed(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise DependencyError(
@@ -131,5 +136,6 @@ def extra_of(module: str) -> str | None:
     return next((extra for extra, modules in EXTRAS.items() if top in modules), None)
 
 
-def _is_there(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether a module can be found; it is not imported."""
     return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None

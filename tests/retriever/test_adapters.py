@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from puma.errors import InputError, ModelError
-from puma.retriever.adapters import CONFIG, base_of, is_adapter_folder, with_adapter
+from puma.pruning.hub import is_adapter_folder
+from puma.retriever.adapters import CONFIG, base_of, with_adapter
 from puma.retriever.dimensions import nested_dimensions, note_dimensions
 from support import tiny
 

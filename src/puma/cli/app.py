@@ -18,7 +18,7 @@ if (
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 from puma.cli import commands
-from puma.errors import PumaError, extra_of, install_command
+from puma.errors import DISTRIBUTION, NEEDS_WEIGHTS, PumaError, extra_of, install_command
 
 app = typer.Typer(
     name="puma",
@@ -74,7 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
-        return _defect(error) if extra is None else _say(f"this needs {error.name}: {install_command(extra)}", 1)
+        if extra is not None:
+            return _say(f"this needs {error.name}: {install_command(extra)}", 1)
+        if (error.name or "").split(".")[0] in NEEDS_WEIGHTS:
+            whole = f"this needs {error.name}, which is not installed: pip install {DISTRIBUTION}"
+            return _say(f"{whole}; without it, name an exported model (--model, PUMA_MODEL)", 1)
+        return _defect(error)
     except MemoryError:
         return _say("not enough memory; use a smaller batch, a smaller model, or a larger machine", 1)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "ImageSource",
     "Item",
     "as_item",
+    "as_items",
     "open_image",
 ]
 
@@ -79,6 +81,13 @@ class Item:
     def open_image(self, *, least_side: LeastSide = None) -> Image.Image | None:
         """The image, decoded by :func:`open_image`, or None."""
         return None if self.image is None else open_image(self.image, least_side=least_side)
+
+
+def as_items(values: Sequence[Any] | Any) -> list[Item]:
+    """Items of a list, a tuple or an iterator of what :func:`as_item` takes, or of one such value."""
+    if isinstance(values, (str, dict, Item)) or not isinstance(values, (list, tuple)):
+        values = list(values) if isinstance(values, Iterator) else [values]
+    return [as_item(value) for value in values]
 
 
 def as_item(value: Any) -> Item:

@@ -9,7 +9,17 @@ from pathlib import Path
 from puma.errors import InputError, ModelError, first_line
 from puma.pruning.cards import CARD, HUB_NAME
 
-_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which peft knows an adapter's folder."""
+_GRAPHS = ["puma_*.onnx", "puma_*.onnx.data"]
+"""Those that PUMA exports, not the ones that other projects' models have beside their weights."""
+_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *_GRAPHS]
+
+
+def is_adapter_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an adapter and no model of its own."""
+    folder = Path(path)
+    return (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors"))
 
 
 def holds(name: str | os.PathLike[str], file: str) -> bool:

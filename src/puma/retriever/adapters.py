@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from puma.errors import InputError, ModelError, first_line, require
+from puma.pruning.hub import ADAPTER_CONFIG
 from puma.retriever.dimensions import note_dimensions
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _SAVED_UNDER = "base_model.model."
@@ -32,12 +33,6 @@ _INSERTED = ("", "language_model.", "model.", "model.language_model.")
 """What a module's name may lack at its front, in the order in which it is tried."""
 _HEADS = ("lm_head", "score", "classifier")
 """Modules that a retriever has not: an adapter's weights for them are left out."""
-
-
-def is_adapter_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an adapter and no model of its own."""
-    folder = Path(path)
-    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors"))
 
 
 def base_of(path: str | os.PathLike[str]) -> str:

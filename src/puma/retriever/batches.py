@@ -6,13 +6,14 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from puma.errors import InputError
 from puma.items.item import TEXT, Item
 from puma.retriever.cores import usable_cores
+
+if TYPE_CHECKING:
+    import torch
 
 CPU_PASS_CHARACTERS = 400
 """What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so

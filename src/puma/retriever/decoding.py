@@ -21,6 +21,10 @@ from puma.errors import first_line
 OVERSAMPLING = 2
 """Sides of the decoded image, in sides of what the processor makes of it."""
 SCALES = (8, 4, 2)
+LARGEST_RATIO = 200
+"""Of an image's sides: Qwen-VL's processors refuse more."""
+SHORTEST_SIDE = 4
+"""In pixels: below it image processors take a side for the number of channels."""
 
 
 def decode_side(processor: Any, size: tuple[int, int]) -> int | None:
@@ -60,6 +64,16 @@ def why_refused(processor: Any, image: Any) -> str | None:
     except Exception as error:  # a processor raises almost anything on an image that it does not expect
         return f"the model's image processor refuses it ({image.width} x {image.height} pixels: {first_line(error)})"
     return None
+
+
+def within_limits(image: Any) -> Any:
+    """An image that every processor takes: one of extreme shape has its short side stretched to a 200th of the long
+    one, and to four pixels at least. Others are returned as they are."""
+    width, height = image.size
+    least = max(SHORTEST_SIDE, -(-max(width, height) // LARGEST_RATIO))
+    if min(width, height) >= least:
+        return image
+    return image.resize((max(width, least), max(height, least)))
 
 
 def _resized(images: Any, width: int, height: int) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from puma.retriever.folding import fast_tower
 from puma.retriever.inputs import Inputs, for_threads, why_unusable
 from puma.retriever.pooling import last_token_state
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
+from puma.retriever.writing import one_an_item
 
 Features = dict[str, torch.Tensor]
 Output = TypeVar("Output")
@@ -72,12 +73,7 @@ def encode_batches(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
-    if instructions is None or isinstance(instructions, str):
-        instructions = [instructions] * len(items)
-    if len(instructions) != len(items):
-        raise InputError(
-            f"instruction: {len(instructions)} of them for {len(items)} items; give one for all, or one an item"
-        )
+    instructions = one_an_item(instructions, items)
     device = next(model.parameters()).device
     cost = CPU_PASS_CHARACTERS if device.type == "cpu" else None
     groups = length_sorted_groups(items, batch_size, instructions, cost)

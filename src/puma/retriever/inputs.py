@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +15,14 @@ import torch
 
 from puma.errors import ImageError, ModelError
 from puma.items.item import Item
-from puma.retriever.decoding import decode_side, why_refused
+from puma.retriever.decoding import decode_side, why_refused, within_limits
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prompts import RET, PromptFormat, control_tokens
 from puma.retriever.stored_vision import VisionFeatures
+from puma.retriever.writing import PromptWriter
 
 
-class Inputs:
+class Inputs(PromptWriter):
     """Turns items into a model's input tensors.
 
     Args:
@@ -34,7 +34,8 @@ class Inputs:
     """
 
     def __init__(self, processor: Any, prompt: PromptFormat) -> None:
-        self.processor, self.prompt = processor, prompt
+        super().__init__(prompt, control_tokens(processor))
+        self.processor = processor
         self.draft = False
         """Whether JPEGs are decoded small where the processor makes them small anyway: faster, and not the very same
         pixels (:mod:`puma.retriever.decoding`). Training does; vectors that are kept come of the full image."""
@@ -42,35 +43,15 @@ class Inputs:
         self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
         if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
             raise ModelError(f"the tokenizer has no {RET} token: make a retriever of the base (puma train, from_base)")
-        self._special = re.compile("|".join(re.escape(token) for token in control_tokens(processor)))
 
     @property
     def _image_token(self) -> str:
         return getattr(self.processor, "image_token", None) or "<image>"
 
-    def harmless(self, text: str) -> str:
-        """A text without the power to be taken for control tokens: a ``[RET]`` or ``<image>`` typed by a user gets a
-        space inside, so that it is read as plain letters."""
-        return self._special.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
-
-    def clean(self, text: str) -> str:
-        """A :meth:`harmless` text, cut to the format's limit in tokens."""
-        text = self.harmless(text)
-        limit = self.prompt.max_text_tokens
-        if len(text) <= limit:  # a token is at least one character
-            return text
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False)[
-            "offset_mapping"
-        ]
-        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
-
-    def written(self, items: Sequence[Item], instruction: str | None = None) -> list[str]:
-        """The items written out, texts cut, each ending in ``[RET]``."""
-        cleaned = self.clean(instruction) if instruction else None
-        return [
-            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned)
-            for item in items
-        ]
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """As :meth:`puma.retriever.writing.PromptWriter.offsets`."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False)
+        return list(found["offset_mapping"])
 
     def features(
         self,
@@ -144,21 +125,6 @@ class Inputs:
 
 _PADDED = {"padding": True, "return_tensors": "pt", "padding_side": "right", "add_special_tokens": False}
 """The prompt holds every special token there is (:func:`puma.retriever.prompts.with_special_tokens`)."""
-
-LARGEST_RATIO = 200
-"""Of an image's sides: Qwen-VL's processors refuse more."""
-SHORTEST_SIDE = 4
-"""In pixels: below it image processors take a side for the number of channels."""
-
-
-def within_limits(image: Any) -> Any:
-    """An image that every processor takes: one of extreme shape has its short side stretched to a 200th of the long
-    one, and to four pixels at least. Others are returned as they are."""
-    width, height = image.size
-    least = max(SHORTEST_SIDE, -(-max(width, height) // LARGEST_RATIO))
-    if min(width, height) >= least:
-        return image
-    return image.resize((max(width, least), max(height, least)))
 
 
 def why_unusable(inputs: Inputs | None, item: Item) -> str | None:

@@ -15,6 +15,7 @@ from puma.retriever.prompts import PROMPT_FILE
 
 DEPTHS = ("", "*/", "*/*/")
 """Where below a folder retrievers are looked for."""
+WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def describe(folder: Path, name: str | None = None) -> KnownModel | None:
         path=folder,
         layers=_number(text.get("num_hidden_layers")),
         dim=dim,
-        size=sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file()),
+        size=sum(file.stat().st_size for kind in WEIGHTS for file in folder.glob(kind) if file.is_file()),
         about=own_metadata(folder),
         dimensions=nested_dimensions(config, dim or 0),
     )

@@ -7,42 +7,29 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from puma.errors import InputError
 from puma.items.dimensions import checked_dimensions, shortened
-from puma.items.item import Item, as_item
-from puma.pruning.cards import inherited_metadata, own_metadata
-from puma.pruning.hub import model_folder
-from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
-from puma.pruning.processors import load_processor, save_processor
-from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
-from puma.retriever.devices import default_device
+from puma.items.item import as_items
+from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.dimensions import nested_dimensions, note_dimensions
-from puma.retriever.encoding import encode_items
-from puma.retriever.image_tokens import limit_image_tokens
-from puma.retriever.inputs import Inputs
-from puma.retriever.prompts import PROMPT_FILE, PROMPTS, PromptFormat, from_chat_template, with_special_tokens
+from puma.retriever.onnx.layout import is_exported
+from puma.retriever.onnx.runtime import load_exported
+from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
-from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
-from puma.retriever.stored_vision import VisionFeatures
 from puma.retriever.text_tokens import TextTokens
-from puma.retriever.trained_with import (
-    Instructions,
-    check_layers,
-    exits_below,
-    read_instructions,
-    write_exits,
-    write_instructions,
-)
-from puma.retriever.weight_samples import digest_of
+from puma.retriever.trained_with import Instructions, write_exits, write_instructions
 from puma.storage.folders import write_json, written_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from puma.retriever.stored_vision import VisionFeatures
 
 
 class Retriever:
@@ -63,6 +50,8 @@ class Retriever:
     """Whether :meth:`encode` takes an instruction an item, as a service does, and tells how many tokens it read."""
 
     def __init__(self, model: Any, processor: Any, prompt: PromptFormat) -> None:
+        from puma.retriever.inputs import Inputs
+
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
@@ -92,7 +81,8 @@ class Retriever:
 
         Args:
             path: the folder, or a hub name. A folder that holds a LoRA adapter only (peft's ``adapter_config.json``) is
-                merged into the retriever that it names as its base.
+                merged into the retriever that it names as its base. Of one that was exported to ONNX an
+                :class:`puma.retriever.onnx.runtime.OnnxRetriever` is returned, and torch is not loaded.
             device: where to put it; by default CUDA if there is one.
             dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
                 ``fp16``.
@@ -106,27 +96,16 @@ class Retriever:
             InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
                 ``attn`` or ``layers``; a revision of a folder here.
             ModelError: transformers cannot load it, or weights are missing.
+            DependencyError: an export, and onnxruntime is not installed.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
-        if is_adapter_folder(folder):
-            check_layers(layers, (), path)
-            retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn, token=token)
-            retriever.model = with_adapter(retriever.model, folder)
-            return retriever
-        if not (folder / PROMPT_FILE).is_file():
-            raise InputError(
-                f"model {str(path)!r}: a base model, not a retriever (no {PROMPT_FILE} in it); "
-                "make one of it with `puma train` or Retriever.from_base"
-            )
-        prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
-        processor = load_processor(folder)
-        exits = exits_below(layers, folder, path)
-        model = load_model(folder, layers=layers, dtype=dtype, attn=attn, head=False, device=device or default_device())
-        retriever = cls(model, processor, prompt)
-        retriever.saved_dtype = saved_type(folder)
-        retriever.instructions, retriever.exits = read_instructions(folder), exits
-        retriever.about = own_metadata(folder)
-        return retriever
+        if is_exported(folder):
+            return load_exported(folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers)
+        from puma.retriever.loading import load_retriever
+
+        return load_retriever(
+            cls, folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers, token=token
+        )
 
     @classmethod
     def from_base(
@@ -161,22 +140,22 @@ class Retriever:
             InputError: on a wrong name or number.
             ModelError: the base cannot be used.
         """
-        if isinstance(prompt, str) and prompt != "chat" and prompt not in PROMPTS:
-            raise InputError(f"prompt={prompt!r}: give one of {sorted([*PROMPTS, 'chat'])} or a PromptFormat")
-        folder = model_folder(path, what="base", revision=revision, token=token)
-        processor = load_processor(folder)
-        if isinstance(prompt, str):
-            prompt = from_chat_template(processor) if prompt == "chat" else PROMPTS[prompt]
-        if image_tokens is not None:
-            limit_image_tokens(processor, *image_tokens)
-        kept: dict[str, Any] = {"layers": layers, "keep_last": keep_last, "quantise": quantise}
-        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device(), **kept)
-        prompt = with_special_tokens(processor.tokenizer, prompt)
-        add_ret_token(model, processor, prompt)
-        retriever = cls(model, processor, prompt)
-        retriever.saved_dtype = saved_type(folder)
-        retriever.about = inherited_metadata(folder)
-        return retriever
+        from puma.retriever.loading import new_retriever
+
+        return new_retriever(
+            cls,
+            path,
+            layers=layers,
+            keep_last=keep_last,
+            prompt=prompt,
+            image_tokens=image_tokens,
+            dtype=dtype,
+            attn=attn,
+            quantise=quantise,
+            device=device,
+            revision=revision,
+            token=token,
+        )
 
     @property
     def dim(self) -> int:
@@ -195,6 +174,8 @@ class Retriever:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the vectors would: of the prompt, the image processor and a sample of every weight."""
+        from puma.retriever.weight_samples import digest_of
+
         read = [json.dumps(self.prompt.to_dict(), sort_keys=True), self.processor.image_processor.to_json_string()]
         return digest_of(read, self.model.state_dict())
 
@@ -225,13 +206,13 @@ class Retriever:
         Raises:
             InputError: something is no item, or ``dimensions`` not trained; ImageError: an image cannot be opened.
         """
+        from puma.retriever.encoding import encode_items
+
         length = checked_dimensions(self, self.dim if dimensions is None else dimensions)
-        if isinstance(items, (str, dict, Item)) or not isinstance(items, (list, tuple)):
-            items = list(items) if isinstance(items, Iterator) else [items]
         vectors = encode_items(
             self.model,
             self.inputs,
-            [as_item(item) for item in items],
+            as_items(items),
             instruction=instruction,
             batch_size=batch_size,
             show_progress=show_progress,
@@ -259,8 +240,11 @@ class Retriever:
             dtype: converts the weights, here and in the folder, so that both give the same vectors; None leaves them as
                 they are. ``retriever.saved_dtype`` is the base's own.
         """
+        from puma.pruning.loading import cast_weights, weight_type
+        from puma.pruning.processors import save_processor
+
         kind = weight_type(dtype)
-        if isinstance(kind, torch.dtype):
+        if not isinstance(kind, str):
             cast_weights(self.model, kind)
         with written_folder(path, replace=replace) as work:
             self.model.save_pretrained(work)

@@ -9,8 +9,10 @@ Source: docs/method.md "The embedding" (paper section 3): ``[image] + instructio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
@@ -21,8 +23,6 @@ RET = "[RET]"
 
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`PromptFormat`."""
-
-"""The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
 MOST_CONTROL_TOKENS = 256
 """More added special tokens than this (Gemma has thousands, unused) are not all kept apart from plain text."""
@@ -144,6 +144,11 @@ class PromptFormat:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, folder: Path) -> PromptFormat:
+        """The format in a retriever's folder; errors as :meth:`from_dict`."""
+        return cls.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PromptFormat:

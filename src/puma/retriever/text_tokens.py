@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from puma.errors import InputError
-from puma.retriever.inputs import Inputs
+from puma.retriever.writing import PromptWriter
 
 
 class TextTokens:
@@ -17,10 +17,10 @@ class TextTokens:
     own, copied when it is first needed.
 
     Args:
-        inputs: of the retriever.
+        inputs: of the retriever: its tokenizer and how it writes texts.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: PromptWriter) -> None:
         self.limit = inputs.prompt.max_text_tokens
         """Tokens of a text that the model reads; what comes after them is cut off."""
         self._inputs, self._lock = inputs, threading.Lock()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._dimensions import check_length, encoder_of_length
-from puma.errors import IndexMismatchError, InputError, ModelError
+from puma.errors import IndexMismatchError, InputError, ModelError, is_installed
 from puma.items.encoder import Skip
 from puma.items.item import Item
 from puma.items.references import image_reference
@@ -106,11 +106,17 @@ def load_retriever(
         InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
         cannot be fetched.
     """
-    options = loading_options(dtype, attn)
-    quiet_libraries()
+    path = model_path(model)
+    from puma.retriever.onnx.layout import is_exported
+
+    if is_exported(path) or not is_installed("torch"):
+        options: dict[str, Any] = {"dtype": dtype, "attn": attn}
+    else:
+        options = loading_options(dtype, attn)
+        quiet_libraries()
     from puma.retriever.model import Retriever
 
-    return Retriever.from_pretrained(model_path(model), layers=layers, **options)
+    return Retriever.from_pretrained(path, layers=layers, **options)
 
 
 def chosen_model(model: str | Path | None) -> str | Path:

@@ -1,0 +1,111 @@
+"""The folder of an exported retriever: its files, and the one that says how to read them. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from puma.errors import ModelError
+from puma.retriever.onnx.pixels import Preprocessing
+
+EXPORT_FILE = "puma_onnx.json"
+"""Holds an :class:`Export`, by which a folder is known to be one."""
+TEXT_GRAPH = "puma_text.onnx"
+"""``input_ids`` and ``attention_mask`` int64 [n, length], padded on the right, and ``image_features`` float32
+[rows, dim], those of all images of the batch in the order of their placeholders -> ``vectors`` float32 [n, dim], of
+unit length. Where :attr:`Export.prefix` is given, also ``prefix_keys`` and ``prefix_values`` float32 [layers, heads,
+known, size], of the tokens before all sequences -> ``keys`` and ``values`` of the first sequence."""
+VISION_GRAPH = "puma_vision.onnx"
+"""``pixel_values`` float32 [images, 3, height, width] -> ``image_features`` float32 [images * rows an image, dim]."""
+TOKENIZER = "tokenizer.json"
+FORMAT = 1
+"""Raised whenever an earlier PUMA could not read the folder."""
+FP32, INT8 = "fp32", "int8"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What must be known of the graphs to use them.
+
+    Args:
+        puma: the version that wrote it.
+        base: transformers' ``model_type`` of the model.
+        precision: ``fp32`` or ``int8``.
+        fingerprint: of the vectors; in fp32 the model's own, whose vectors these are.
+        dim: length of a vector.
+        source: the folder or hub name that was exported, as it was given.
+        pad_id, ret_id: token numbers.
+        control: strings that the model reads as control tokens, longest first.
+        special_ids: token numbers that stand for no text.
+        image_token: the placeholder of an image in a prompt.
+        image_rows: placeholders, and rows of features, an image; 0 where there is no vision graph.
+        images: what is done to images before the vision graph; None where there is none.
+        prefix: layers, heads and size of the keys of a prefix; None where the text graph takes none.
+        dimensions: lengths below ``dim`` that its vectors may be cut to, rising.
+        format: of the folder.
+    """
+
+    puma: str
+    base: str
+    precision: str
+    fingerprint: str
+    dim: int
+    source: str
+    pad_id: int
+    ret_id: int
+    control: tuple[str, ...]
+    special_ids: tuple[int, ...]
+    image_token: str
+    image_rows: int
+    images: Preprocessing | None
+    prefix: tuple[int, int, int] | None
+    dimensions: tuple[int, ...] = ()
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {"format": self.format, **asdict(self)}
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder here holds an exported retriever."""
+    return (Path(path) / EXPORT_FILE).is_file()
+
+
+def read_export(folder: Path) -> Export:
+    """What an exported folder says of itself.
+
+    Raises:
+        ModelError: a newer PUMA exported it, or its file is damaged.
+    """
+    try:
+        values = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+        found, writer = int(values["format"]), str(values["puma"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    if found > FORMAT:
+        import puma
+
+        raise ModelError(
+            f"model {str(folder)!r}: exported by a newer version, PUMA {writer} (format {found}; PUMA "
+            f"{puma.__version__} here reads up to {FORMAT}): update PUMA, or export the model again with this one"
+        )
+    try:
+        kept = {field.name: values[field.name] for field in fields(Export)}
+        if kept["images"] is not None:
+            kept["images"] = Preprocessing.from_dict(kept["images"])
+        kept |= {name: tuple(kept[name]) for name in ("control", "special_ids", "dimensions")}
+        if kept["prefix"] is not None:
+            kept["prefix"] = tuple(kept["prefix"])
+        return Export(**kept)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {str(folder)!r}: {EXPORT_FILE} cannot be read ({type(error).__name__}: {error}); export the model again"
+    )

@@ -1,0 +1,70 @@
+"""From images to a vision graph's pixel values, by Pillow and numpy alone: the same numbers as transformers' image
+processors with the PIL backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image processor does to every image: resize, crop, rescale, normalise.
+
+    Args:
+        height, width: the size that an image is resized to; 0 for both where ``shortest_edge`` is given.
+        shortest_edge: the side that the shorter one becomes, the shape kept; 0 for a fixed size.
+        resample: Pillow's number of the filter.
+        crop: height and width that are cut out of the middle; None for all.
+        scale: what a byte is multiplied by.
+        mean, std: a colour's value becomes ``(value - mean) / std``.
+    """
+
+    height: int
+    width: int
+    shortest_edge: int
+    resample: int
+    crop: tuple[int, int] | None
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of :func:`dataclasses.asdict`, through JSON."""
+        lists = {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**{**values, **lists, "crop": None if values["crop"] is None else tuple(values["crop"])})
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Pixel values float32 [n, 3, height, width] of RGB images."""
+        # A byte has 256 values: each is computed once, as the processors do it for every pixel.
+        values = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        table = (values[None] - mean[:, None]) / std[:, None]  # [3, 256]
+        bytes_of = [self._resized(image) for image in images]
+        out = np.empty((len(bytes_of), 3, *bytes_of[0].shape[:2]), np.float32)
+        for place, pixels in enumerate(bytes_of):
+            for colour in range(3):
+                np.take(table[colour], pixels[..., colour], out=out[place, colour], mode="clip")
+        return out
+
+    def _resized(self, image: Image.Image) -> np.ndarray:
+        """Bytes [height, width, 3]."""
+        pixels = np.asarray(image.convert("RGB").resize(self._size(*image.size), Image.Resampling(self.resample)))
+        if self.crop is None:
+            return pixels
+        top, left = (pixels.shape[0] - self.crop[0]) // 2, (pixels.shape[1] - self.crop[1]) // 2
+        return pixels[top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image is resized to."""
+        if not self.shortest_edge:
+            return self.width, self.height
+        short, long = sorted((width, height))
+        longer = int(self.shortest_edge * long / short)
+        return (self.shortest_edge, longer) if width <= height else (longer, self.shortest_edge)

@@ -1,0 +1,259 @@
+"""Embedding with onnxruntime: an exported retriever behind the same methods. Loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from puma.errors import DependencyError, ImageError, InputError, ModelError, first_line, install_command, is_installed
+from puma.items.dimensions import checked_dimensions, shortened
+from puma.items.item import Item, as_items
+from puma.pruning.cards import own_metadata
+from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched
+from puma.retriever.cores import usable_cores
+from puma.retriever.decoding import within_limits
+from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
+from puma.retriever.onnx.prefixes import PASS_TOKENS, SHORTEST, Prefix, PrefixMemory, common_length
+from puma.retriever.onnx.tokens import TokenWriter
+from puma.retriever.prompts import PromptFormat
+from puma.retriever.text_tokens import TextTokens
+from puma.retriever.trained_with import read_instructions
+from puma.retriever.writing import one_an_item
+
+Prepared = tuple[list[list[int]], list[int], np.ndarray | None]
+"""The tokens of each item, those that may be known before them, and ``pixel_values`` where the batch has images."""
+
+
+class OnnxRetriever:
+    """A retriever that was exported: it embeds as :class:`puma.retriever.model.Retriever` does, and has no weights that
+    could be trained or saved again.
+
+    Args:
+        export: what the folder says of itself.
+        prompt: how items are written out.
+        folder: of the graphs and the tokenizer.
+
+    Raises:
+        DependencyError: onnxruntime is not installed.
+        ModelError: a graph or the tokenizer cannot be loaded.
+    """
+
+    mixed_instructions = counts_tokens = True
+
+    def __init__(self, export: Export, prompt: PromptFormat, folder: Path) -> None:
+        if not is_installed("onnxruntime"):
+            raise DependencyError(
+                f"model {str(folder)!r}: an ONNX export, needs onnxruntime, which is not installed: pip install "
+                f"onnxruntime (or {install_command('onnx').removeprefix('pip install ')}, to make exports too)"
+            )
+        self.export, self.prompt, self.folder = export, prompt, folder
+        self.writer = TokenWriter(folder, export, prompt)
+        self.instructions = read_instructions(folder)
+        self.about: dict[str, Any] = own_metadata(folder)
+        self._text = _session(folder / TEXT_GRAPH)
+        self._prefixes = PrefixMemory()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_WEIGHTS:
+            raise NoWeightsError(
+                f"model {str(self.folder)!r}: an ONNX export only embeds; for anything else name the model that it was "
+                f"made of ({self.export.source})"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.export.dim
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Lengths below :attr:`dim` that its vectors may be cut to, as it was trained; rising."""
+        return self.export.dimensions
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would. In fp32 it is that of the model that was exported: their vectors go
+        together."""
+        return self.export.fingerprint
+
+    @functools.cached_property
+    def text_tokens(self) -> TextTokens:
+        """Its tokenizer by itself: how long texts are, what is cut off them."""
+        return TextTokens(self.writer)
+
+    @functools.cached_property
+    def _vision(self) -> Any:
+        return _session(self.folder / VISION_GRAPH)
+
+    def encode(
+        self,
+        items: Sequence[Any] | Any,
+        instruction: str | Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        show_progress: bool = False,
+        tokens: np.ndarray | None = None,
+        dimensions: int | None = None,
+    ) -> np.ndarray:
+        """Embed items: arguments, result and errors are those of :meth:`puma.retriever.model.Retriever.encode`.
+
+        Raises:
+            ImageError: also an image, where only the text side was exported.
+        """
+        length = checked_dimensions(self, self.dim if dimensions is None else dimensions)
+        found = as_items(items)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
+        instructions = one_an_item(instruction, found)
+        self._check_images(found)
+        groups = _groups(found, instructions, batch_size)
+
+        def prepare(rows: list[int]) -> Prepared:
+            return self._prepared([found[row] for row in rows], [instructions[row] for row in rows])
+
+        out = np.empty((len(found), self.dim), np.float32)
+        with tqdm(total=len(found), unit="item", desc="embedding", disable=not show_progress) as bar:
+            for rows, (sequences, head, pixels) in prefetched(groups, prepare):
+                out[rows] = self._vectors(sequences, head, pixels)
+                if tokens is not None:
+                    tokens[rows] = [len(sequence) for sequence in sequences]
+                bar.update(len(rows))
+        return shortened(out, length)
+
+    def _check_images(self, items: Sequence[Item]) -> None:
+        if self.export.images is not None:
+            return
+        for item in items:
+            if item.image is not None:
+                raise ImageError(
+                    f"{item.image_name}: only the text side of this {self.export.base} model was exported "
+                    f"({self.folder}); for images name the model itself ({self.export.source})"
+                )
+
+    def _prepared(self, items: Sequence[Item], instructions: Sequence[str | None]) -> Prepared:
+        """What a batch is made of."""
+        sequences = self.writer.token_lists(items, instructions)
+        if any(sequence.count(self.export.ret_id) != 1 for sequence in sequences):
+            raise ModelError(f"model {str(self.folder)!r}: its tokenizer does not keep [RET]; export the model again")
+        head = self.writer.head(items[0].modality, instructions[0])  # of other items as far as they begin like this
+        images = [image for item in items if (image := item.open_image()) is not None]
+        if not images or self.export.images is None:
+            return sequences, head, None
+        return sequences, head, self.export.images([within_limits(image) for image in images])
+
+    def _vectors(self, sequences: list[list[int]], head: list[int], pixels: np.ndarray | None) -> np.ndarray:
+        """Unit vectors float32 [n, dim] of a batch."""
+        features = np.empty((0, self.dim), np.float32)
+        if pixels is not None:
+            (features,) = self._vision.run(None, {"pixel_values": pixels})
+        if self.export.prefix is None:
+            return self._run(sequences, features, None)[0]
+        none = Prefix.empty(self.export.prefix)
+        known = common_length(head, sequences)
+        if known < SHORTEST:
+            return self._run(sequences, features, none)[0]
+        prefix = self._prefixes.get(head[:known])
+        if prefix is None and (len(sequences) - 1) * known > PASS_TOKENS:
+            _, prefix = self._run([head[:known]], features[:0], none)
+            self._prefixes.put(head[:known], prefix)
+        if prefix is None:  # the next call with this head will win by it
+            vectors, first = self._run(sequences, features, none)
+            self._prefixes.put(head[:known], first.first(known))
+            return vectors
+        return self._run([sequence[known:] for sequence in sequences], features, prefix)[0]
+
+    def _run(self, sequences: list[list[int]], features: np.ndarray, prefix: Prefix | None) -> tuple[Any, Any]:
+        """Vectors of sequences behind a prefix, and the first one's keys and values."""
+        lengths = np.array([len(sequence) for sequence in sequences])
+        mask = np.arange(max(2, lengths.max())) < lengths[:, None]  # the graph is made for two tokens and more
+        ids = np.full(mask.shape, self.export.pad_id, np.int64)
+        ids[mask] = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
+        inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "image_features": features}
+        if prefix is None:
+            return self._text.run(None, inputs)[0], None
+        vectors, keys, values = self._text.run(
+            None, {**inputs, "prefix_keys": prefix.keys, "prefix_values": prefix.values}
+        )
+        return vectors, Prefix(keys, values)
+
+
+def _groups(items: Sequence[Item], instructions: Sequence[str | None], batch_size: int) -> list[list[int]]:
+    """Batches of like length; items with one instruction apart from the others, where enough of them gain by it."""
+    counts = Counter(instructions)
+    worth = {one for one, count in counts.items() if one and (count - 1) * len(one.split()) > PASS_TOKENS}
+    kinds: dict[str | None, list[int]] = {}
+    for row, instruction in enumerate(instructions):
+        kinds.setdefault(instruction if instruction in worth else None, []).append(row)
+    groups = []
+    for rows in kinds.values():
+        part, asked = [items[row] for row in rows], [instructions[row] for row in rows]
+        own = length_sorted_groups(part, batch_size, asked, CPU_PASS_CHARACTERS)
+        groups += [[rows[place] for place in group] for group in own]
+    return groups
+
+
+_OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to_hub"}
+"""What a Retriever has by its weights. (``model`` is asked for by name where an encoder need not have one.)"""
+
+
+class NoWeightsError(ModelError, AttributeError):
+    """What needs a model's weights was asked of an export."""
+
+
+def load_exported(
+    folder: Path,
+    *,
+    name: str,
+    device: str | None = None,
+    dtype: Any = "auto",
+    attn: str | None = None,
+    layers: int | None = None,
+) -> Any:
+    """The retriever of an exported folder.
+
+    Args:
+        folder: where the files are.
+        name: what the caller called it, for messages.
+        device, dtype, attn, layers: must be left to their defaults (or ``cpu``): the graphs are what they are.
+
+    Raises:
+        InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
+        DependencyError: onnxruntime is not installed.
+    """
+    export = read_export(folder)
+    given = (("dtype", dtype, "auto"), ("attn", attn, None), ("layers", layers, None), ("device", device, None))
+    for argument, value, plain in given:
+        if value != plain and (argument, value) != ("device", "cpu"):
+            raise InputError(
+                f"{argument}={value!r}: model {name!r} is an ONNX export in {export.precision}, for the CPU; leave it "
+                f"out, or name the model that it was made of ({export.source})"
+            )
+    return OnnxRetriever(export, PromptFormat.read(folder), folder)
+
+
+def thread_count() -> int:
+    """Threads of a pass: ``OMP_NUM_THREADS``, as torch has them, else the cores that this process may use.
+    (onnxruntime's own default is every core of the machine.)"""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else usable_cores()
+
+
+def _session(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    # Threads that wait busily after a batch would keep a search, which comes then, from the cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's own classes, which share no base
+        raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None

@@ -1,0 +1,353 @@
+"""Exported retrievers: the model's own vectors, whatever the batch and the family; and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from puma.cli import app as cli
+from puma.errors import DependencyError, ImageError, InputError, ModelError
+from puma.items import Item
+from puma.retriever.cores import usable_cores
+from puma.retriever.known import describe
+from puma.retriever.model import Retriever
+from puma.retriever.onnx.exporting import export_onnx
+from puma.retriever.onnx.graphs import WHOLE
+from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_GRAPH
+from puma.retriever.onnx.runtime import thread_count
+from support import tiny
+from support.exports import exported, needs_onnx
+from support.shared import built_once
+
+needs_onnx()
+
+FIRST = ("qwen2_vl", "gemma3")
+"""Families of unlike kinds: positions in the image's plane, a sliding window."""
+LONG = "a fox and a heart and a cat. " * 200
+
+
+def image(seed, size=(40, 60)):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+MIXED = [
+    "a red fox",
+    "x",
+    {"image": image(0)},
+    {"image": image(1, (200, 90)), "text": "at night"},
+    "[RET] <image> <|endoftext|> Füchse, 狐 and 🦊",
+    LONG,
+    {"text": "blue", "image": image(2, (3, 900))},
+]
+
+
+@pytest.fixture(scope="module")
+def retriever(base):
+    return Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def folder(base, tmp_path_factory):
+    return built_once(tmp_path_factory, "onnx-fp32", lambda out: exported(base, out))
+
+
+@pytest.fixture(scope="module")
+def small(base, tmp_path_factory):
+    return built_once(tmp_path_factory, "onnx-int8", lambda out: exported(base, out, int8=True))
+
+
+@pytest.fixture(scope="module")
+def light(folder):
+    return Retriever.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("instruction", [None, "Find a picture.", [None, "Find <image>.", *[None] * 3, LONG, "Find."]])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_vectors_are_the_models(retriever, light, instruction, batch_size):
+    counts, wanted_counts = np.zeros(len(MIXED), int), np.zeros(len(MIXED), int)
+    found = light.encode(MIXED, instruction, batch_size, tokens=counts)
+    wanted = retriever.encode(MIXED, instruction, tokens=wanted_counts)
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() < 1e-5
+    assert (found * wanted).sum(1).min() > 0.9999
+    np.testing.assert_array_equal(counts, wanted_counts)
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_what_is_known_of_an_instruction_changes_nothing(retriever, folder, batch_size):
+    light = Retriever.from_pretrained(folder)  # one that knows none yet
+    asked = "Find a picture that matches this, summarize the above image in one word. " * 3
+    items = [*MIXED, *(f"a cat {number}" for number in range(20))]
+    wanted = {text: retriever.encode(items, text) for text in (asked, "Find it.", None)}
+    for _ in range(3):  # at first it is computed, or recorded from a pass over whole sequences; then it is there
+        for text in (asked, "Find it.", asked, None):
+            assert np.abs(light.encode(items, text, batch_size) - wanted[text]).max() < 1e-5
+    alone = Retriever.from_pretrained(folder)
+    for item, row in zip([*items, *items], [*wanted[asked], *wanted[asked]], strict=True):
+        assert np.abs(alone.encode(item, asked)[0] - row).max() < 1e-5
+    mixed = [(None, "Find it.", asked)[place % 3] for place in range(len(items))]
+    found = light.encode(items, mixed, batch_size)
+    assert max(np.abs(found[i] - wanted[text][i]).max() for i, text in enumerate(mixed)) < 1e-5
+
+
+def test_a_known_instruction_is_not_computed_again(folder, monkeypatch):
+    light = Retriever.from_pretrained(folder)
+    asked = "Find a picture that matches this, summarize the above image in one word. " * 3
+    computed = []
+    plain = light._run
+
+    def run(sequences, *rest):
+        computed.append(sum(map(len, sequences)))
+        return plain(sequences, *rest)
+
+    monkeypatch.setattr(light, "_run", run)
+    whole = light.writer.token_lists([Item("a fox")], [asked])
+    light.encode("a fox", asked)
+    light.encode("a fox", asked)
+    light.encode(["a fox"] * 8, asked)
+    assert computed[0] == len(whole[0])
+    assert computed[1] < 12 < len(whole[0]) / 3
+    assert computed[2] == computed[1] * 8
+
+
+def test_one_item_none_and_an_iterator(retriever, light):
+    assert light.encode([]).shape == (0, retriever.dim)
+    for one in ("a fox", {"image": image(4)}, Item(text="a fox"), image(4)):
+        np.testing.assert_allclose(light.encode(one), retriever.encode(one), atol=1e-5)
+    np.testing.assert_array_equal(light.encode(iter(["a", "b"])), light.encode(["a", "b"]))
+    with pytest.raises(InputError, match="instruction: 1 of them for 2 items"):
+        light.encode(["a", "b"], ["Find."])
+    with pytest.raises(InputError, match="batch_size=0"):
+        light.encode(["a"], batch_size=0)
+
+
+def test_images_matter(light):
+    one, other = light.encode([{"image": image(0)}, {"image": image(1)}])
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_it_says_of_itself_what_the_model_says(retriever, light, folder):
+    assert (light.dim, light.fingerprint) == (retriever.dim, retriever.fingerprint)
+    assert (light.mixed_instructions, light.counts_tokens) == (True, True)
+    known = describe(folder)
+    assert (known.layers, known.dim) == (2, retriever.dim)
+    assert known.size == sum(file.stat().st_size for file in folder.glob("*.onnx*"))
+
+
+def test_texts_are_counted_and_decoded_as_by_the_model(retriever, light):
+    for text in ("a red fox", "x", LONG, "Füchse, 狐 <image>"):
+        assert light.text_tokens.count(text) == retriever.text_tokens.count(text)
+        assert light.text_tokens.is_cut(text) == retriever.text_tokens.is_cut(text) == (text is LONG)
+    ids = retriever.processor.tokenizer("a blue heart", add_special_tokens=False)["input_ids"]
+    assert light.text_tokens.decode(ids) == retriever.text_tokens.decode(ids) == "a blue heart"
+    for wrong in ([retriever.inputs.ret_id], [10**6], [int(retriever.processor.tokenizer.eos_token_id)]):
+        with pytest.raises(InputError):
+            light.text_tokens.decode(wrong)
+
+
+def test_instructions_and_origin_go_along(base, tmp_path):
+    retriever = Retriever.from_base(base, layers=1, prompt="short", device="cpu", dtype="fp32")
+    retriever.instructions = {("text", "image"): "Find an image.", ("image", None): "Find it."}
+    retriever.about = {"base_model": "org/name", "license": "apache-2.0"}
+    export_onnx(retriever, tmp_path / "out", source="here", text_only=True)
+    light = Retriever.from_pretrained(tmp_path / "out")
+    assert (light.instructions, light.about) == (retriever.instructions, retriever.about)
+
+
+def test_a_trained_models_folder_keeps_its_prompt(base, tmp_path):
+    retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu", dtype="fp32")
+    retriever.save_pretrained(tmp_path / "model")
+    again = Retriever.from_pretrained(tmp_path / "model", device="cpu")
+    export_onnx(again, tmp_path / "out", source="here")
+    light = Retriever.from_pretrained(tmp_path / "out")
+    np.testing.assert_allclose(light.encode(MIXED, "Find."), retriever.encode(MIXED, "Find."), atol=1e-5)
+
+
+def test_int8_is_small_near_and_never_mixed_with_fp32(retriever, folder, small):
+    light = Retriever.from_pretrained(small)
+    found, wanted = light.encode(MIXED), retriever.encode(MIXED)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    cosines = (found * wanted).sum(1)
+    assert (cosines > 0.95).all()
+    assert (cosines < 1 - 1e-6).any()
+    assert light.fingerprint not in (retriever.fingerprint, "")
+    assert describe(small).size < describe(folder).size
+
+
+def test_int8_leaves_what_does_not_bear_it(small, folder):
+    """The projections back from the MLP's width, and the vision graph."""
+    import onnx
+
+    def matrices(graph):
+        read = onnx.load(str(graph)).graph
+        return [tuple(w.dims) for w in read.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2]
+
+    wide, narrow = tiny.TEXT["intermediate_size"], tiny.HIDDEN
+    assert matrices(small / TEXT_GRAPH) == [(wide, narrow)] * 2
+    assert len(matrices(folder / TEXT_GRAPH)) == 2 * 7 + 1  # of two layers, and the table of embeddings
+    assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in tiny.FAMILIES]
+)
+def test_the_text_side_of_every_family(family, family_base, tmp_path):
+    retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
+    made = export_onnx(retriever, tmp_path / "out", source="somewhere/else", text_only=True)
+    assert (made.images, made.image_cosine) == (False, None)
+    assert not (tmp_path / "out" / VISION_GRAPH).exists()
+    light = Retriever.from_pretrained(tmp_path / "out")
+    texts = ["a red fox", "x", LONG, "[RET] <image> 狐", "one, two, three " * 12]
+    found, wanted = light.encode(texts, "Find."), retriever.encode(texts, "Find.")
+    assert (found * wanted).sum(1).min() > 0.9999
+    assert np.abs(found - wanted).max() < 1e-4
+    with pytest.raises(ImageError, match=rf"only the text side of this {family} model .*somewhere/else"):
+        light.encode([image(0)])
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "fast_vlm"])
+def test_both_sides_of_the_families_that_have_them_the_others_are_refused_by_name(family, family_base, tmp_path):
+    retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
+    if family not in WHOLE:
+        with pytest.raises(ModelError, match=rf"^base {family}: its vision side cannot be exported.*--text-only"):
+            export_onnx(retriever, tmp_path / "out", source="here")
+        assert list(tmp_path.iterdir()) == []
+        return
+    made = export_onnx(retriever, tmp_path / "out", source="here")
+    assert made.images
+    assert min(made.text_cosine, made.image_cosine) > 0.9999
+    light = Retriever.from_pretrained(tmp_path / "out")
+    np.testing.assert_allclose(light.encode(MIXED, "Find."), retriever.encode(MIXED, "Find."), atol=1e-4)
+
+
+def test_half_precision_is_refused_with_the_remedy(base, tmp_path):
+    retriever = Retriever.from_base(base, layers=1, prompt="short", device="cpu", dtype="bf16")
+    with pytest.raises(InputError, match="bfloat16 on cpu; for an export load it with dtype='fp32'"):
+        export_onnx(retriever, tmp_path / "out", source="here")
+
+
+def test_an_export_whose_vectors_are_others_is_refused(retriever, tmp_path, monkeypatch):
+    monkeypatch.setattr("puma.retriever.onnx.graphs.last_token_state", lambda states, mask: states[:, 0])
+    with pytest.raises(ModelError, match="the exported graphs' vectors are not the model's"):
+        export_onnx(retriever, tmp_path / "out", source="here")
+    assert list(tmp_path.iterdir()) == []
+
+
+def copied(folder, out):
+    """The folder's files but for its graphs, which are linked."""
+    out.mkdir()
+    for file in folder.iterdir():
+        (out / file.name).symlink_to(file)
+    return out
+
+
+def changed(folder, out, **values):
+    copied(folder, out)
+    written = {**json.loads((folder / EXPORT_FILE).read_text()), **values}
+    (out / EXPORT_FILE).unlink()
+    (out / EXPORT_FILE).write_text(json.dumps(written))
+    return out
+
+
+def test_an_export_of_a_newer_version_is_refused_with_the_remedy(folder, tmp_path):
+    newer = changed(folder, tmp_path / "newer", format=FORMAT + 1, puma="9.0.0", base=None)
+    with pytest.raises(ModelError, match=r"exported by a newer version, PUMA 9\.0\.0 .*update PUMA, or export"):
+        Retriever.from_pretrained(newer)
+    assert Retriever.from_pretrained(changed(folder, tmp_path / "more", unheard_of=1)).dim == tiny.HIDDEN
+
+
+@pytest.mark.parametrize(
+    "harm", ["no JSON", "a list", "a field is missing", "no text graph", "half a graph", "half the weights", "tokens"]
+)
+def test_a_damaged_export_is_named(folder, tmp_path, harm):
+    out = copied(folder, tmp_path / "out")
+    files = {"no text graph": TEXT_GRAPH, "half a graph": TEXT_GRAPH, "tokens": "tokenizer.json"}
+    file = {**files, "half the weights": f"{TEXT_GRAPH}.data"}.get(harm, EXPORT_FILE)
+    whole = (out / file).read_bytes()
+    (out / file).unlink()
+    if harm == "a field is missing":
+        kept = json.loads(whole)
+        del kept["images"]
+        (out / file).write_text(json.dumps(kept))
+    elif harm != "no text graph":
+        (out / file).write_bytes({"no JSON": b"{", "a list": b"[]"}.get(harm, whole[: len(whole) // 2]))
+    with pytest.raises(ModelError, match=rf"{file.removesuffix('.data')}.*export (the model|it) again"):
+        Retriever.from_pretrained(out)
+
+
+def test_a_missing_onnxruntime_is_named_with_the_command(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match=r"an ONNX export, needs onnxruntime.*pip install onnxruntime"):
+        Retriever.from_pretrained(folder)
+    assert cli.main(["search", "no.index", "fox", "--model", str(folder)]) != 0
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bf16"}, {"dtype": torch.float32}, {"attn": "sdpa"}, {"layers": 1}, {"device": "cuda"}]
+)
+def test_what_was_decided_at_the_export_cannot_be_asked_for(folder, options):
+    (name, value) = next(iter(options.items()))
+    with pytest.raises(InputError, match=rf"^{name}={value!r}: .*is an ONNX export in fp32, for the CPU"):
+        Retriever.from_pretrained(folder, **options)
+    assert Retriever.from_pretrained(folder, device="cpu").dim == tiny.HIDDEN
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None), ("", None)])
+def test_threads_are_those_of_the_environment_else_the_cores_it_may_use(given, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count() == (threads or usable_cores())
+
+
+def test_what_needs_weights_names_the_model_it_was_made_of(light, folder, base, tmp_path, capsys):
+    with pytest.raises(ModelError, match="an ONNX export only embeds; for anything else name the model that it was"):
+        light.save_pretrained(tmp_path / "again")
+    assert getattr(light, "model", None) is None
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        light.colour  # noqa: B018
+    (tmp_path / "pairs.csv").write_text("query_text,positive_text\n" + "".join(f"a{i},b{i}\n" for i in range(40)))
+    train = ["train", "--model", folder, "--data", tmp_path / "pairs.csv", "--out", tmp_path / "model"]
+    assert cli.main([str(word) for word in train]) == 2
+    assert f"an ONNX export only embeds; for anything else name the model that it was made of ({base})" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_command(base, folder, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "out"
+    retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="bf16")
+    retriever.exits = (1,)
+    retriever.save_pretrained(model)
+
+    def run(*words):
+        code = cli.main(["export", *map(str, words)])
+        return code, capsys.readouterr()
+
+    code, said = run(model, out, "--format", "onnx")
+    assert code == 0
+    assert "texts and images, fp32" in said.out
+    assert "at least 1.000000" in said.out or "at least 0.9999" in said.out
+    whole = Retriever.from_pretrained(model, device="cpu", dtype="fp32")
+    np.testing.assert_allclose(Retriever.from_pretrained(out).encode(MIXED), whole.encode(MIXED), atol=1e-5)
+    code, said = run(model, out, "--format", "onnx")
+    assert (code, "--replace" in said.err) == (2, True)
+    code, said = run(model, out, "--format", "onnx", "--int8", "--text-only", "--layers", 1, "--replace", "--json")
+    written = json.loads(said.out)
+    assert describe(out).layers == 1
+    assert (code, written["precision"], written["images"], written["image_cosine"]) == (0, "int8", False, None)
+    code, said = run(model, tmp_path / "other", "--format", "tflite")
+    assert (code, said.err) == (2, "error: --format tflite: give one of onnx\n")
+    code, said = run(folder, tmp_path / "other", "--format", "onnx")
+    assert (code, "is an ONNX export already" in said.err) == (2, True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_command_without_its_extra_makes_nothing(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert cli.main(["export", str(base), str(tmp_path / "out"), "--format", "onnx"]) == 1
+    assert capsys.readouterr().err.endswith("pip install 'puma-retrieval[onnx]'\n")
+    assert list(tmp_path.iterdir()) == []

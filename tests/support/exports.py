@@ -1,0 +1,44 @@
+"""Exported retrievers, and the command line where torch and transformers cannot be imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ABSENT = ("torch", "torchvision", "transformers", "sentence_transformers", "onnx", "onnxscript", "gguf")
+"""What the light run-time does without."""
+LIGHTLY = f"""
+import sys
+for name in {ABSENT!r}:
+    sys.modules[name] = None  # as if it were not installed
+from puma.cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def needs_onnx() -> None:
+    """Skip the calling module where the ``onnx`` extra is not installed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'puma-retrieval[onnx]'")
+
+
+def exported(base: Path, out: Path, **options: Any) -> Path:
+    """A retriever of a base's first two layers, as ONNX."""
+    from puma.retriever.model import Retriever
+    from puma.retriever.onnx.exporting import export_onnx
+
+    retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
+    export_onnx(retriever, out, source=str(base), **options)
+    return out
+
+
+def lightly(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command of puma in a process that can import neither torch nor transformers."""
+    command = [sys.executable, "-c", LIGHTLY, *map(str, words)]
+    environment = {**os.environ, "PUMA_HOME": str(cwd / "home"), "PUMA_DEBUG": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
