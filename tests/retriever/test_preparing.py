@@ -11,7 +11,7 @@ from PIL import Image
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.retriever import cores
-from puma.retriever.batches import length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.batches import prefetched, preparing_threads
 from puma.retriever.inputs import for_threads
 from puma.retriever.model import Retriever
 
@@ -72,7 +72,7 @@ def test_threads_share_a_tokenizer_and_make_the_same(base):
         Item(text="red fox blue heart " * int(generator.integers(1, 300)), image=Image.new("RGB", (9, 9), (n, 0, 0)))
         for n in range(60)
     ]
-    groups = length_sorted_groups(items, 4)
+    groups = [list(range(n, n + 4)) for n in range(0, 60, 4)]
     shared = for_threads(retriever.inputs)
     plain = {rows[0]: retriever.inputs.features([items[i] for i in rows]) for rows in groups}
     for rows, made in prefetched(groups, lambda rows: shared.features([items[i] for i in rows]), 4):
