@@ -37,6 +37,24 @@ def test_order_is_kept_and_few_are_prepared_ahead(threads):
     assert list(prefetched([], prepare, threads)) == []
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_while_the_model_works_every_thread_prepares(threads):
+    """Between two batches the consumer holds until the next ones are ready: it would hold for ever if they were not
+    prepared while it works."""
+    ready, changed = set(), threading.Condition()
+
+    def prepare(rows):
+        with changed:
+            ready.add(rows[0])
+            changed.notify_all()
+        return rows
+
+    for rows, _ in prefetched(GROUPS, prepare, threads):
+        with changed:
+            after = set(range(rows[0] + 1, min(rows[0] + 1 + threads, 20)))
+            assert changed.wait_for(lambda after=after: after <= ready, timeout=60)
+
+
 def test_an_error_comes_at_its_batch_and_nothing_goes_on():
     begun = []
 
@@ -85,7 +103,7 @@ def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
     retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu")
     items = [Item(image=Image.new("RGB", (30, 20 + n), (9 * n, 0, 90)), text="a" * n or None) for n in range(20)]
     plain = retriever.encode(items, batch_size=3)
-    monkeypatch.setattr("puma.retriever.encoding.preparing_threads", lambda device: 3)
+    monkeypatch.setattr("puma.retriever.feeding.preparing_threads", lambda device: 3)
     np.testing.assert_array_equal(plain, retriever.encode(items, batch_size=3))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from puma.errors import ImageError, InputError
+from puma.errors import InputError
 from puma.items.item import Item
-from puma.retriever.batches import prefetched, preparing_threads
+from puma.retriever.feeding import Feeder
 from puma.retriever.folding import fast_tower
-from puma.retriever.inputs import Inputs, for_threads, why_unusable
-from puma.retriever.planning import Batch, Head, item_heads, kinds_by_head, planned_batches
+from puma.retriever.inputs import Inputs, for_threads
+from puma.retriever.planning import Head, item_heads, kinds_by_head, planned_batches
 from puma.retriever.repeats import first_of_each
 from puma.retriever.ret_states import RetStates
 from puma.retriever.seen_images import SeenImages, takes_seen_images
@@ -72,52 +71,20 @@ def encode_batches(
         raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
     instructions = one_an_item(instructions, items)
     device = next(model.parameters()).device
-    threads = preparing_threads(device) if any(item.image is not None for item in items) else 1
     inputs = for_threads(inputs)
+    again = seen.again if seen is not None else None
     batches = planned_batches(
-        inputs,
-        items,
-        instructions,
-        batch_size=batch_size,
-        device=device,
-        kinds=kinds,
-        again=seen.again if seen else None,
+        inputs, items, instructions, batch_size=batch_size, device=device, kinds=kinds, again=again
     )
-
-    def features_of(rows: Sequence[int], ids: Sequence[Sequence[int]] | None = None) -> Features:
-        if ids is not None:
-            features = inputs.padded(ids)
-        else:
-            features = inputs.features([items[i] for i in rows], [instructions[i] for i in rows], vision)
-        # Out of pinned memory a copy to the device does not hold up what feeds it.
-        return {key: value.pin_memory() for key, value in features.items()} if device.type == "cuda" else features
-
-    def prepare(batch: Batch) -> tuple[list[int], Features, dict[int, str]]:
-        rows = batch.rows
-        try:
-            return rows, features_of(rows, None if batch.with_images else batch.ids), {}
-        except ImageError:
-            faults = {i: reason for i in rows if (reason := why_unusable(inputs, items[i]))}
-            if on_unreadable is None or not faults:
-                raise
-            readable = [i for i in rows if i not in faults]
-            return readable, features_of(readable) if readable else {}, faults
-
-    def ahead(batch: Batch) -> tuple[list[int], Features, dict[int, str]] | None:
-        return None if batch.again else prepare(batch)  # what is seen again is known when its turn has come
-
-    first = list(itertools.islice(batches, 2))
-    if len(first) < 2:  # nothing to be ahead of: a thread would only be waited for
-        ready: Iterable[tuple[Batch, Any]] = ((batch, ahead(batch)) for batch in first)
-    else:
-        ready = prefetched(itertools.chain(first, batches), ahead, threads)
-    for batch, made in ready:
+    feeder = Feeder(inputs, items, instructions, device, vision=vision, past_faults=on_unreadable is not None)
+    for batch, made in feeder.ahead(batches):
         moved = seen.features(batch.rows, batch.ids, device) if made is None and seen is not None else None
         if moved is not None:
             rows, features = batch.rows, {name: moved[name].cpu() for name in ("input_ids", "attention_mask")}
         else:
-            rows, features, faults = made or prepare(batch)
-            for row, reason in faults.items():
+            made = made or feeder.make(batch)
+            rows, features = made.rows, made.features
+            for row, reason in made.faults.items():
                 if on_unreadable is not None:
                     on_unreadable(row, reason)
             if not rows:

@@ -18,6 +18,11 @@ from puma.errors import ImageError
 from puma.items.digest import image_digest
 from puma.items.item import ImageSource, Item
 
+Key = tuple[Any, ...]
+
+CONTENT = "content"
+"""The first of a key that is made of what is in the image, and so means the same at another time."""
+
 
 def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> tuple[list[int], np.ndarray]:
     """Which items to embed, and which of those stands for each item.
@@ -41,7 +46,7 @@ def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> 
     return firsts, which
 
 
-def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False) -> list[Hashable]:
+def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False) -> list[Key | None]:
     """Values that are equal for images of equal content, None where there is none. An image that cannot be read equals
     itself alone: whoever opens it will say why.
 
@@ -54,22 +59,22 @@ def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False
     shapes = [None if image is None else _shape(image) for image in images]
     # One image given several times needs no reading, so objects are counted, not their places.
     alike = Counter(shape for _, shape in set(zip(objects, shapes, strict=True)) if shape is not None)
-    digests: dict[Hashable, Hashable] = {}
-    keys: list[Hashable] = []
+    digests: dict[Key, Key] = {}
+    keys: list[Key | None] = []
     for image, own, shape in zip(images, objects, shapes, strict=True):
-        if image is None or (not digest_all and (shape is None or alike[shape] == 1)):
+        if image is None or own is None or (not digest_all and (shape is None or alike[shape] == 1)):
             keys.append(own)
             continue
         if own not in digests:
             try:
-                digests[own] = isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
+                digests[own] = CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
             except ImageError:
                 digests[own] = own
         keys.append(digests[own])
     return keys
 
 
-def _object_key(image: ImageSource | None) -> Hashable:
+def _object_key(image: ImageSource | None) -> Key | None:
     """Equal for what is surely the same image, without a look at its content."""
     if image is None:
         return None
@@ -84,7 +89,7 @@ def _object_key(image: ImageSource | None) -> Hashable:
     return "object", id(image)
 
 
-def _shape(image: ImageSource) -> tuple[Any, ...] | None:
+def _shape(image: ImageSource) -> Key | None:
     """What equal images have in common and is known at once; None where nothing is."""
     if isinstance(image, bytes):
         return None  # compared as they are

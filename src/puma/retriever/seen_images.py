@@ -20,7 +20,7 @@ import torch
 from puma.items.item import Item
 from puma.retriever.bounded import BoundedMemory
 from puma.retriever.inputs import Inputs
-from puma.retriever.repeats import image_keys
+from puma.retriever.repeats import CONTENT, image_keys
 from puma.retriever.states import Features, cast_features, weights_stamp
 
 MEMORY_BYTES = 128 * 1024 * 1024
@@ -82,7 +82,7 @@ class SeenImages:
         few = 0 < sum(image is not None for image in images) <= FEW
         keys = image_keys(images, digest_all=few)
         counts = Counter(key for key in keys if key is not None)
-        self._comes_again = {key for key, count in counts.items() if few or count > 1}
+        self._comes_again = {key for key, count in counts.items() if (key[0] == CONTENT if few else count > 1)}
         # What is kept for other calls is worth nothing once the weights or the processor are others.
         stamp = (weights_stamp(model), _processing(inputs)) if few else None
         self._keys: list[Hashable] = [(stamp, key) if key in self._comes_again else None for key in keys]
