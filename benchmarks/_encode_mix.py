@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +29,14 @@ class Part:
         items: texts, images (paths), or both.
         instruction: goes before each.
         one_by_one: embedded in a call each, as a service does for its users.
+        repeats: some images come several times.
     """
 
     name: str
     items: list[Item]
     instruction: str | None = None
     one_by_one: bool = False
+    repeats: bool = False
 
 
 def parts(captions: list[str], folder: Path, seed: int, scale: float = 1.0) -> list[Part]:
@@ -79,8 +81,8 @@ def parts(captions: list[str], folder: Path, seed: int, scale: float = 1.0) -> l
         Part("long passages", passages(count(24))),
         Part("images", [Item(image=path) for path in pictures]),
         Part("images with texts", illustrated),
-        Part("images, each five times", repeated),
-        Part("one image with many texts", _many_texts(images(count(8)), queries(count(64)))),
+        Part("images, each five times", repeated, repeats=True),
+        Part("one image with many texts", _many_texts(images(count(8)), queries(count(64))), repeats=True),
         Part("one query a call, instruction of 48 tokens", queries(count(16)), LONG_INSTRUCTION, True),
     ]
     return whole
@@ -91,7 +93,7 @@ def mix(kinds: list[Part], seed: int, repeats: float = 0.2) -> list[Part]:
     generator = np.random.default_rng(seed + 1)
     found = []
     for part in kinds:
-        if part.one_by_one or part.name in ("images, each five times", "one image with many texts"):
+        if part.one_by_one or part.repeats:
             continue
         items = list(part.items)
         if items[0].image is not None:
@@ -99,7 +101,7 @@ def mix(kinds: list[Part], seed: int, repeats: float = 0.2) -> list[Part]:
                 items[int(i)] for i in generator.integers(0, len(items), round(len(items) * repeats / (1 - repeats)))
             ]
             generator.shuffle(items)  # type: ignore[arg-type]
-        found.append(Part(part.name, items, part.instruction))
+        found.append(replace(part, items=items))
     return found
 
 

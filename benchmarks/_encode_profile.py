@@ -35,11 +35,15 @@ def gemm_peak() -> float:
 
 
 def profile(retriever: Retriever, part: Part, peak: float) -> dict[str, Any]:
-    """Tokens, FLOPs and the shares of the time of one kind of items, in one pass over it each."""
-    if part.one_by_one:
+    """Tokens, FLOPs and the shares of the time of one kind of items without repeats, by passes that end early."""
+    if part.one_by_one or part.repeats:
         return {}
-    options: dict[str, Any] = {"batch_size": 64}
     tokens = padded = 0
+
+    def batches(forward: Callable[..., Any]) -> Iterator[Any]:
+        return encode_batches(
+            retriever.model, retriever.inputs, part.items, part.instruction, forward=forward, batch_size=64
+        )
 
     def feed() -> None:
         nonlocal tokens, padded
@@ -48,32 +52,28 @@ def profile(retriever: Retriever, part: Part, peak: float) -> dict[str, Any]:
             tokens += int(features["attention_mask"].sum())
             padded += features["attention_mask"].numel()
 
-    def batches(forward: Callable[..., Any]) -> Iterator[Any]:
-        return encode_batches(
-            retriever.model, retriever.inputs, part.items, part.instruction, forward=forward, **options
-        )
-
     def see(model: Any, features: dict[str, torch.Tensor]) -> None:
         given = {key: value for key, value in features.items() if key.startswith(("pixel_", "image_"))}
         if given:
             model.get_image_features(**given, return_dict=True)
 
     def embed() -> None:
-        encode_items(retriever.model, retriever.inputs, part.items, instruction=part.instruction, **options)
+        encode_items(retriever.model, retriever.inputs, part.items, instruction=part.instruction)
 
     whole, feeding, seeing = (seconds(work) for work in (embed, feed, lambda: [*batches(see)]))
     with FlopCounterMode(display=False) as counter:
         embed()
-    vision = seeing - feeding
+    flops = counter.get_total_flops()
+    seen = seeing - feeding if part.items[0].image is not None else 0.0
     return {
         "tokens": tokens,
         "padding": round(1 - tokens / padded, 4),
-        "gflop": round(counter.get_total_flops() / 1e9, 1),
-        "of_gemm_peak": round(counter.get_total_flops() / whole / peak, 3),
+        "gflop": round(flops / 1e9, 1),
+        "of_gemm_peak": round(flops / whole / peak, 3),
         "share_of_time": {
             "texts and images read": round(feeding / whole, 3),
-            "vision tower": round(max(0.0, vision) / whole, 3),
-            "decoder and the rest": round(1 - max(feeding, seeing) / whole, 3),
+            "vision tower": round(seen / whole, 3),
+            "decoder and the rest": round(1 - (feeding + seen) / whole, 3),
         },
     }
 

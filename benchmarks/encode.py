@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,8 @@ def timed(given: list[Part], peers: dict[str, Peer], rounds: int) -> dict[str, A
 
 
 def best_size(peer: Peer, given: list[Part]) -> int:
-    """The batch size at which a peer is fastest on a part of these items."""
-    if len(peer.sizes) == 1:
-        return peer.sizes[0]
-    sample = [
-        Part(part.name, part.items[: max(8, len(part.items) // 3)], part.instruction, part.one_by_one) for part in given
-    ]
-    if all(part.one_by_one for part in sample):
-        return peer.sizes[0]
+    """The batch size at which a peer is fastest on a third of these items; all have been warmed up by then."""
+    sample = [replace(part, items=part.items[: max(8, len(part.items) // 3)]) for part in given]
 
     def seconds(size: int) -> float:
         begun = time.perf_counter()
@@ -149,7 +144,8 @@ def best_size(peer: Peer, given: list[Part]) -> int:
         return time.perf_counter() - begun
 
     seconds(peer.sizes[0])
-    return min(peer.sizes, key=seconds)
+    one_by_one = all(part.one_by_one for part in sample)
+    return peer.sizes[0] if one_by_one or len(peer.sizes) == 1 else min(peer.sizes, key=seconds)
 
 
 def embedded(peer: Peer, given: list[Part], size: int) -> np.ndarray:
@@ -172,25 +168,33 @@ def first_vectors(model: Path, starts: int) -> dict[str, float]:
 
 
 PEAK = """
-import resource, sys, tempfile
+import sys, tempfile
 from pathlib import Path
 from _encode_mix import mix, parts
 from _encode_peers import PEERS
 from _service import captions
 from puma.mini.openpics import build
+
+def kilobytes(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
 model, name, scale, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 with tempfile.TemporaryDirectory() as folder:
     given = mix(parts(captions(build()), Path(folder), seed, scale), seed)
     peer = PEERS[name](model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peer.embed(given[0].items[:2], None, 2)
+    before = kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     for part in given:
         peer.embed(part.items, part.instruction, peer.sizes[-1])
-    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(before, kilobytes("VmHWM"))
 """
 
 
 def peak_memory(model: Path, options: argparse.Namespace) -> dict[str, list[int]]:
-    """Of each encoder in a process of its own: the peak before the first item and after the mix, in MB."""
+    """Of each encoder in a process of its own, in MB: what is held before the mix, and the most while it is embedded in
+    batches of 64."""
     found = {}
     for name in PEERS:
         words = [sys.executable, "-c", PEAK, str(model), name, str(options.scale / 2), str(options.seed)]

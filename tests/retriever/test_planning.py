@@ -73,9 +73,9 @@ def test_where_a_pass_is_dear_batches_are_full(lengths, size, most):
 def test_every_item_once_and_kinds_apart(retriever, monkeypatch):
     items = [Item(text="a " * n) for n in (5, 1, 9, 2, 2, 7)] + [Item(image=np.zeros((8, 8), np.uint8))]
     items += [Item(text="b", image=np.ones((8, 8), np.uint8))]
-    for window in (1, 64):  # with one batch a window, several are planned on a thread
-        monkeypatch.setattr("puma.retriever.planning.WINDOW", window)
-        batches = plan(retriever, items)
+    for windows, device in (((1,), CPU), ((1, 2), GPU), ((64,), CPU)):  # several are planned on a thread
+        monkeypatch.setattr("puma.retriever.planning.WINDOWS", windows)
+        batches = plan(retriever, items, device=device)
         assert sorted(row for batch in batches for row in batch.rows) == list(range(8))
         for batch in batches:
             assert len(batch.rows) <= 2

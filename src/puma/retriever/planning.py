@@ -16,8 +16,9 @@ from puma.items.item import Item
 from puma.retriever.batches import CPU_MOST_TOKENS, length_sorted_batches, pass_tokens, prefetched
 from puma.retriever.inputs import Inputs
 
-WINDOW = 64
-"""Batches whose lengths are counted together, while the model works on those before."""
+WINDOWS = (2, 6, 24, 64)
+"""How many batches' lengths are counted together while the model works on those before: few at first, so that it need
+not wait. All else alike, more are divided better."""
 
 PROBES = ((16, 16), (64, 64), (1024, 256))
 """Sizes of images in pixels: where all become as many tokens, images have one number of tokens."""
@@ -82,11 +83,15 @@ def planned_batches(
     for i, item in enumerate(items):
         state = 2 if item.image is None else 1 if again and again[i] else 0
         groups[state, kinds[i] if kinds else None].append(i)
-    windows = []
+    windows: list[tuple[int, int, list[int]]] = []
     for (state, head), rows in sorted(groups.items(), key=lambda group: group[0][0]):
         rows.sort(key=lambda i: -len(items[i].text or "") - len(instructions[i] or ""))
-        size = WINDOW * batch_size
-        windows += [(state, len(head or ()), rows[n : n + size]) for n in range(0, len(rows), size)]
+        start = 0
+        while start < len(rows):
+            # On a CPU the model takes so long that nothing is gained by beginning early.
+            size = WINDOWS[-1 if device.type == "cpu" else min(len(windows), len(WINDOWS) - 1)] * batch_size
+            windows.append((state, len(head or ()), rows[start : start + size]))
+            start += size
 
     def plan(window: tuple[int, int, list[int]]) -> list[Batch]:
         state, known, rows = window
