@@ -57,6 +57,9 @@ FIRST_VECTOR = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("mini", "qwen-cut"), default=["mini", "qwen-cut"])
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="beginnings of rows' names; other rows stay as they are"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of items")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--starts", type=int, default=3, help="processes started for the first vector")
@@ -65,43 +68,45 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     texts = captions(build())
-    result: dict[str, Any] = {
-        "format": 1,
-        "command": "python benchmarks/encode.py",
-        "seed": options.seed,
-        **described(),
-    }
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"format": 1}
+    result |= {"command": f"python benchmarks/encode.py --scale {options.scale:g}", "seed": options.seed, **described()}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
         for name in options.models:
-            model = default_model() if name == "mini" else qwen_cut(work / "qwen-cut", options.seed)
-            scale = options.scale if name == "mini" else options.scale / 4
-            images = work / f"images-{name}"
+            model = default_model() if name == "mini" else qwen_cut(Path(folder) / "qwen-cut", options.seed)
+            images = Path(folder) / f"images-{name}"
             images.mkdir()
-            kinds = parts(texts, images, options.seed, scale)
-            result[name] = compared(model, kinds, options)
+            kinds = parts(texts, images, options.seed, options.scale * (1 if name == "mini" else 0.25))
+            compare(model, kinds, options, result.setdefault(name, {}))
             write_json(options.out, result)
-            result[name]["first_vector_s"] = first_vectors(model, options.starts)
-            result[name]["peak_memory_mb"] = peak_memory(model, options)
-            write_json(options.out, result)
-    fed = Retriever.from_pretrained(default_model(), device="cpu")
-    result["feeding"] = [feeding_row(fed, kind, options.seed) for kind in ("texts", "images")]
+    if wanted("feeding", options):
+        fed = Retriever.from_pretrained(default_model(), device="cpu")
+        result["feeding"] = [feeding_row(fed, kind, options.seed) for kind in ("texts", "images")]
+        print(json.dumps(result["feeding"], indent=1))
     write_json(options.out, result)
-    print(json.dumps(result["feeding"], indent=1))
 
 
-def compared(model: Path, kinds: list[Part], options: argparse.Namespace) -> dict[str, Any]:
-    """One model's rows: each kind alone, and the mix."""
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    return any(name.startswith(beginning) for beginning in options.only)
+
+
+def compare(model: Path, kinds: list[Part], options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Fill in one model's rows: each kind alone, the mix, and what is measured in processes of their own."""
     peers = {name: made(model) for name, made in PEERS.items()}
     peak = gemm_peak()
+    result["gemm_peak_gflops"] = max(result.get("gemm_peak_gflops", 0), round(peak / 1e9, 1))
     retriever = Retriever.from_pretrained(model, device="cpu")
-    rows = []
+    rows = result.setdefault("rows", {})
     for part in kinds:
-        rows.append({"kind": part.name, **timed([part], peers, options.rounds), **profile(retriever, part, peak)})
-        print(json.dumps(rows[-1]), flush=True)
-    rows.append({"kind": "the mix", **timed(mix(kinds, options.seed), peers, options.rounds)})
-    print(json.dumps(rows[-1]), flush=True)
-    return {"gemm_peak_gflops": round(peak / 1e9, 1), "rows": rows}
+        if wanted(part.name, options):
+            rows[part.name] = timed([part], peers, options.rounds) | profile(retriever, part, peak)
+            print(json.dumps({part.name: rows[part.name]}), flush=True)
+    if wanted("the mix", options):
+        rows["the mix"] = timed(mix(kinds, options.seed), peers, options.rounds)
+        print(json.dumps(rows["the mix"]), flush=True)
+    if wanted("processes", options):
+        result["first_vector_s"] = first_vectors(model, options.starts)
+        result["peak_memory_mb"] = peak_memory(model, options)
+        print({name: result[name] for name in ("first_vector_s", "peak_memory_mb")})
 
 
 def timed(given: list[Part], peers: dict[str, Peer], rounds: int) -> dict[str, Any]:

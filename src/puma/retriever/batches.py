@@ -71,7 +71,8 @@ def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int, most_tokens: i
     return ends[::-1]
 
 
-Group, Prepared = TypeVar("Group"), TypeVar("Prepared")
+Group = TypeVar("Group")
+Prepared = TypeVar("Prepared")
 
 
 def prefetched(

@@ -61,7 +61,7 @@ class Recording:
             self._layers.append(_Recording(self.wanted))
             return self._layers[-1]
 
-        return Cache(layer_class_to_replicate=layer)  # type: ignore[arg-type]
+        return Cache(layer_class_to_replicate=layer)
 
     def prefix(self) -> Prefix:
         """What was learnt, after the pass."""

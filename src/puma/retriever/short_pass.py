@@ -110,7 +110,7 @@ def _with(module: Module, name: str, child: Module) -> Module:
 
 
 def _with_last_layer(decoder: Module, last: torch.Tensor) -> Module:
-    *before, layer = decoder.layers  # type: ignore[misc]
+    *before, layer = decoder.layers
     return _with(decoder, "layers", ModuleList([*before, _LastLayer(layer, last)]))
 
 
@@ -186,7 +186,8 @@ class _Recorder:
     gives them to the pass of the one position."""
 
     def __init__(self, cache: Any) -> None:
-        self.cache, self.kept = cache, None
+        self.cache = cache
+        self.kept: Any = None
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any, **options: Any) -> Any:
         if self.kept is not None:
