@@ -45,3 +45,15 @@ def qwen_cut(folder: Path, seed: int) -> Path:
     prompt = with_special_tokens(words, prompt)
     add_ret_token(model, made, prompt)
     return Retriever(model, made, prompt).save_pretrained(folder)
+
+
+def for_vllm(folder: Path, out: Path) -> Path:
+    """The same weights under the names of the class that vLLM knows."""
+    import transformers as t
+
+    retriever = Retriever.from_pretrained(folder, device="cpu")
+    whole = t.Qwen2VLForConditionalGeneration(retriever.model.config).eval()
+    whole.model.load_state_dict(retriever.model.state_dict())
+    whole.save_pretrained(out)
+    retriever.processor.save_pretrained(out)
+    return out

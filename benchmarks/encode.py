@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from _encode_mix import Part, mix, parts
 from _encode_peers import PEERS, Peer
 from _encode_profile import feeding_row, gemm_peak, profile
 from _machine import described
-from _qwen_cut import qwen_cut
+from _qwen_cut import for_vllm, qwen_cut
 from _service import captions
 from puma.cli.commands._shared import quiet_libraries
 from puma.items import Item
@@ -63,6 +64,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of items")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--starts", type=int, default=3, help="processes started for the first vector")
+    parser.add_argument(
+        "--vllm", type=Path, help="the python of an environment with vLLM (CPU build): the mix, qwen-cut"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "encode.json")
     options = parser.parse_args()
@@ -77,6 +81,9 @@ def main() -> None:
             images.mkdir()
             kinds = parts(texts, images, options.seed, options.scale * (1 if name == "mini" else 0.25))
             compare(model, kinds, options, result.setdefault(name, {}))
+            if options.vllm is not None and name == "qwen-cut":
+                result[name]["beside_vllm"] = beside_vllm(model, mix(kinds, options.seed), options)
+                print(json.dumps(result[name]["beside_vllm"]))
             write_json(options.out, result)
     if wanted("feeding", options):
         fed = Retriever.from_pretrained(default_model(), device="cpu")
@@ -159,6 +166,46 @@ def embedded(peer: Peer, given: list[Part], size: int) -> np.ndarray:
         calls: list[list[Item]] = [[item] for item in part.items] if part.one_by_one else [part.items]
         rows += [peer.embed(items, part.instruction, size) for items in calls]
     return np.concatenate(rows)
+
+
+def beside_vllm(model: Path, given: list[Part], options: argparse.Namespace) -> dict[str, Any]:
+    """Items a second of PUMA's encoder and of vLLM's, which cannot share a process: before, between and after."""
+    retriever = Retriever.from_pretrained(model, device="cpu")
+    ours = PEERS["puma"](model)
+    work = model.parent
+    calls = [
+        [
+            {
+                "prompt": retriever.prompt.render(item.text, item.image is not None, part.instruction),
+                "image": None if item.image is None else str(item.image),
+            }
+            for item in part.items
+        ]
+        for part in given
+    ]
+    (work / "items.json").write_text(json.dumps(calls))
+    folder, seconds, theirs = for_vllm(model, work / "vllm"), [], []
+    for _ in range(2):
+        for _ in range(options.rounds):
+            begun = time.perf_counter()
+            vectors = embedded(ours, given, 64)
+            seconds.append(time.perf_counter() - begun)
+        words = [options.vllm, Path(__file__).parent / "_encode_vllm.py", folder, work / "items.json", work / "out.npz"]
+        settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([*map(str, words), str(options.rounds)], check=True, capture_output=True, env=clean | settings)
+        found = np.load(work / "out.npz")
+        theirs += found["seconds"].tolist()
+    count = sum(len(part.items) for part in given)
+    return {
+        "items": count,
+        "items_a_second": {
+            "puma": round(count / statistics.median(seconds), 2),
+            "vllm": round(count / statistics.median(theirs), 2),
+        },
+        "ratio_to": {"vllm": round(statistics.median(theirs) / statistics.median(seconds), 3)},
+        "worst_cosine": round(float((vectors * found["vectors"]).sum(1).min()), 6),
+    }
 
 
 def first_vectors(model: Path, starts: int) -> dict[str, float]:

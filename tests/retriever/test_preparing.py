@@ -97,11 +97,13 @@ def test_threads_share_a_tokenizer_and_make_the_same(base):
         for key, value in plain[rows[0]].items():
             assert torch.equal(value, made[key]), key
     assert retriever.inputs.tokenizer is retriever.processor.tokenizer
+    assert for_threads(shared) is shared
 
 
 def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
     retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu")
     items = [Item(image=Image.new("RGB", (30, 20 + n), (9 * n, 0, 90)), text="a" * n or None) for n in range(20)]
+    items += [Item(image=items[n].image, text=f"again {n}") for n in range(20)]  # is seen, and tokenised, in between
     plain = retriever.encode(items, batch_size=3)
     monkeypatch.setattr("puma.retriever.feeding.preparing_threads", lambda device: 3)
     np.testing.assert_array_equal(plain, retriever.encode(items, batch_size=3))

@@ -138,7 +138,7 @@ def encode_items(
     """
     from tqdm import tqdm
 
-    instructions = one_an_item(instruction, items)
+    instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
     firsts, which = first_of_each(items, instructions)
     unique, asked = [items[i] for i in firsts], [instructions[i] for i in firsts]
     heads = item_heads(inputs, unique, asked)

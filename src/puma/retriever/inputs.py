@@ -218,7 +218,9 @@ class _OneAtATime:
 
 
 def for_threads(inputs: Inputs) -> Inputs:
-    """The same inputs, safe to be used by several threads at once."""
+    """The same inputs, safe to be used by several threads at once, as long as all use these."""
+    if isinstance(inputs.tokenizer, _OneAtATime):
+        return inputs
     shared = copy.copy(inputs)
     shared.tokenizer = _OneAtATime(inputs.tokenizer)
     shared.processor = copy.copy(inputs.processor)
