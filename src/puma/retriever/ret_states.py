@@ -11,14 +11,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from puma.retriever.batches import pass_tokens
 from puma.retriever.bounded import BoundedMemory
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prefixes import MEMORY_BYTES, Prefix, Recording, computed_prefix
 from puma.retriever.short_pass import NotShortenedError, ret_rows
 from puma.retriever.states import Features, cast_features, forward_states, weights_stamp
 
-PASS_TOKENS = 16
-"""What a pass of a decoder costs beside its tokens, in tokens."""
 SHORTEST_PREFIX = 4
 """Tokens; fewer are not worth the copies of their keys and values."""
 SAME, SAME_HALF = 1e-4, 2e-2
@@ -68,9 +67,9 @@ class RetStates:
         kind = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else None
         key = (self._weights, kind, head)
         known = self.memory.get(key)
-        if known is None and self.heads[head] * length <= len(head) + PASS_TOKENS:
-            return key, Recording(length)  # the next call with this head will win by it
         if known is None or known.length < length - SHORTEST_PREFIX:
+            if self.heads[head] * length <= len(head) + pass_tokens(ids.device):
+                return key, Recording(length)  # the next call with this head will win by it
             known = computed_prefix(model, torch.tensor(head, device=ids.device))
             self.memory.put(key, known)
         return key, known.first(length)
@@ -109,7 +108,9 @@ def allows_short_pass(model: Any) -> bool:
     if key not in tried:
         try:
             tried[key] = _same_both_ways(model)
-        except (NotShortenedError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError):
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a decoder of another kind may raise anything when it is called in another way
             tried[key] = False
     return tried[key]
 
