@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from puma.items import Item
+from puma.retriever import ret_states, seen_images
 from puma.retriever.model import Retriever
 
 Embed = Callable[[Sequence[Item], str | None], np.ndarray]
@@ -22,14 +23,27 @@ BATCH_SIZES = (8, 16, 32, 64)
 class Peer:
     """One way to embed, over a model folder."""
 
-    def __init__(self, embed: Callable[[Sequence[Item], str | None, int], np.ndarray], sizes: Sequence[int]) -> None:
-        self.embed, self.sizes = embed, sizes
+    def __init__(
+        self,
+        embed: Callable[[Sequence[Item], str | None, int], np.ndarray],
+        sizes: Sequence[int],
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.embed, self.sizes, self.forget = embed, sizes, forget
 
 
 def ours(folder: Path) -> Peer:
     """``puma.Retriever`` with its defaults."""
     retriever = Retriever.from_pretrained(folder, device="cpu")
-    return Peer(lambda items, instruction, size: retriever.encode(list(items), instruction, batch_size=size), (64,))
+
+    def forget() -> None:
+        """What it has kept of earlier calls."""
+        for memory in (ret_states.MEMORIES, seen_images.MEMORIES):
+            memory.clear()
+
+    return Peer(
+        lambda items, instruction, size: retriever.encode(list(items), instruction, batch_size=size), (64,), forget
+    )
 
 
 def sentence_transformers(folder: Path) -> Peer:

@@ -4,7 +4,8 @@
     python benchmarks/encode.py --models mini --scale 0.25 --rounds 1 --out /tmp/trial.json
 
 For each kind of items (_encode_mix.py) every encoder embeds the same items, in turn, several times; the ratio is that
-of the medians. The peers run at the batch size that is best for them on that kind. All vectors are compared.
+of the medians. PUMA's forgets before each what it kept of earlier calls, but for the queries that come one a call. The
+peers run at the batch size that is best for them on that kind. All vectors are compared.
 
 Of PUMA's encoder also: tokens given, padded and computed, and where the time goes (reading images and texts, the vision
 tower, the decoder and what is left), its FLOPs over the matrix multiplication that this machine reached in the same
@@ -125,6 +126,8 @@ def timed(given: list[Part], peers: dict[str, Peer], rounds: int) -> dict[str, A
     for turn in range(rounds):
         names = list(peers) if turn % 2 == 0 else list(peers)[::-1]
         for name in names:
+            if not given[0].one_by_one:
+                peers[name].forget()
             begun = time.perf_counter()
             vectors[name] = embedded(peers[name], given, sizes[name])
             seconds[name].append(time.perf_counter() - begun)
@@ -187,6 +190,7 @@ def beside_vllm(model: Path, given: list[Part], options: argparse.Namespace) -> 
     folder, seconds, theirs = for_vllm(model, work / "vllm"), [], []
     for _ in range(2):
         for _ in range(options.rounds):
+            ours.forget()
             begun = time.perf_counter()
             vectors = embedded(ours, given, 64)
             seconds.append(time.perf_counter() - begun)

@@ -65,7 +65,7 @@ def counted(retriever, monkeypatch):
 
     monkeypatch.setattr(Inputs, "features", reading)
     monkeypatch.setattr(type(retriever.model), "get_image_features", looking)
-    monkeypatch.setattr(seen_images, "_MEMORIES", type(seen_images._MEMORIES)())
+    monkeypatch.setattr(seen_images, "MEMORIES", type(seen_images.MEMORIES)())
     return counts
 
 
@@ -123,7 +123,7 @@ def test_other_weights_and_other_processing_see_anew(retriever, counted):
 def test_many_images_leave_nothing_to_other_calls(retriever, counted):
     items = [Item(image=picture(n)) for n in range(FEW + 1)]
     retriever.encode(items)
-    assert not seen_images._MEMORIES
+    assert not seen_images.MEMORIES
     counted.update(read=0, passes=0)
     retriever.encode(items)
     assert counted["read"] == FEW + 1

@@ -24,7 +24,8 @@ SAME, SAME_HALF = 1e-4, 2e-2
 """How far states of the short way may be from those of the plain one, in parts of the largest: in fp32, and in half
 precision."""
 
-_MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Prefix]] = WeakKeyDictionary()
+MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Prefix]] = WeakKeyDictionary()
+"""Of each decoder the prefixes that later calls may use."""
 _TRIED: WeakKeyDictionary[torch.nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
 
 
@@ -40,7 +41,7 @@ class RetStates:
         self.heads = dict(heads)
         self.short = allows_short_pass(model)
         decoder = model.get_decoder()
-        self.memory = _MEMORIES.setdefault(decoder, BoundedMemory[Prefix](MEMORY_BYTES))
+        self.memory = MEMORIES.setdefault(decoder, BoundedMemory[Prefix](MEMORY_BYTES))
         self._weights = weights_stamp(model.get_input_embeddings(), decoder) if self.short and self.heads else None
 
     def __call__(self, model: Any, features: Features) -> torch.Tensor:

@@ -28,7 +28,8 @@ MEMORY_BYTES = 128 * 1024 * 1024
 FEW = 16
 """Images of a call up to this number are also looked up in, and kept for, other calls, by a digest of their content."""
 
-_MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Seen]] = WeakKeyDictionary()
+MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Seen]] = WeakKeyDictionary()
+"""Of each model the images that later calls may use."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SeenImages:
         # What is kept for other calls is worth nothing once the weights or the processor are others.
         stamp = (weights_stamp(model), _processing(inputs)) if few else None
         self._keys: list[Hashable] = [(stamp, key) if key in self._comes_again else None for key in keys]
-        self._memory = _MEMORIES.setdefault(model, BoundedMemory(MEMORY_BYTES)) if few else BoundedMemory(MEMORY_BYTES)
+        self._memory = MEMORIES.setdefault(model, BoundedMemory(MEMORY_BYTES)) if few else BoundedMemory(MEMORY_BYTES)
         self.again: list[bool] = []
         """Of each item whether its image will have been seen when the others before it have."""
         known = {key for key in self._keys if key is not None and key in self._memory}
