@@ -1,10 +1,11 @@
-"""``--dtype`` and ``--attn`` reach the model from every command that loads one, and are checked at once."""
+"""``--dtype``, ``--attn`` and ``--layers`` reach the model from every command that loads one, checked at once."""
 
 import numpy as np
 import pytest
 import torch
 
 from puma.cli import app as cli
+from puma.pruning import decoder_of
 from puma.retriever.model import Retriever
 from support import benchmarks
 
@@ -14,7 +15,9 @@ COMMANDS = ("embed", "evaluate", "mine", "index", "search", "serve")
 @pytest.fixture(scope="module")
 def folder(base, tmp_path_factory):
     path = tmp_path_factory.mktemp("loading") / "model"
-    Retriever.from_base(base, layers=2, prompt="short", device="cpu").save_pretrained(path)
+    retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu")
+    retriever.exits = (1,)
+    retriever.save_pretrained(path)
     return path
 
 
@@ -49,7 +52,7 @@ def test_every_command_loads_the_model_as_it_is_told(command, folder, loaded, tm
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("puma.serve.server.run", lambda *_, **__: 0)
     root = benchmarks.published(tmp_path / "M-BEIR")
-    told = ["--model", folder, "--dtype", "bf16", "--attn", "eager"]
+    told = ["--model", folder, "--dtype", "bf16", "--attn", "eager", "--layers", "1"]
     if command == "search":
         assert cli.main([str(part) for part in [*arguments("index", tmp_path, root), *told]]) == 0
     code = cli.main([str(part) for part in [*arguments(command, tmp_path, root), *told]])
@@ -57,6 +60,7 @@ def test_every_command_loads_the_model_as_it_is_told(command, folder, loaded, tm
     retriever = loaded[-1]
     assert {weight.dtype for weight in retriever.model.parameters()} == {torch.bfloat16}
     assert retriever.model.config.get_text_config()._attn_implementation == "eager"
+    assert len(decoder_of(retriever.model).layers) == 1
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "probe"])
@@ -86,3 +90,10 @@ def test_half_precision_vectors_are_near_the_full_ones_and_never_mixed_with_them
     assert cli.main(["index", "add", index, str(texts), "--model", str(folder)]) == 0
     assert cli.main(["search", index, "fox", "--model", str(folder), "--dtype", "bf16"]) == 2
     assert "--dtype bf16 counts as another model" in capsys.readouterr().err
+    assert cli.main(["search", index, "fox", "--model", str(folder), "--layers", "1"]) == 2
+    assert "--layers 1 counts as another model" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "other.npz")]
+    assert cli.main(["embed", str(texts), *out, "--model", str(folder), "--layers", "2"]) == 2
+    assert "was trained to be cut to [1]" in capsys.readouterr().err
+    assert cli.main(["embed", str(texts), *out, "--st", str(folder), "--layers", "1"]) == 2
+    assert "--layers 1: goes with --model" in capsys.readouterr().err

@@ -11,9 +11,9 @@ from PIL import Image
 from puma.errors import ImageError, InputError, ModelError
 from puma.items import Item
 from puma.retriever.inputs import Inputs
-from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.retriever.model import Retriever
 from puma.retriever.pooling import last_token_state
-from puma.retriever.prompts import RET
+from puma.retriever.prompts import PROMPT_FILE, RET
 from puma.retriever.stored_vision import stored_vision
 
 

@@ -58,6 +58,8 @@ def test_every_fault_of_a_configuration_is_named_at_once():
         ({"loss": "splitmac"}, "loss='splitmac': give one of ('mac', 'split-mac'"),
         ({"loss": "split-mac", "other_weight": -1}, "other_weight=-1: give at least 0"),
         ({"loss": "split-mac", "other_weight": float("nan")}, "other_weight=nan: give a number"),
+        ({"loss": "mac", "other_start": 0.3}, "other_start=0.3: only loss='split-mac' has a second term"),
+        ({"loss": "split-mac", "other_start": 1.5}, "other_start=1.5: give a number in"),
         ({"loss": "mac", "other_weight": 0.3}, "other_weight=0.3: only loss='split-mac' has a second term"),
         ({"workers": -2}, "workers=-2: give a whole number of at least 0, or -1"),
     ],

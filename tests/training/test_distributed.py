@@ -47,6 +47,7 @@ SCENARIOS = {
     "shared": replace(LORA, distillation_weight=0.5, teacher="shared", distillation="relational", decay=0.0),
     "mapped": replace(PLAIN, distillation_weight=0.5, distillation="cosine", distillation_map=True),
     "rows": replace(PLAIN, distillation_weight=0.5, distillation="row-softmax", distillation_within="modality"),
+    "exits": replace(PLAIN, loss="split-mac", exits=(1,), exit_distillation=0.5),
 }
 
 

@@ -311,12 +311,28 @@ def test_no_distillation_asks_no_teacher():
         ({"decay": -0.5, "loss": "split-mac"}, "decay=-0.5"),
         ({"other_weight": -1.0, "loss": "split-mac"}, "other_weight=-1.0: give a number of at least 0"),
         ({"other_weight": float("nan"), "loss": "split-mac"}, "other_weight=nan"),
-        ({"other_weight": 0.5}, "other_weight=0.5: only loss='split-mac'"),
+        ({"other_weight": 0.5}, "other_weight=0.5.*: only loss='split-mac'"),
+        ({"other_start": 0.5}, "other_start=0.5: only loss='split-mac'"),
+        ({"other_start": 1.5, "loss": "split-mac"}, r"other_start=1.5: give a number in \[0, 1\]"),
     ],
 )
 def test_faults_are_named_at_once(changes, said):
     with pytest.raises(InputError, match=said):
         RetrievalObjective(Table(2), **{"temperature": 0.1, **changes})
+
+
+def test_the_second_terms_weight_rises_with_progress():
+    model, chunks = Table(4 + 6), lambda: chunks_of(4, 2)
+    rising = RetrievalObjective(
+        model, temperature=0.2, decay=0.5, loss="split-mac", other_weight=0.8, other_start=0.25, symmetric=True
+    )
+    for progress, weight in ((0.0, 0.2), (0.5, 0.5), (1.0, 0.8)):
+        fixed = RetrievalObjective(
+            model, temperature=0.2, decay=0.5, loss="split-mac", other_weight=weight, symmetric=True
+        )
+        rising.progress = fixed.progress = progress
+        found, expected = (float(one(chunks())["contrastive"].detach()) for one in (rising, fixed))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_stage_hands_all_its_settings_to_the_objective():
@@ -326,6 +342,8 @@ def test_a_stage_hands_all_its_settings_to_the_objective():
         "distillation_temperature": 0.02, "distillation_centre": "both",
     }  # fmt: skip
     objective = RetrievalObjective.from_config(Table(2), TrainConfig(**settings))
-    assert {name: getattr(objective, name) for name in settings} == settings
+    of_states = ("grad_cache", "teacher_share")
+    found = {name: getattr(objective.states if name in of_states else objective, name) for name in settings}
+    assert found == settings
     split = RetrievalObjective.from_config(Table(2), TrainConfig(loss="split-mac", other_weight=0.3))
     assert (split.loss, split.other_weight) == ("split-mac", 0.3)

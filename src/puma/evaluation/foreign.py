@@ -188,7 +188,7 @@ def load_foreign(
 
 
 def _device() -> str:
-    from puma.retriever.model import default_device
+    from puma.retriever.devices import default_device
 
     return default_device()
 

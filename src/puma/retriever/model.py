@@ -22,14 +22,13 @@ from puma.pruning.hub import model_folder
 from puma.pruning.loading import cast_weights, load_model, saved_type, weight_type
 from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, is_adapter_folder, with_adapter
+from puma.retriever.devices import default_device
 from puma.retriever.encoding import encode_items
 from puma.retriever.image_tokens import limit_image_tokens
 from puma.retriever.inputs import Inputs
 from puma.retriever.prompts import (
-    INSTRUCTIONS_FILE,
-    OPEN_QUOTE,
     PROMPT_FILE,
-    SHORT,
+    PROMPTS,
     PromptFormat,
     from_chat_template,
     with_special_tokens,
@@ -39,12 +38,16 @@ from puma.retriever.ret_token import add_ret_token
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
 from puma.retriever.stored_vision import VisionFeatures
 from puma.retriever.text_tokens import TextTokens
+from puma.retriever.trained_with import (
+    Instructions,
+    check_layers,
+    exits_below,
+    read_instructions,
+    write_exits,
+    write_instructions,
+)
 from puma.retriever.weight_samples import weight_samples
 from puma.storage.folders import write_json, written_folder
-
-PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
-"""Prompt formats by name; ``chat`` is the model's own chat template
-(:func:`puma.retriever.prompts.from_chat_template`)."""
 
 
 class Retriever:
@@ -71,9 +74,10 @@ class Retriever:
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
-        self.instructions: dict[tuple[str, str | None], str] = {}
-        """The instructions it was trained with, by (query modality, wanted modality, or None for any); search uses the
-        same."""
+        self.instructions: Instructions = {}
+        """The instructions it was trained with; search uses the same."""
+        self.exits: tuple[int, ...] = ()
+        """Depths below its own that it was trained to be cut to (elastic depth, :mod:`puma.training.exits`)."""
         self.about: dict[str, Any] = {}
         """What its model card says of its origin, where known: ``base_model`` (hub name), ``license``, ``language``."""
 
@@ -85,6 +89,7 @@ class Retriever:
         device: str | None = None,
         dtype: torch.dtype | str = "auto",
         attn: str | None = None,
+        layers: int | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> Retriever:
@@ -97,17 +102,19 @@ class Retriever:
             dtype: the weights' type: ``auto`` for the one they were saved in, a torch type, or ``fp32``, ``bf16``,
                 ``fp16``.
             attn: ``sdpa``, ``eager`` or ``flash_attention_2``; None leaves it to transformers.
+            layers: load only so many decoder layers, of a retriever that was trained with an exit there.
             revision: branch, tag or commit on the hub.
             token: of the hub; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave. With ``HF_HUB_OFFLINE=1``
                 only the hub's cache is read.
 
         Raises:
-            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype`` or
-                ``attn``; a revision of a folder here.
+            InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
+                ``attn`` or ``layers``; a revision of a folder here.
             ModelError: transformers cannot load it, or weights are missing.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
         if is_adapter_folder(folder):
+            check_layers(layers, (), path)
             retriever = cls.from_pretrained(base_of(folder), device=device, dtype=dtype, attn=attn, token=token)
             retriever.model = with_adapter(retriever.model, folder)
             return retriever
@@ -118,12 +125,11 @@ class Retriever:
             )
         prompt = PromptFormat.from_dict(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
         processor = load_processor(folder)
-        model = load_model(folder, dtype=dtype, attn=attn, head=False, device=device or default_device())
+        exits = exits_below(layers, folder, path)
+        model = load_model(folder, layers=layers, dtype=dtype, attn=attn, head=False, device=device or default_device())
         retriever = cls(model, processor, prompt)
         retriever.saved_dtype = saved_type(folder)
-        if (folder / INSTRUCTIONS_FILE).is_file():
-            rows = json.loads((folder / INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
-            retriever.instructions = {(row["query"], row["wanted"]): row["instruction"] for row in rows}
+        retriever.instructions, retriever.exits = read_instructions(folder), exits
         retriever.about = own_metadata(folder)
         return retriever
 
@@ -150,7 +156,7 @@ class Retriever:
             path: a base model's folder or hub name.
             layers: decoder layers kept; None keeps all (the teacher).
             keep_last: keep the first ``layers - 1`` and the last.
-            prompt: a name in :data:`PROMPTS`, ``chat`` for the base's own chat template, or a format.
+            prompt: ``open-quote``, ``short``, ``chat`` for the base's own chat template, or a format.
             image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
                 :func:`puma.retriever.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
             dtype, attn, device, revision, token: as :meth:`from_pretrained`.
@@ -260,8 +266,8 @@ class Retriever:
             self.model.save_pretrained(work)
             self.processor.save_pretrained(work)
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
-            rows = [{"query": q, "wanted": w, "instruction": text} for (q, w), text in self.instructions.items()]
-            write_json(work / INSTRUCTIONS_FILE, rows)
+            write_instructions(work, self.instructions)
+            write_exits(work, self.exits)
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )
@@ -292,8 +298,3 @@ class Retriever:
         """Move the weights; returns self."""
         self.model.to(device)
         return self
-
-
-def default_device() -> str:
-    """CUDA where there is one, else the CPU; each process of a group started together takes its own GPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -22,7 +22,6 @@ RET = "[RET]"
 PROMPT_FILE = "puma_prompt.json"
 """The file in a model folder that holds its :class:`PromptFormat`."""
 
-INSTRUCTIONS_FILE = "puma_instructions.json"
 """The file that holds the instructions a retriever was trained with, by query modality and wanted modality."""
 
 MOST_CONTROL_TOKENS = 256
@@ -177,6 +176,9 @@ base this doubled zero-shot retrieval against the one-word prompt (docs/log.md).
 SHORT = PromptFormat(separator=" ", close_text=" :", close_image=" :", close_both=" :", seed=': "', image_first=False)
 """The least that can be read: content, a colon, ``[RET]``. For small bases that are trained, on hardware where every
 token counts: half the tokens of :data:`OPEN_QUOTE` for a caption."""
+
+PROMPTS = {"open-quote": OPEN_QUOTE, "short": SHORT}
+"""Formats by name; ``chat`` is the model's own chat template (:func:`from_chat_template`)."""
 
 
 def from_chat_template(processor: Any) -> PromptFormat:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from puma.errors import ConfigError
-from puma.losses import LOSSES
-from puma.losses.distillation import KINDS
-from puma.training.distillation_settings import distillation_rules
+from puma.training.config_rules import rules_of
 
-STAGES = ("distil", "retrieve")
-BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
-REPORTS = ("none", "tensorboard", "wandb", "trackio")
 FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
 """Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
 
@@ -47,6 +42,8 @@ class TrainConfig:
             candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
             (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
+        other_start: the part of ``other_weight`` that the term begins with, in [0, 1]; it rises to all of it in
+            proportion to the training done. 1 keeps it as it is.
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
@@ -70,6 +67,11 @@ class TrainConfig:
             ``all-minilm-l6-v2`` is such a model, fetched for ``base: mini``.
         teacher_share: with a shared teacher, the part of a step's ``chunks`` that it is asked about, drawn anew each
             step: 0.25 of four chunks costs a quarter of the teacher and is the same loss in expectation.
+        exits: elastic depth: numbers of decoder layers, below the model's own, at which it is trained to be cut too
+            (:mod:`puma.training.exits`); ``--layers`` then loads it with so few.
+        exit_weight: of an exit's contrastive loss, beside 1 for the model's end.
+        exit_distillation: of a further term, in which each exit learns the end's similarities in the batch, as rows
+            softmaxed at ``distillation_temperature``; 0 for none.
         modality_dropout: how often the image or the text of an image+text query is withheld, in [0, 1]
             (:class:`puma.training.dropout.ModalityDropout`).
         any_share: the share of the rows whose query asks for no modality, in [0, 1): they get the general instruction
@@ -117,6 +119,7 @@ class TrainConfig:
     clip: float = 1.0
     loss: str = "split-mac"
     other_weight: float = 1.0
+    other_start: float = 1.0
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None
@@ -133,6 +136,9 @@ class TrainConfig:
     items_only: bool = False
     teacher: str = "store"
     teacher_share: float = 1.0
+    exits: tuple[int, ...] = ()
+    exit_weight: float = 1.0
+    exit_distillation: float = 0.0
     modality_dropout: float = 0.0
     any_share: float = 0.0
     balance: float = 1.0
@@ -156,7 +162,7 @@ class TrainConfig:
         wrong = {field.name: _KINDS[str(field.type)] for field in fields(self) if not self._has_its_type(field)}
         # Every rule is checked, so that all faults come together, but none that reads a value of a wrong type.
         broken = [
-            (name, rule) for name, names, holds, rule in self._rules() if not wrong.keys() & set(names) and not holds()
+            (name, rule) for name, names, holds, rule in rules_of(self) if not wrong.keys() & set(names) and not holds()
         ]
         faults = [f"{name}={getattr(self, name)!r}: {rule}" for name, rule in [*wrong.items(), *broken]]
         if faults:
@@ -166,84 +172,12 @@ class TrainConfig:
         value, kind = getattr(self, field.name), str(field.type)
         if kind == "float | None" and value is None:
             return True
+        if kind == "tuple[int, ...]":
+            return isinstance(value, tuple) and all(type(number) is int for number in value)
         if kind in ("str", "bool"):
             return isinstance(value, str if kind == "str" else bool)
         number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
         return number and math.isfinite(value)
-
-    def _rules(self) -> list[tuple[str, tuple[str, ...], Callable[[], bool], str]]:
-        """(the key that a fault is listed under, the keys read, whether it holds, what to give)."""
-
-        def each(names: str, holds: Callable[[Any], bool], rule: str) -> list[Any]:
-            return [(name, (name,), lambda name=name: holds(getattr(self, name)), rule) for name in names.split()]
-
-        def one_of(name: str, choices: tuple[str, ...]) -> list[Any]:
-            return each(name, lambda value: value in choices, f"give one of {choices}")
-
-        frozen_in = self.base_precision
-        return [
-            *one_of("stage", STAGES),
-            *one_of("schedule", ("cosine", "linear")),
-            *one_of("precision", ("fp32", "bf16")),
-            *one_of("loss", LOSSES),
-            *one_of("distillation", KINDS),
-            *one_of("base_precision", BASE_PRECISIONS),
-            *one_of("report_to", REPORTS),
-            *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
-            *each(
-                "steps save_steps lora_rank seed hard_negatives grad_cache eval_every eval_queries patience",
-                lambda value: value >= 0,
-                "give a whole number of at least 0",
-            ),
-            *each(
-                "decay other_weight projector_rate tower_rate weight_decay minutes contrastive_weight "
-                "distillation_weight",
-                lambda value: value >= 0,
-                "give at least 0",
-            ),
-            *each("margin", lambda value: value is None or value >= 0, "give at least 0, or None"),
-            *each("batch_size", lambda value: value >= 2, "give at least 2: a contrastive loss needs negatives"),
-            *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
-            *each("workers", lambda value: value >= -1, "give a whole number of at least 0, or -1 to go by the cores"),
-            *each(
-                "warmup final_rate modality_dropout balance max_unreadable",
-                lambda value: 0 <= value <= 1,
-                "give a number in [0, 1]",
-            ),
-            *each("teacher_share", lambda value: 0 < value <= 1, "give a fraction in (0, 1]"),
-            *each("lora_dropout any_share", lambda value: 0 <= value < 1, "give a fraction in [0, 1)"),
-            (
-                "epochs",
-                ("epochs", "steps", "minutes"),
-                lambda: self.steps > 0 or self.minutes > 0 or self.epochs > 0,
-                "give a positive number, or steps",
-            ),
-            (
-                "base_precision",
-                ("base_precision", "lora_rank"),
-                lambda: frozen_in not in ("bf16", "4bit") or self.lora_rank > 0,
-                "with lora_rank=0 the base itself is trained, in fp32; give auto or fp32, or a positive lora_rank",
-            ),
-            (
-                "base_precision",
-                ("base_precision", "precision"),
-                lambda: frozen_in not in ("bf16", "4bit") or self.precision == "bf16",
-                "with precision='fp32' give auto or fp32",
-            ),
-            (
-                "other_weight",
-                ("other_weight", "loss"),
-                lambda: self.other_weight == 1 or self.loss == "split-mac",
-                "only loss='split-mac' has a second term; give 1.0, or that loss",
-            ),
-            (
-                "patience",
-                ("patience", "eval_every"),
-                lambda: self.patience == 0 or self.eval_every > 0,
-                "stops after evaluations without a gain: give eval_every too, the steps between them",
-            ),
-            *distillation_rules(self),
-        ]
 
     @property
     def reads_pixels(self) -> bool:
@@ -268,7 +202,7 @@ class TrainConfig:
         unknown = sorted(set(values) - known)
         faults = [f"{key}: no such setting; there are {sorted(known)}" for key in unknown]
         try:
-            config = cls(**{key: value for key, value in values.items() if key in known})
+            config = cls(**{key: _as_tuple(value) for key, value in values.items() if key in known})
         except ConfigError as error:
             raise ConfigError("\n  ".join([str(error), *faults])) from None
         except TypeError as error:
@@ -278,11 +212,17 @@ class TrainConfig:
         return config
 
 
+def _as_tuple(value: Any) -> Any:
+    """A list of a recipe file as the tuple that a setting is."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 _KINDS = {
     "str": "give a string",
     "int": "give a whole number",
     "float": "give a number (in YAML 3e-4 is a string: write 3.0e-4)",
     "float | None": "give a number, or None",
     "bool": "give true or false",
+    "tuple[int, ...]": "give a list of whole numbers",
 }
 """What to give a key of each type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,14 @@ class Batch:
         positive = self.positive[:queries]
         keys = self.candidate_key
         return false_negatives(self.known[:queries], keys[positive], keys, self.content_key, positive)
+
+    def divided(self, parts: int) -> list[Batch]:
+        """The same batch so many times, each with an equal part of the states' width."""
+        if parts == 1:
+            return [self]
+        width = self.states.shape[1] // parts
+        cut = [tensor.split(width, 1) for tensor in (self.states, self.queries, self.candidates)]
+        return [replace(self, states=s, queries=q, candidates=c) for s, q, c in zip(*cut, strict=True)]
 
 
 def gather_batch(states: torch.Tensor, extra: dict[str, Any]) -> Batch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -18,17 +19,13 @@ from puma.errors import InputError
 from puma.losses import batch_keys
 from puma.losses.baselines import LOSS_FUNCTIONS, TWO_TEMPERATURES
 from puma.losses.comparison import Comparison, compare
-from puma.losses.distillation import distillation_loss
+from puma.losses.distillation import distillation_loss, row_softmax_loss
 from puma.losses.gathering import gather_rows, world_size
-from puma.losses.gradcache import cached_states, split_part
 from puma.losses.mac import hard_temperature, negative_shares
 from puma.losses.negatives import repeated
 from puma.losses.split_mac import split_losses
-from puma.retriever.pooling import last_token_state
 from puma.training.gathered import Batch, gather_batch
-
-_Targets = tuple[torch.Tensor, torch.Tensor]
-"""A teacher's states [n, d], and bool [n]: which of them are targets."""
+from puma.training.states import StepStates, Targets
 
 
 class RetrievalObjective(nn.Module):
@@ -53,6 +50,7 @@ class RetrievalObjective(nn.Module):
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
         other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss has it.
+        other_start: the part of ``other_weight`` at the start, in [0, 1]; it rises with :attr:`progress` to all of it.
         margin: mask candidates whose cosine beats the positive's by more than this; None: none.
         grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
             with the batch; 0: off.
@@ -61,6 +59,10 @@ class RetrievalObjective(nn.Module):
             ``student_states(chunk)``, where it has one. Used only if ``distillation_weight`` > 0.
         teacher_share: the part of a step's chunks, drawn anew each step, that the shared teacher runs on; in
             expectation the same loss, at so much of the teacher's cost.
+        exits: depths below the model's own that get the contrastive term too (:mod:`puma.training.exits`), each with
+            ``exit_weight`` beside 1 for the model's end; their weighted mean is the term.
+        exit_distillation: of a further term: at each exit the batch's similarities, as softmaxed rows, against those at
+            the model's end (:func:`puma.losses.distillation.row_softmax_loss` at ``distillation_temperature``).
 
     Raises:
         InputError: a value out of range, or an unknown loss.
@@ -82,39 +84,44 @@ class RetrievalObjective(nn.Module):
         symmetric: bool = False,
         loss: str = "mac",
         other_weight: float = 1.0,
+        other_start: float = 1.0,
         margin: float | None = None,
         grad_cache: int = 0,
         shared_teacher: Any = None,
         teacher_share: float = 1.0,
+        exits: Sequence[int] = (),
+        exit_weight: float = 1.0,
+        exit_distillation: float = 0.0,
     ) -> None:
         super().__init__()
         if loss not in LOSS_FUNCTIONS:
             raise InputError(f"loss={loss!r}: give one of {tuple(LOSS_FUNCTIONS)}")
-        if grad_cache < 0:
-            raise InputError(f"grad_cache={grad_cache!r}: give a number of items, or 0 for none")
         self.model = model
         self.temperature, self.decay, self.symmetric = temperature, decay, symmetric
         self.contrastive_weight, self.distillation_weight = contrastive_weight, distillation_weight
         self.distillation, self.distillation_within = distillation, distillation_within
         self.distillation_temperature, self.distillation_centre = distillation_temperature, distillation_centre
         self._map = [] if student_map is None else [student_map]  # a list: its weights are the model's already
-        self.loss, self.other_weight, self.margin, self.grad_cache = loss, other_weight, margin, grad_cache
-        if not 0 < teacher_share <= 1:
-            raise InputError(f"teacher_share={teacher_share!r}: give a fraction in (0, 1]")
-        self.teacher_share = teacher_share
-        self._shared = [shared_teacher] if distillation_weight and shared_teacher is not None else []
+        self.loss, self.other_weight, self.margin = loss, other_weight, margin
+        self.exits, self.exit_weight, self.exit_distillation = tuple(exits), exit_weight, exit_distillation
+        self.states = StepStates(self.exits, grad_cache, shared_teacher if distillation_weight else None, teacher_share)
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         if not (other_weight >= 0 and math.isfinite(other_weight)):
             raise InputError(f"other_weight={other_weight!r}: give a number of at least 0")
-        if other_weight != 1 and loss != "split-mac":
-            raise InputError(f"other_weight={other_weight!r}: only loss='split-mac' has a second term; leave it at 1")
-        self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
+        if not 0 <= other_start <= 1:
+            raise InputError(f"other_start={other_start!r}: give a number in [0, 1]")
+        if (other_weight, other_start) != (1, 1) and loss != "split-mac":
+            raise InputError(
+                f"other_weight={other_weight!r}, other_start={other_start!r}: only loss='split-mac' has a second term; "
+                "leave both at 1"
+            )
+        self.other_start = other_start
         self.last_figures: dict[str, torch.Tensor] = {}
         """After a step, of this process's queries against all candidates: for "split-mac" its two addends ``same_loss``
         and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
         the negatives' softmax mass (:func:`puma.losses.negative_shares`), for other losses than "mac" as if they were
-        InfoNCE."""
+        InfoNCE. And ``exit_<depth>_loss``, each exit's contrastive loss."""
         hard_temperature(temperature, decay, 0.0)  # refuse wrong values now, not at the first step
 
     @classmethod
@@ -133,17 +140,28 @@ class RetrievalObjective(nn.Module):
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""
         extra = {key: features[0].pop(key) for key in list(features[0]) if batch_keys.of_the_batch(key)}
-        states, teacher = self._states(features)  # [q + c, d]: queries, then candidates
-        batch = gather_batch(states, extra)
+        states, teacher = self.states(self.model, features)  # [q + c, d]: queries, then candidates
+        batch, *exits = gather_batch(states, extra).divided(1 + len(self.exits))
         terms = {}
         if self.contrastive_weight or not self.distillation_weight:
-            terms["contrastive"] = self.contrastive_weight * self._contrastive(batch)
+            loss, self.last_figures = self._contrastive(batch)
+            for depth, other in zip(self.exits, exits, strict=True):
+                of_exit = self._contrastive(other)[0]
+                self.last_figures[f"exit_{depth}_loss"] = of_exit.detach()
+                loss = loss + self.exit_weight * of_exit
+            terms["contrastive"] = self.contrastive_weight * loss / (1 + self.exit_weight * len(exits))
+        if exits and self.exit_distillation:
+            # Of all processes' rows, which every process computes alike: their average needs no scale.
+            end, heat = batch.states.detach(), self.distillation_temperature
+            apart = [row_softmax_loss(other.states, end, temperature=heat) for other in exits]
+            terms["exits"] = self.exit_distillation * sum(apart) / len(apart)
         if self.distillation_weight:
             loss = self._distillation(batch, extra, teacher)
             terms["distillation"] = self.distillation_weight * loss
         return terms
 
-    def _contrastive(self, batch: Batch) -> torch.Tensor:
+    def _contrastive(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """This process's share of the loss, and what its :attr:`last_figures` are."""
         q = batch.own  # this process's queries; candidates i < q are their positives
         hard = self.temperature
         if self.loss in TWO_TEMPERATURES:
@@ -160,7 +178,6 @@ class RetrievalObjective(nn.Module):
             **options,
         )
         loss = function.of(comparison, **self._options)
-        self.last_figures = self._figures(comparison)
         if self.symmetric:
             # Seen from candidate j every query that aims at j's modality shares its temperature, as in
             # the queries' view.
@@ -175,14 +192,21 @@ class RetrievalObjective(nn.Module):
             )
             loss = (loss + backward) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
-        return loss * (world_size() * q / len(batch.queries))
+        return loss * (world_size() * q / len(batch.queries)), self._figures(comparison)
+
+    @property
+    def _options(self) -> dict[str, float]:
+        """The loss's own parameters at this point of the training."""
+        if self.loss != "split-mac":
+            return {}
+        return {"other_weight": self.other_weight * (self.other_start + (1 - self.other_start) * self.progress)}
 
     def _figures(self, comparison: Comparison) -> dict[str, torch.Tensor]:
         if self.loss == "split-mac":
             return {f"{group}_loss": value for group, value in split_losses.of(comparison, **self._options).items()}
         return {f"share_{group}": value for group, value in negative_shares.of(comparison).items()}
 
-    def _distillation(self, batch: Batch, extra: dict[str, Any], targets: _Targets | None) -> torch.Tensor:
+    def _distillation(self, batch: Batch, extra: dict[str, Any], targets: Targets | None) -> torch.Tensor:
         if targets is not None:
             teacher, rows = targets
         elif batch_keys.TEACHER in extra:
@@ -213,51 +237,3 @@ class RetrievalObjective(nn.Module):
             centre=self.distillation_centre,
             groups=groups,
         )
-
-    def _states(self, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, _Targets | None]:
-        """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
-        if self.grad_cache:
-            chunks = [piece for chunk in chunks for piece in split_part(chunk, self.grad_cache)]
-        with_teacher = iter(self._with_teacher(len(chunks)))
-        targets: list[_Targets] = []
-
-        def run(chunk: dict[str, Any]) -> torch.Tensor:
-            inputs = _inputs(chunk)
-            if not self._shared:
-                return last_token_state(self.model(inputs)["token_embeddings"], chunk["attention_mask"]).float()
-            if wanted := next(with_teacher):
-                student, teacher = self._shared[0].states(inputs)
-            else:
-                student = self._shared[0].student_states(inputs)
-                teacher = torch.zeros_like(student)
-            rows = torch.full((len(student),), wanted, device=student.device)
-            targets.append((teacher.detach().float(), rows))
-            return student.float()
-
-        def again(chunk: dict[str, Any]) -> torch.Tensor:
-            student_only = getattr(self._shared[0], "student_states", None) if self._shared else None
-            if student_only is not None:
-                return student_only(_inputs(chunk)).float()
-            return run(chunk)
-
-        if self.grad_cache:
-            states = cached_states(run, again, chunks, self.model)
-        else:
-            states = torch.cat([run(chunk) for chunk in chunks])
-        order = torch.argsort(torch.cat([chunk[batch_keys.ROWS] for chunk in chunks]))
-        if not targets:
-            return states[order], None
-        teacher_states, rows = (torch.cat(column)[order] for column in zip(*targets, strict=True))
-        return states[order], (teacher_states, rows)
-
-    def _with_teacher(self, chunks: int) -> list[bool]:
-        """Which of a step's chunks the shared teacher runs on."""
-        if not self._shared or self.teacher_share == 1:
-            return [True] * chunks
-        drawn = set(torch.randperm(chunks)[: math.ceil(self.teacher_share * chunks)].tolist())
-        return [number in drawn for number in range(chunks)]
-
-
-def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:
-    """A chunk as the model takes it: a copy, since the pipeline writes its outputs into what it is given."""
-    return {key: value for key, value in chunk.items() if key not in batch_keys.PART_KEYS}

@@ -45,7 +45,7 @@ def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: b
         InputError: names the settings that differ and must not.
     """
     rank, ranks = processes()
-    described = {**asdict(config), "rows": rows, "processes": ranks}
+    described = json.loads(json.dumps({**asdict(config), "rows": rows, "processes": ranks}))  # as a file tells it
     path = folder / CONFIGURATION
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is not None:
@@ -61,7 +61,8 @@ def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: b
 
 def _default(name: str) -> Any:
     """What a run had that was begun before there was such a setting."""
-    return BEFORE.get(name, getattr(TrainConfig, name, None))
+    default = BEFORE.get(name, getattr(TrainConfig, name, None))
+    return list(default) if isinstance(default, tuple) else default
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, clean: bool = True) -> str | None:

@@ -22,6 +22,8 @@ def check_sharding(config: TrainConfig, shared: DualDepth | None) -> None:
         faults.append("teacher='shared': its deep layers are not cut up; take 'store'")
     if config.distillation_map:
         faults.append("distillation_map=True: a layer outside the model's forward pass cannot be cut up; give false")
+    if config.exits:
+        faults.append(f"exits={list(config.exits)}: the final norm would run outside the forward pass; give none")
     if config.projector_rate:
         faults.append(f"projector_rate={config.projector_rate}: a process without images has no gradient; give 0")
     if config.tower_rate:

@@ -29,6 +29,7 @@ from puma.training.collating import PairCollator, Targets
 from puma.training.config import TrainConfig
 from puma.training.distillation_settings import attach_map, map_of
 from puma.training.distributed import equalise, join, processes, wait
+from puma.training.exits import check_exits
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
 from puma.training.planned import planned_steps
@@ -124,6 +125,7 @@ def train(
         check_four_bits()
     folder = Path(out)
     torch.manual_seed(config.seed)
+    check_exits(retriever.model, config.exits)
     device = join()
     rank, ranks = processes()
     if config.eval_every and validation is None and rank == 0:
@@ -183,6 +185,7 @@ def train(
         whole.to(device)
         pipeline, retriever.model = whole, whole[0].model
     finish_model(retriever, pipeline, config, shared, frozen_type)
+    retriever.exits = config.exits
     wait()  # all have listed what they could not use
     done = int(trainer.state.global_step)
     trained_pairs = (done - begun.done) * config.batch_size * config.accumulate * ranks

@@ -27,17 +27,18 @@ def is_plain_folder(path: Path) -> bool:
     return bool(names)
 
 
-def cached_index(folder: Path, model: Path | None) -> Path:
-    """Where the index of a folder is kept, for each model apart."""
+def cached_index(folder: Path, model: Path | None, layers: int | None = None) -> Path:
+    """Where the index of a folder is kept, for each model apart, and for each depth that it is cut to."""
     from puma.mini.fetch.packages import cache_home
 
     place = os.path.realpath(folder.expanduser())
     used = chosen_model(None if model is None else model.absolute())
+    used = used if layers is None else f"{used}\0{layers}"
     digest = hashlib.sha256(f"{place}\0{used}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return cache_home() / "folders" / f"{Path(place).name or 'root'}-{digest}.index"
 
 
-def prepared_folder(folder: Path, model: Path | None) -> PreparedPaths:
+def prepared_folder(folder: Path, model: Path | None, layers: int | None = None) -> PreparedPaths:
     """The folder, compared with its index in the cache.
 
     Raises:
@@ -46,14 +47,14 @@ def prepared_folder(folder: Path, model: Path | None) -> PreparedPaths:
     from puma.index import Index
     from puma.search.ingest.prepared import PreparedPaths
 
-    where = cached_index(folder, model)
+    where = cached_index(folder, model, layers)
     where.parent.mkdir(parents=True, exist_ok=True)
     return PreparedPaths(Index(where), [Path(os.path.realpath(folder.expanduser()))], sync=True, allow_empty=True)
 
 
 def folder_searcher(folder: Path, model: Path | None, **options: Any) -> Any:
     """A Searcher of a folder whose index was brought up to date: new files embedded, those that are gone removed."""
-    prepared = prepared_folder(folder, model)
+    prepared = prepared_folder(folder, model, options.get("layers"))
     searcher = searcher_of(prepared.index, model, **options)
     added = searcher.add_prepared(prepared, progress=sys.stderr.isatty())
     if added.embedded or added.deleted or added.skips:

@@ -25,9 +25,10 @@ class Chosen:
     st_prompt: str | None
     dtype: str
     attn: str | None
+    layers: int | None
 
     def load(self) -> Any:
-        return load_encoder(self.model, self.st, self.st_prompt, dtype=self.dtype, attn=self.attn)
+        return load_encoder(self.model, self.st, self.st_prompt, dtype=self.dtype, attn=self.attn, layers=self.layers)
 
 
 class Source:

@@ -59,6 +59,10 @@ Attention = Annotated[
         help="sdpa, eager or flash_attention_2 (needs a GPU). Default: the libraries' own choice.",
     ),
 ]
+Layers = Annotated[
+    int | None,
+    typer.Option(help="Load only so many decoder layers, of a retriever that was trained with an exit there."),
+]
 ForeignModel = Annotated[
     str | None,
     typer.Option(
@@ -85,7 +89,9 @@ Paths = Annotated[
 ]
 
 
-def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+def load_retriever(
+    model: Path | None, *, dtype: str = "auto", attn: str | None = None, layers: int | None = None
+) -> Any:
     """The retriever of this folder, else of PUMA_MODEL, else the default one, which is made on its first use.
 
     ``puma-mini`` names the default one too, against PUMA_MODEL; a folder of that name goes first.
@@ -93,6 +99,7 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     Args:
         dtype: a name in :data:`DTYPES`.
         attn: a name in :data:`ATTENTIONS`; None for the libraries' own choice.
+        layers: decoder layers to load, at an exit of the retriever; None for all.
 
     Raises:
         InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
@@ -102,7 +109,7 @@ def load_retriever(model: Path | None, *, dtype: str = "auto", attn: str | None 
     quiet_libraries()
     from puma.retriever.model import Retriever
 
-    return Retriever.from_pretrained(model_path(model), **options)
+    return Retriever.from_pretrained(model_path(model), layers=layers, **options)
 
 
 def chosen_model(model: str | Path | None) -> str | Path:
@@ -134,17 +141,27 @@ def loading_options(dtype: str, attn: str | None) -> dict[str, Any]:
 
 
 def load_encoder(
-    model: Path | None, st: str | None, st_prompt: str | None, *, dtype: str = "auto", attn: str | None = None
+    model: Path | None,
+    st: str | None,
+    st_prompt: str | None,
+    *,
+    dtype: str = "auto",
+    attn: str | None = None,
+    layers: int | None = None,
 ) -> Any:
     """A retriever of :func:`load_retriever`, or somebody else's sentence-transformers model.
 
     Raises:
-        InputError: both are named, or ``st_prompt`` without ``st``. Else as :func:`load_retriever` and
-            :func:`puma.evaluation.foreign.load_foreign`.
+        InputError: both are named, or ``st_prompt`` without ``st``, or ``layers`` with it. Else as
+            :func:`load_retriever` and :func:`puma.evaluation.foreign.load_foreign`.
     """
     check_foreign(model, st, st_prompt)
     if st is None:
-        return load_retriever(model, dtype=dtype, attn=attn)
+        return load_retriever(model, dtype=dtype, attn=attn, layers=layers)
+    if layers is not None:
+        raise InputError(
+            f"--layers {layers}: goes with --model, a retriever that was trained with exits, not with --st"
+        )
     options = loading_options(dtype, attn)
     quiet_libraries()
     from puma.evaluation.foreign import load_foreign
@@ -184,7 +201,7 @@ def default_folder() -> Path:
         raise ModelError(f"{error} (there is one here: --model {QUICKSTART_MODEL})") from None
 
 
-def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto", attn: str | None = None) -> Any:
+def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto", **options: Any) -> Any:
     """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
 
     Raises:
@@ -193,11 +210,16 @@ def searcher_of(index: Path | Index, model: Path | None, *, dtype: str = "auto",
     from puma.search.searcher import Searcher
 
     try:
-        return Searcher(load_retriever(model, dtype=dtype, attn=attn), index)
+        return Searcher(load_retriever(model, dtype=dtype, **options), index)
     except IndexMismatchError as error:
         if dtype != "auto":
             raise IndexMismatchError(
                 f"{error} --dtype {dtype} counts as another model: search with the type the index was filled with."
+            ) from None
+        if options.get("layers") is not None:
+            raise IndexMismatchError(
+                f"{error} --layers {options['layers']} counts as another model: search with the depth the index was "
+                "filled with."
             ) from None
         if model is not None:
             raise

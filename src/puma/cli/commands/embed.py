@@ -16,6 +16,7 @@ from puma.cli.commands._shared import (
     ForeignModel,
     ForeignPrompt,
     Json,
+    Layers,
     Model,
     NoResume,
     Paths,
@@ -40,6 +41,7 @@ def embed(
     st_prompt: ForeignPrompt = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     as_json: Json = False,
@@ -66,7 +68,7 @@ def embed(
     found = list(read_items([path.expanduser() for path in paths]))
     skips = [entry for entry in found if isinstance(entry, Skip)]
     records = [entry for entry in found if isinstance(entry, Record)]
-    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn)
+    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn, layers=layers)
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"

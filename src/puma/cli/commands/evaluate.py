@@ -19,6 +19,7 @@ from puma.cli.commands._shared import (
     ForeignModel,
     ForeignPrompt,
     Json,
+    Layers,
     Model,
     NoResume,
     WorkFolder,
@@ -84,6 +85,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     as_json: Json = False,
@@ -108,7 +110,7 @@ def evaluate(
     check_foreign(model, st, st_prompt)
     if st_prompt is not None and instruction != "first":
         raise InputError(f"--st-prompt takes the instruction's place: leave --instruction {instruction} out")
-    chosen = Chosen(model, st, st_prompt, dtype, attn)
+    chosen = Chosen(model, st, st_prompt, dtype, attn, layers)
     from puma.evaluation.processes import is_first, processes
     from puma.evaluation.stored.resumable import Work
 

@@ -14,6 +14,7 @@ from puma.cli.commands._shared import (
     Dtype,
     IndexFolder,
     Json,
+    Layers,
     Model,
     Paths,
     print_json,
@@ -44,6 +45,7 @@ def add(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
     sync: Annotated[
         bool, typer.Option("--sync", help="Also remove what came from these paths and is not there any more.")
@@ -99,7 +101,7 @@ def add(
         set_image_memory(image_memory * 2**20)
     options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
     prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
-    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn)
+    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn, layers=layers)
     kept: list[Added] = []
     try:
         added = searcher.add_prepared(prepared, batch_size=batch_size, on_batch=lambda done: kept.append(done))

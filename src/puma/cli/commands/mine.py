@@ -14,6 +14,7 @@ from puma.cli.commands._shared import (
     ForeignModel,
     ForeignPrompt,
     Json,
+    Layers,
     Model,
     NoResume,
     WorkFolder,
@@ -35,6 +36,7 @@ def mine(
     st_prompt: ForeignPrompt = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Take scores from the run files in this folder; no model is loaded.")
     ] = None,
@@ -78,7 +80,7 @@ def mine(
     rules = Rules(negatives, skip_top, margin, other_modality)
     if st is not None and run_dir is not None:
         raise InputError("give one of --st and --run-dir, got both")
-    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn) if run_dir is None else None
+    encoder = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn, layers=layers) if run_dir is None else None
     result = write(
         root,
         out,

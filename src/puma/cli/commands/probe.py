@@ -101,7 +101,7 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
     """The data's root, the base's folder or name, the prompt's name."""
     from puma.errors import InputError
     from puma.pruning.hub import holds
-    from puma.retriever.model import PROMPT_FILE, PROMPTS
+    from puma.retriever.prompts import PROMPT_FILE, PROMPTS
 
     if prompt is not None and prompt not in (*PROMPTS, "chat"):
         raise InputError(f"--prompt {prompt}: give one of {', '.join([*PROMPTS, 'chat'])}")

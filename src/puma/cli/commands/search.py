@@ -13,6 +13,7 @@ from puma.cli.commands._shared import (
     Attention,
     Dtype,
     Json,
+    Layers,
     Model,
     print_json,
     query_item,
@@ -78,6 +79,7 @@ def search(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     paths: PathsOnly = False,
     null: Zero = False,
     as_json: Json = False,
@@ -110,9 +112,9 @@ def search(
     condition = parse_where(where, folder)
     checked_filter(condition)
     if is_plain_folder(index):
-        searcher = folder_searcher(index, model, dtype=dtype, attn=attn)
+        searcher = folder_searcher(index, model, dtype=dtype, attn=attn, layers=layers)
     else:
-        searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn)
+        searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn, layers=layers)
     warn_of_cut(searcher.encoder, query)
     options = {"where": condition, "minus": minus or (), "merge": merge}
     if group:

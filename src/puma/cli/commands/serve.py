@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Model, chosen_model, load_retriever
+from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Layers, Model, chosen_model, load_retriever
 from puma.errors import ConfigError, InputError, require
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def serve(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    layers: Layers = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File that holds the token clients must send. Or set PUMA_TOKEN.")
     ] = None,
@@ -108,7 +109,7 @@ def serve(
         timeout_s=timeout,
         access_log=access_log,
     )
-    raise typer.Exit(_run(opened, host, port, model, {"dtype": dtype, "attn": attn}, settings))
+    raise typer.Exit(_run(opened, host, port, model, {"dtype": dtype, "attn": attn, "layers": layers}, settings))
 
 
 def named_indexes(folders: list[Path], *, writable: bool) -> dict[str, Index]:

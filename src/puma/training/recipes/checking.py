@@ -9,7 +9,8 @@ from typing import Any
 
 from puma.errors import ConfigError
 from puma.pruning.loading import ATTENTION
-from puma.training.config import BASE_PRECISIONS, TrainConfig
+from puma.training.config import TrainConfig
+from puma.training.config_rules import BASE_PRECISIONS
 from puma.training.recipes.costs import Workload
 from puma.training.recipes.files import SECTIONS, Entries
 
@@ -115,7 +116,7 @@ def _is_range(value: list[Any]) -> bool:
 
 
 def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:
-    from puma.retriever.model import PROMPTS
+    from puma.retriever.prompts import PROMPTS
 
     faults = []
     for name, more in (("prompt", ["chat"]), ("teacher_prompt", [])):
