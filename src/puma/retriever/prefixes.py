@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
 
 MEMORY_BYTES = 64 * 1024 * 1024
 """Kept of one model's prefixes: of puma-mini about 7,000 tokens, of twelve layers of Qwen2-VL-7B about 2,700."""
@@ -38,7 +40,9 @@ class Prefix:
         """What a decoder takes as ``past_key_values``, for a batch of any size; None where nothing is used."""
         if not self.length:
             return None
-        return Cache(layers=[_Used(*(part[:, :, : self.length] for part in pair)) for pair in self.states])
+        from puma.retriever.cache_layers import Used, cache_of
+
+        return cache_of([Used(*(part[:, :, : self.length] for part in pair)) for pair in self.states])
 
 
 class Recording:
@@ -52,16 +56,17 @@ class Recording:
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
-        self._layers: list[_Recording] = []
+        self._layers: list[Any] = []
 
     def cache(self) -> Cache:
         """What a decoder takes as ``past_key_values``."""
+        from puma.retriever.cache_layers import Recorder, growing_cache
 
-        def layer() -> _Recording:
-            self._layers.append(_Recording(self.wanted))
+        def layer() -> Recorder:
+            self._layers.append(Recorder(self.wanted))
             return self._layers[-1]
 
-        return Cache(layer_class_to_replicate=layer)
+        return growing_cache(layer)
 
     def prefix(self) -> Prefix:
         """What was learnt, after the pass."""
@@ -74,39 +79,8 @@ def computed_prefix(model: Any, ids: torch.Tensor) -> Prefix:
     Args:
         ids: [tokens], on the model's device.
     """
+    from transformers.cache_utils import DynamicCache
+
     cache = DynamicCache()
     model.get_decoder()(inputs_embeds=model.get_input_embeddings()(ids[None]), past_key_values=cache, use_cache=True)
     return Prefix([(layer.keys, layer.values) for layer in cache.layers], len(ids))
-
-
-class _Used(DynamicLayer):
-    """Puts the prefix before the keys and values of every row, and keeps nothing."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True
-        self.dtype, self.device = keys.dtype, keys.device
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = (self.keys, key_states), (self.values, value_states)
-        keys, values = (torch.cat([kept.expand(len(new), -1, -1, -1), new], 2) for kept, new in pairs)
-        return keys, values
-
-
-class _Recording(DynamicLayer):
-    """Copies the first tokens of the first row, and passes everything on as it came."""
-
-    first: tuple[torch.Tensor, torch.Tensor]
-
-    def __init__(self, wanted: int) -> None:
-        super().__init__()
-        self._wanted = wanted
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = (part[:1, :, : self._wanted].clone() for part in (key_states, value_states))
-        self.first = keys, values
-        return key_states, value_states
