@@ -105,23 +105,27 @@ def feeding_row(retriever: Retriever, kind: str, seed: int, batches: int = 40) -
     else:
         files = [jpeg(generator, 320, 240) for _ in range(64)]
         items = [Item(image=files[n % 64], text=text) for n, text in enumerate(texts[: 16 * batches])]
-    model, shares, seconds = Elsewhere().eval(), [], []
+    model, shares, totals = Elsewhere().eval(), [], []
+    worked = 0.0
+
+    def work(model: Any, features: Any) -> None:
+        nonlocal worked
+        started = time.perf_counter()
+        time.sleep(MODEL_SECONDS)
+        worked += time.perf_counter() - started
+
     for _ in range(3):
-        count, begun = 0, time.perf_counter()
-        for _ in encode_batches(model, retriever.inputs, items, batch_size=64, forward=_work):
+        worked, count, begun = 0.0, 0, time.perf_counter()
+        for _ in encode_batches(model, retriever.inputs, items, batch_size=64, forward=work):
             count += 1
-        seconds.append(time.perf_counter() - begun)
-        shares.append(count * MODEL_SECONDS / seconds[-1])
+        totals.append(time.perf_counter() - begun)
+        shares.append(worked / totals[-1])
     return {
         "kind": kind,
         "items": len(items),
         "batches": count,
         "cores": usable_cores(),
         "threads": preparing_threads(model.weight.device) if kind == "images" else 1,
-        "items_a_second": round(len(items) / statistics.median(seconds), 1),
+        "items_a_second": round(len(items) / statistics.median(totals), 1),
         "share_of_time_the_model_works": round(statistics.median(shares), 3),
     }
-
-
-def _work(model: Any, features: Any) -> None:
-    time.sleep(MODEL_SECONDS)

@@ -81,7 +81,8 @@ class Inputs:
             self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
             for item, one in zip(items, instructions, strict=True)
         ]
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        alone = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        ids: list[list[int]] = self.tokenizer(texts, **alone)["input_ids"]
         return ids
 
     def head_ids(self, modality: str, instruction: str | None) -> list[int]:
