@@ -39,8 +39,8 @@ class Part:
     repeats: bool = False
 
 
-def parts(captions: list[str], folder: Path, seed: int, scale: float = 1.0) -> list[Part]:
-    """The kinds, in the order of the results; numbers of items times ``scale``."""
+def parts(captions: list[str], folder: Path, seed: int, scale: float = 1.0, most_words: int = 260) -> list[Part]:
+    """The kinds, in the order of the results; numbers of items times ``scale``, passages of up to ``most_words``."""
     generator = np.random.default_rng(seed)
 
     def count(number: int) -> int:
@@ -55,10 +55,12 @@ def parts(captions: list[str], folder: Path, seed: int, scale: float = 1.0) -> l
         return [Item(text=text) for text in found]
 
     def passages(number: int) -> list[Item]:
-        """60 to 260 words each."""
+        """A quarter of ``most_words`` to all of them."""
         words = " ".join(captions).split()
         starts = generator.integers(0, len(words) - 300, number)
-        return [Item(text=" ".join(words[s : s + int(generator.integers(60, 260))])) for s in starts]
+        return [
+            Item(text=" ".join(words[s : s + int(generator.integers(most_words // 4, most_words))])) for s in starts
+        ]
 
     def images(number: int) -> list[Path]:
         made = []

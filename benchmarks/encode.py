@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,11 @@ def main() -> None:
             model = default_model() if name == "mini" else qwen_cut(Path(folder) / "qwen-cut", options.seed)
             images = Path(folder) / f"images-{name}"
             images.mkdir()
-            kinds = parts(texts, images, options.seed, options.scale * (1 if name == "mini" else 0.25))
-            compare(model, kinds, options, result.setdefault(name, {}))
+            # The cut's small tokenizer makes three tokens of a word, and PUMA would cut long texts at 450.
+            scale, words = (options.scale, 260) if name == "mini" else (options.scale / 4, 110)
+            kinds = parts(texts, images, options.seed, scale, words)
+            for _ in compare(model, kinds, options, result.setdefault(name, {})):
+                write_json(options.out, result)
             if options.vllm is not None and name == "qwen-cut":
                 result[name]["beside_vllm"] = beside_vllm(model, mix(kinds, options.seed), options)
                 print(json.dumps(result[name]["beside_vllm"]))
@@ -97,8 +101,8 @@ def wanted(name: str, options: argparse.Namespace) -> bool:
     return any(name.startswith(beginning) for beginning in options.only)
 
 
-def compare(model: Path, kinds: list[Part], options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Fill in one model's rows: each kind alone, the mix, and what is measured in processes of their own."""
+def compare(model: Path, kinds: list[Part], options: argparse.Namespace, result: dict[str, Any]) -> Iterator[None]:
+    """Fill in one model's rows, one by one: each kind, the mix, and what is measured in processes of their own."""
     peers = {name: made(model) for name, made in PEERS.items()}
     peak = gemm_peak()
     result["gemm_peak_gflops"] = max(result.get("gemm_peak_gflops", 0), round(peak / 1e9, 1))
@@ -108,13 +112,16 @@ def compare(model: Path, kinds: list[Part], options: argparse.Namespace, result:
         if wanted(part.name, options):
             rows[part.name] = timed([part], peers, options.rounds) | profile(retriever, part, peak)
             print(json.dumps({part.name: rows[part.name]}), flush=True)
+            yield
     if wanted("the mix", options):
         rows["the mix"] = timed(mix(kinds, options.seed), peers, options.rounds)
         print(json.dumps(rows["the mix"]), flush=True)
+        yield
     if wanted("processes", options):
         result["first_vector_s"] = first_vectors(model, options.starts)
         result["peak_memory_mb"] = peak_memory(model, options)
         print({name: result[name] for name in ("first_vector_s", "peak_memory_mb")})
+        yield
 
 
 def timed(given: list[Part], peers: dict[str, Peer], rounds: int) -> dict[str, Any]:
@@ -240,7 +247,7 @@ def kilobytes(name):
 
 model, name, scale, seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 with tempfile.TemporaryDirectory() as folder:
-    given = mix(parts(captions(build()), Path(folder), seed, scale), seed)
+    given = mix(parts(captions(build()), Path(folder), seed, scale, int(sys.argv[5])), seed)
     peer = PEERS[name](model)
     peer.embed(given[0].items[:2], None, 2)
     before = kilobytes("VmRSS")
@@ -256,7 +263,7 @@ def peak_memory(model: Path, options: argparse.Namespace) -> dict[str, list[int]
     batches of 64."""
     found = {}
     for name in PEERS:
-        words = [sys.executable, "-c", PEAK, str(model), name, str(options.scale / 2), str(options.seed)]
+        words = [sys.executable, "-c", PEAK, str(model), name, str(options.scale / 2), str(options.seed), "110"]
         done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
         found[name] = [int(value) // 1024 for value in done.stdout.split()[-2:]]
     return found
