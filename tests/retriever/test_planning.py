@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -142,6 +143,8 @@ def test_images_of_unknown_size_or_processors_count_nothing(tmp_path):
         def _get_num_multimodal_tokens(self, image_sizes):
             return {"num_image_tokens": [height * width for height, width in image_sizes]}
 
+    os.mkfifo(tmp_path / "pipe.png")  # would be waited for without end
     items = [Item(image=tmp_path / "gone.png"), Item(image=b"no image"), Item(image=Image.new("RGB", (3, 5)))]
-    assert image_token_counts(Counting(), items) == [0, 0, 15]
-    assert image_token_counts(object(), items) == [0, 0, 0]
+    items += [Item(image=tmp_path), Item(image=tmp_path / "pipe.png")]
+    assert image_token_counts(Counting(), items) == [0, 0, 15, 0, 0]
+    assert image_token_counts(object(), items) == [0] * 5

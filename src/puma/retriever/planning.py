@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from puma.items.item import Item
+from puma.items.opening import _QUIET, FORMATS
 from puma.retriever.batches import CPU_MOST_TOKENS, length_sorted_batches, pass_tokens, prefetched
 from puma.retriever.inputs import Inputs
 
@@ -138,9 +140,11 @@ def _size(image: Any) -> tuple[int, int] | None:
     if isinstance(image, Image.Image):
         return image.size
     try:
-        if isinstance(image, (bytes, str, os.PathLike)):
-            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-                return opened.size
-        return int(image.shape[1]), int(image.shape[0])
+        if isinstance(image, np.ndarray):
+            return int(image.shape[1]), int(image.shape[0])
+        if not isinstance(image, bytes) and not os.path.isfile(image):
+            return None  # a pipe would be waited for without end
+        with _QUIET, Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
+            return opened.size
     except Exception:  # Pillow raises almost anything on damaged files
         return None
