@@ -15,7 +15,6 @@ from puma.items import Item
 from puma.retriever.batches import GPU_PASS_TOKENS, length_sorted_batches
 from puma.retriever.model import Retriever
 from puma.retriever.planning import image_token_counts, item_heads, kinds_by_head, planned_batches
-from support import families
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -124,8 +123,8 @@ def encoded(size):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm", "idefics3", "gemma3", "llava"])
-def test_an_images_tokens_are_known_from_its_size(family, tmp_path):
-    retriever = Retriever.from_base(families.build(family, tmp_path / "base"), layers=1, device="cpu")
+def test_an_images_tokens_are_known_from_its_size(family, family_base, tmp_path):
+    retriever = Retriever.from_base(family_base(family), layers=1, device="cpu")
     sizes = [(16, 16), (64, 32), (30, 61), (64, 64)]
     path = tmp_path / "last.png"
     path.write_bytes(encoded(sizes[3]))

@@ -22,9 +22,8 @@ CANNOT = ("gemma3",)
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
-def retriever(request, tmp_path_factory):
-    folder = families.build(request.param, tmp_path_factory.mktemp(request.param) / "base")
-    made = Retriever.from_base(folder, layers=2, device="cpu")
+def retriever(request, family_base):
+    made = Retriever.from_base(family_base(request.param), layers=2, device="cpu")
     made.family = request.param
     return made
 

@@ -20,10 +20,9 @@ INSTRUCTION = "Find a picture that matches this sentence above, in one word, sys
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
-def retriever(request, tmp_path_factory):
+def retriever(request, family_base):
     """Two of a tiny base's four layers, as a retriever has them."""
-    folder = families.build(request.param, tmp_path_factory.mktemp(request.param) / "base")
-    return Retriever.from_base(folder, layers=2, device="cpu")
+    return Retriever.from_base(family_base(request.param), layers=2, device="cpu")
 
 
 def image(seed, size=(40, 24)):
@@ -161,9 +160,9 @@ def test_models_that_others_hold_go_the_plain_way(retriever):
 
 
 @pytest.mark.parametrize("fault", ["another state", "no cache", "an unknown argument"])
-def test_decoders_of_another_kind_are_found_out(fault, tmp_path, monkeypatch):
+def test_decoders_of_another_kind_are_found_out(fault, family_base, monkeypatch):
     """By a trial, once: a last layer whose other rows matter, attention without a cache, a call of another shape."""
-    retriever = Retriever.from_base(families.build("llava", tmp_path / "base"), layers=2, device="cpu")
+    retriever = Retriever.from_base(family_base("llava"), layers=2, device="cpu")
     model, decoder = retriever.model, retriever.model.get_decoder()
     layer = type(decoder.layers[-1])
     plain = layer.forward
@@ -193,8 +192,8 @@ def test_decoders_of_another_kind_are_found_out(fault, tmp_path, monkeypatch):
     )
 
 
-def test_half_precision_and_autocast_go_the_short_way_too(tmp_path):
-    folder = families.build("qwen3_vl", tmp_path / "base")
+def test_half_precision_and_autocast_go_the_short_way_too(family_base):
+    folder = family_base("qwen3_vl")
     plain = Retriever.from_base(folder, layers=2, device="cpu")
     items = [item for batch in BATCHES.values() for item in batch]
     expected = plain_vectors(plain, items, INSTRUCTION)
