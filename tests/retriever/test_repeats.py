@@ -49,15 +49,43 @@ def test_files_bytes_arrays_and_images_are_compared_by_content(tmp_path):
 
 def test_only_what_can_be_equal_is_read(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(repeats, "image_digest", lambda image: read.append(image) or bytes(len(read)))
+    plain = repeats.image_digest
+    monkeypatch.setattr(repeats, "image_digest", lambda image: read.append(image) or plain(image))
     one, two = picture(0), picture(0, (8, 8))
     assert len(set(image_keys([one, two, one]))) == 2
+    assert len(set(image_keys([one, picture(1), np.asarray(one), np.asarray(picture(1))]))) == 4
+    for seed in range(3):  # files of one length that differ
+        picture(seed).save(tmp_path / f"{seed}.bmp")
+    assert len(set(image_keys([tmp_path / f"{seed}.bmp" for seed in range(3)]))) == 3
     assert read == []
-    image_keys([one, picture(1), two])
+    keys = image_keys([one, picture(1), picture(0), two])
+    assert keys[0] == keys[2]
     assert len(read) == 2
     read.clear()
     image_keys([one, two], digest_all=True)
     assert len(read) == 2
+
+
+def test_images_that_are_not_decoded_yet_are_left_alone(tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    opened = [Image.open(tmp_path / "a.png") for _ in range(2)]
+    assert len(set(image_keys(opened))) == 2
+    assert all(image.tile for image in opened)
+    for image in opened:
+        image.load()
+    assert len(set(image_keys(opened))) == 1
+
+
+def test_equal_samples_are_not_enough(tmp_path):
+    """Two files, two arrays and two images that are alike where they are sampled."""
+    array = np.zeros((64, 64, 3), np.uint8)
+    other = array.copy()
+    other[1, 1] = 9
+    files = [tmp_path / "a.bmp", tmp_path / "b.bmp"]
+    for path, pixels in zip(files, (array, other), strict=True):
+        Image.fromarray(pixels).save(path)
+    images = [*files, array, other, Image.fromarray(array), Image.fromarray(other)]
+    assert len(set(image_keys(images))) == 6
 
 
 def test_digests_say_the_same_at_another_time(tmp_path):

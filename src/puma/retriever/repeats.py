@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from puma.errors import ImageError
 from puma.items.digest import image_digest
@@ -22,6 +22,8 @@ Key = tuple[Any, ...]
 
 CONTENT = "content"
 """The first of a key that is made of what is in the image, and so means the same at another time."""
+SAMPLE_BYTES = 4096
+"""Read from the middle of files that are of one length, before one is read whole."""
 
 
 def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> tuple[list[int], np.ndarray]:
@@ -55,49 +57,71 @@ def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False
         digest_all: read all of them, so that the values say the same at another time; else they hold for these images
             alone, and while they are in memory.
     """
-    objects = [_object_key(image) for image in images]
-    shapes = [None if image is None else _shape(image) for image in images]
+    told = [_told(image) for image in images]
     # One image given several times needs no reading, so objects are counted, not their places.
-    alike = Counter(shape for _, shape in set(zip(objects, shapes, strict=True)) if shape is not None)
-    digests: dict[Key, Key] = {}
-    keys: list[Key | None] = []
-    for image, own, shape in zip(images, objects, shapes, strict=True):
-        if image is None or own is None or (not digest_all and (shape is None or alike[shape] == 1)):
-            keys.append(own)
+    objects: Objects = {}
+    for image, (own, shape) in zip(images, told, strict=True):
+        if image is not None and own is not None and shape is not None:
+            objects[own] = shape, image
+    unsure = objects if digest_all else _with_a_double(objects)
+    contents: dict[Key, Key] = {}
+    for own, (_, image) in unsure.items():
+        try:
+            contents[own] = CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
+        except ImageError:
             continue
-        if own not in digests:
-            try:
-                digests[own] = CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
-            except ImageError:
-                digests[own] = own
-        keys.append(digests[own])
-    return keys
+    return [None if own is None else contents.get(own, own) for own, _ in told]
 
 
-def _object_key(image: ImageSource | None) -> Key | None:
-    """Equal for what is surely the same image, without a look at its content."""
-    if image is None:
+Objects = dict[Key, tuple[Key, ImageSource]]
+
+
+def _with_a_double(objects: Objects) -> Objects:
+    """Those whose shape another one has, and then also a few bytes of their content."""
+    shapes = Counter(shape for shape, _ in objects.values())
+    left = {own: (shape, image) for own, (shape, image) in objects.items() if shapes[shape] > 1}
+    samples = {own: (shape, _sample(image)) for own, (shape, image) in left.items()}
+    counts = Counter(samples.values())
+    return {own: entry for own, entry in left.items() if counts[samples[own]] > 1 and samples[own][1] is not None}
+
+
+def _sample(image: ImageSource) -> bytes | None:
+    """A little of an image's content; None where even that would take long, or cannot be had."""
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            if not os.path.isfile(image):
+                return None  # a pipe would be waited for without end
+            with open(image, "rb") as file:
+                file.seek(os.path.getsize(image) // 2)
+                return file.read(SAMPLE_BYTES)
+        if isinstance(image, np.ndarray):
+            return image[:: max(1, len(image) // 8), :: max(1, image.shape[1] // 8)].tobytes()
+        if isinstance(image, Image.Image):
+            # One that is opened and not yet read would have to be decoded, long before its turn.
+            return image.resize((8, 8), Image.Resampling.NEAREST).tobytes() if _is_loaded(image) else None
+    except (OSError, ValueError, IndexError):
         return None
+    return image
+
+
+def _is_loaded(image: Image.Image) -> bool:
+    return not isinstance(image, ImageFile.ImageFile) or not image.tile
+
+
+def _told(image: ImageSource | None) -> tuple[Key | None, Key | None]:
+    """What is known of an image without a look at its content: what only the very same image has, and what all images
+    of equal content have; None where there is none."""
+    if image is None:
+        return None, None
     if isinstance(image, bytes):
-        return "bytes", image
+        return ("bytes", image), ("bytes", len(image))
     if isinstance(image, (str, os.PathLike)):
         try:
             status = os.stat(image)
         except OSError:
-            return "path", os.fspath(image)
-        return "file", status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    return "object", id(image)
-
-
-def _shape(image: ImageSource) -> Key | None:
-    """What equal images have in common and is known at once; None where nothing is."""
-    if isinstance(image, bytes):
-        return None  # compared as they are
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            return "file", os.stat(image).st_size
-        except OSError:
-            return None
+            return ("path", os.fspath(image)), None
+        size = status.st_size
+        return ("file", status.st_dev, status.st_ino, size, status.st_mtime_ns), ("file", size)
     if isinstance(image, Image.Image):
-        return "image", image.size
-    return "array", image.shape
+        return ("object", id(image)), ("image", image.size)
+    return ("object", id(image)), ("array", image.shape)
