@@ -101,3 +101,46 @@ def test_token_states_hold_the_state_at_ret(retriever):
         assert torch.equal(
             token_states(retriever.model, features)[:, -1].float(), forward_states(retriever.model, features)
         )
+
+
+def test_what_is_given_twice_is_embedded_once(retriever, tmp_path, monkeypatch):
+    picture = Image.new("RGB", (32, 32), "red")
+    picture.save(tmp_path / "red.png")
+    data = (tmp_path / "red.png").read_bytes()
+    given = [
+        "a fox",
+        picture,
+        data,
+        "a fox",
+        picture.copy(),
+        bytes(bytearray(data)),
+        {"image": picture, "text": "a fox"},
+    ]
+    rows = []
+    plain = encoding.encode_batches
+    monkeypatch.setattr(
+        encoding,
+        "encode_batches",
+        lambda model, inputs, items, *a, **o: rows.extend(items) or plain(model, inputs, items, *a, **o),
+    )
+    tokens = np.full(7, -1)
+    together = retriever.encode(given, tokens=tokens)
+    assert len(rows) == 4
+    assert len(set(tokens[[0, 3]])) == len(set(tokens[[1, 2, 4, 5]])) == 1
+    for n, one in enumerate(given):
+        alone = np.zeros(1, dtype=int)
+        np.testing.assert_allclose(together[n], retriever.encode([one], tokens=alone)[0], atol=1e-5)
+        assert alone[0] == tokens[n]
+    asked = retriever.encode(["a fox", "a fox"], [None, "Find it."])
+    assert np.abs(asked[0] - asked[1]).max() > 0.01
+
+
+def test_a_repeated_image_that_cannot_be_read_is_named(retriever, tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        retriever.encode(
+            [tmp_path / "gone.png", "a", tmp_path / "gone.png", {"image": tmp_path / "gone.png", "text": "b"}]
+        )
+
+
+def test_nothing_is_embedded_to_nothing(retriever):
+    assert retriever.encode([]).shape == (0, retriever.dim)

@@ -1,19 +1,15 @@
 """The retriever folder: same vectors in sentence-transformers, safe texts, safe images, padding that does not
 matter."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from puma.errors import ImageError, InputError, ModelError
 from puma.items import Item
-from puma.retriever.batches import PROMPT_CHARACTERS, length_sorted_groups
 from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 from puma.retriever.pooling import last_token_state
@@ -162,40 +158,6 @@ def test_stored_vision_features_give_the_towers_vectors(base):
     with stored_vision(retriever.model):
         assert list(retriever.model.state_dict()) == names
     assert type(retriever.model.vision_tower).__name__ == "EfficientNetModel"
-
-
-def test_groups_keep_every_row_once_and_kinds_apart():
-    items = [Item(text="a" * n) for n in (5, 1, 9)] + [Item(image=image(0)), Item(text="b", image=image(1))]
-    groups = length_sorted_groups(items, 2)
-    assert sorted(i for group in groups for i in group) == list(range(5))
-    assert all(len({items[i].image is None for i in group}) == 1 and len(group) <= 2 for group in groups)
-
-
-@given(lengths=st.lists(st.integers(1, 400), max_size=9), size=st.integers(1, 9), fixed=st.integers(0, 900))
-def test_texts_are_divided_into_the_cheapest_batches(lengths, size, fixed):
-    items = [Item(text="a" * n) for n in lengths]
-    groups = length_sorted_groups(items, size, pass_characters=fixed)
-    assert sorted(i for group in groups for i in group) == list(range(len(items)))
-    assert all(len(group) <= size for group in groups)
-    padded = [lengths[i] + PROMPT_CHARACTERS for group in groups for i in group]
-    assert padded == sorted(padded, reverse=True)  # a shortage of memory shows at once
-
-    def cost(ends):
-        return sum(fixed + (end - start) * padded[start] for start, end in itertools.pairwise([0, *ends]))
-
-    n = len(items)
-    every = [
-        [*inner, n]
-        for count in range(n)
-        for inner in itertools.combinations(range(1, n), count)
-        if all(end - start <= size for start, end in itertools.pairwise([0, *inner, n]))
-    ]
-    assert cost(list(itertools.accumulate(map(len, groups)))) == min(map(cost, every), default=0)
-
-
-def test_instructions_lengthen_a_text():
-    items = [Item(text="aaaa"), Item(text="a"), Item(text="aa")]
-    assert length_sorted_groups(items, 1, [None, "find that", None]) == [[1], [0], [2]]
 
 
 def test_mistakes_are_named(retriever, base, tmp_path):

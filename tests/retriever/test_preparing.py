@@ -11,7 +11,7 @@ from PIL import Image
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.retriever import cores
-from puma.retriever.batches import length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.batches import prefetched, preparing_threads
 from puma.retriever.inputs import for_threads
 from puma.retriever.model import Retriever
 
@@ -35,6 +35,24 @@ def test_order_is_kept_and_few_are_prepared_ahead(threads):
     assert sorted(begun) == list(range(20))
     assert max(ahead) <= threads
     assert list(prefetched([], prepare, threads)) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_while_the_model_works_every_thread_prepares(threads):
+    """Between two batches the consumer holds until the next ones are ready: it would hold for ever if they were not
+    prepared while it works."""
+    ready, changed = set(), threading.Condition()
+
+    def prepare(rows):
+        with changed:
+            ready.add(rows[0])
+            changed.notify_all()
+        return rows
+
+    for rows, _ in prefetched(GROUPS, prepare, threads):
+        with changed:
+            after = set(range(rows[0] + 1, min(rows[0] + 1 + threads, 20)))
+            assert changed.wait_for(lambda after=after: after <= ready, timeout=60)
 
 
 def test_an_error_comes_at_its_batch_and_nothing_goes_on():
@@ -72,20 +90,22 @@ def test_threads_share_a_tokenizer_and_make_the_same(base):
         Item(text="red fox blue heart " * int(generator.integers(1, 300)), image=Image.new("RGB", (9, 9), (n, 0, 0)))
         for n in range(60)
     ]
-    groups = length_sorted_groups(items, 4)
+    groups = [list(range(n, n + 4)) for n in range(0, 60, 4)]
     shared = for_threads(retriever.inputs)
     plain = {rows[0]: retriever.inputs.features([items[i] for i in rows]) for rows in groups}
     for rows, made in prefetched(groups, lambda rows: shared.features([items[i] for i in rows]), 4):
         for key, value in plain[rows[0]].items():
             assert torch.equal(value, made[key]), key
     assert retriever.inputs.tokenizer is retriever.processor.tokenizer
+    assert for_threads(shared) is shared
 
 
 def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
     retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu")
     items = [Item(image=Image.new("RGB", (30, 20 + n), (9 * n, 0, 90)), text="a" * n or None) for n in range(20)]
+    items += [Item(image=items[n].image, text=f"again {n}") for n in range(20)]  # is seen, and tokenised, in between
     plain = retriever.encode(items, batch_size=3)
-    monkeypatch.setattr("puma.retriever.encoding.preparing_threads", lambda device: 3)
+    monkeypatch.setattr("puma.retriever.feeding.preparing_threads", lambda device: 3)
     np.testing.assert_array_equal(plain, retriever.encode(items, batch_size=3))
 
 

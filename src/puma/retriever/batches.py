@@ -4,61 +4,65 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from puma.errors import InputError
-from puma.items.item import TEXT, Item
 from puma.retriever.cores import usable_cores
 
 if TYPE_CHECKING:
     import torch
 
-CPU_PASS_CHARACTERS = 400
-"""What a forward pass costs on a CPU beside its texts, in characters of text. There padding costs as much as text, so
-texts of unlike lengths are better divided (docs/log.md, 2026-11-23: three times as many a second)."""
-PROMPT_CHARACTERS = 48
-"""About what the prompt adds to a text."""
+CPU_PASS_TOKENS, GPU_PASS_TOKENS = 16, 2000
+"""What a forward pass costs beside its tokens, in tokens (measured on puma-mini; on a GPU about the time in which a
+decoder's kernels are started). On a CPU padding costs as much as text, so that unlike lengths are better divided."""
+CPU_MOST_TOKENS = 4096
+"""Of a batch on a CPU: beyond it tensors leave the caches, and a token costs more (14 % at 10,000)."""
 
 
-def length_sorted_groups(
-    items: Sequence[Item],
-    batch_size: int,
-    instructions: Sequence[str | None] | None = None,
-    pass_characters: int | None = None,
+def pass_tokens(device: torch.device) -> int:
+    """What a forward pass costs on a device beside its tokens, in tokens."""
+    return CPU_PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
+
+
+def length_sorted_batches(
+    lengths: Sequence[int], most_rows: int, *, fixed: int | None = None, most_tokens: int | None = None
 ) -> list[list[int]]:
-    """Row numbers in batches of like kind and length: images apart from texts, longest first, so that padding is
-    small and a shortage of memory shows at once.
+    """Row numbers in batches of like length, longest first, so that a shortage of memory shows at once.
 
     Args:
-        instructions: one an item, which lengthen it.
-        pass_characters: what a forward pass costs beside its texts, in characters of text. If given, texts are divided
-            into the batches that cost least, padding counted; else every batch but the last is full.
+        lengths: in tokens.
+        most_rows: of a batch.
+        fixed: what a pass costs beside its tokens, in tokens. If given, rows are divided into the batches that cost
+            least, padding counted; else every batch but the last is full.
+        most_tokens: of a batch, padding counted; one row may have more.
     """
-    lengths = [len(item.text or "") for item in items]
-    if instructions is not None:
-        lengths = [length + len(instruction or "") for length, instruction in zip(lengths, instructions, strict=True)]
-    order = sorted(range(len(items)), key=lambda i: (items[i].modality != TEXT, lengths[i]), reverse=True)
-    groups: list[list[int]] = []
-    for with_image in (True, False):
-        rows = [i for i in order if (items[i].image is not None) == with_image]
-        ends = list(range(batch_size, len(rows), batch_size)) + [len(rows)] * bool(rows)
-        if not with_image and pass_characters is not None:
-            ends = _cheapest_ends([lengths[i] + PROMPT_CHARACTERS for i in rows], batch_size, pass_characters)
-        groups += [rows[start:end] for start, end in itertools.pairwise([0, *ends])]
-    return groups
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    longest = [lengths[i] for i in order]
+    if fixed is not None:
+        ends = _cheapest_ends(longest, most_rows, fixed, most_tokens or sum(longest))
+    else:
+        ends, start = [], 0
+        while start < len(order):
+            rows = most_rows if most_tokens is None else min(most_rows, max(1, most_tokens // max(1, longest[start])))
+            start = min(len(order), start + rows)
+            ends.append(start)
+    return [order[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int) -> list[int]:
+def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int, most_tokens: int) -> list[int]:
     """Where to end the batches of rows sorted by falling length, so that the sum of ``fixed + rows * longest`` over the
-    batches, of at most ``most`` rows each, is smallest."""
-    best, before = [0.0], [0]
+    batches, each of at most ``most`` rows and ``most_tokens``, is smallest."""
+    best, before = [0], [0]
     for end in range(1, len(lengths) + 1):
-        costs = [
-            (best[start] + fixed + (end - start) * lengths[start], start) for start in range(max(0, end - most), end)
-        ]
-        cost, start = min(costs)
+        cost, start = best[end - 1] + fixed + lengths[end - 1], end - 1
+        for first in range(end - 2, max(0, end - most) - 1, -1):
+            tokens = (end - first) * lengths[first]
+            if tokens > most_tokens:
+                break  # an earlier start is longer, and has more rows
+            if best[first] + fixed + tokens < cost:
+                cost, start = best[first] + fixed + tokens, first
         best.append(cost)
         before.append(start)
     ends, end = [], len(lengths)
@@ -68,12 +72,13 @@ def _cheapest_ends(lengths: Sequence[int], most: int, fixed: int) -> list[int]:
     return ends[::-1]
 
 
+Group = TypeVar("Group")
 Prepared = TypeVar("Prepared")
 
 
 def prefetched(
-    groups: Sequence[list[int]], prepare: Callable[[list[int]], Prepared], threads: int = 1
-) -> Iterator[tuple[list[int], Prepared]]:
+    groups: Iterable[Group], prepare: Callable[[Group], Prepared], threads: int = 1
+) -> Iterator[tuple[Group, Prepared]]:
     """Prepare the next batches on other threads while the model works on this one.
 
     Args:
@@ -87,7 +92,7 @@ def prefetched(
     if threads < 1:
         raise InputError(f"threads={threads}: give a number of at least 1")
     left = iter(groups)
-    coming: deque[tuple[list[int], Future[Prepared]]] = deque()
+    coming: deque[tuple[Group, Future[Prepared]]] = deque()
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="puma-prepare") as pool:
         try:
             coming.extend((rows, pool.submit(prepare, rows)) for rows in itertools.islice(left, threads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -10,30 +11,22 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from puma.errors import ImageError, InputError
+from puma.errors import InputError
 from puma.items.item import Item
-from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched, preparing_threads
+from puma.retriever.feeding import Feeder
 from puma.retriever.folding import fast_tower
-from puma.retriever.inputs import Inputs, for_threads, why_unusable
-from puma.retriever.pooling import last_token_state
+from puma.retriever.inputs import Inputs, for_threads
+from puma.retriever.planning import Head, item_heads, kinds_by_head, planned_batches
+from puma.retriever.repeats import first_of_each
+from puma.retriever.ret_states import RetStates
+from puma.retriever.seen_images import SeenImages, takes_seen_images
+from puma.retriever.states import Features, forward_states, token_states
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.retriever.writing import one_an_item
 
-Features = dict[str, torch.Tensor]
+__all__ = ["Features", "encode_batches", "encode_items", "forward_states", "has_fast_bf16", "token_states"]
+
 Output = TypeVar("Output")
-
-
-def token_states(model: Any, features: Features) -> torch.Tensor:
-    """The states after the final norm of all tokens, [n, length, dim]."""
-    kind = model.dtype
-    if kind in (torch.bfloat16, torch.float16):  # not every family casts its pixels to its weights' type
-        features = {key: value.to(kind) if value.is_floating_point() else value for key, value in features.items()}
-    return model(**features, use_cache=False).last_hidden_state
-
-
-def forward_states(model: Any, features: Features) -> torch.Tensor:
-    """The raw (not normalised) states at ``[RET]`` after the final norm, [n, dim], in fp32."""
-    return last_token_state(token_states(model, features), features["attention_mask"]).float()
 
 
 def encode_batches(
@@ -47,6 +40,8 @@ def encode_batches(
     vision: VisionFeatures | None = None,
     autocast: torch.dtype | None = None,
     on_unreadable: Callable[[int, str], None] | None = None,
+    kinds: Sequence[Head | None] | None = None,
+    seen: SeenImages | None = None,
 ) -> Iterator[tuple[list[int], Features, Output]]:
     """Run a model over items in batches of like length, prepared ahead on other threads.
 
@@ -62,10 +57,12 @@ def encode_batches(
         autocast: the type to compute in; None for the weights' own.
         on_unreadable: called with (row, reason) for an item whose image cannot be used, which is left out; None: the
             first such image ends it.
+        kinds: one an item, see :func:`puma.retriever.planning.planned_batches`; None for one kind.
+        seen: the images of these items that come again; None: each image goes through the tower for each item.
 
     Yields:
         (rows, the input tensors on the CPU, what ``forward`` returned) of each batch; every row that can be read comes
-        once, longest first.
+        once; of images and then of texts the longest first.
 
     Raises:
         InputError: the batch size, or the number of instructions, is wrong.
@@ -75,41 +72,32 @@ def encode_batches(
         raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
     instructions = one_an_item(instructions, items)
     device = next(model.parameters()).device
-    cost = CPU_PASS_CHARACTERS if device.type == "cpu" else None
-    groups = length_sorted_groups(items, batch_size, instructions, cost)
-    threads = preparing_threads(device) if any(item.image is not None for item in items) else 1
-    if threads > 1:
-        inputs = for_threads(inputs)
-
-    def features_of(rows: Sequence[int]) -> Features:
-        features = inputs.features([items[i] for i in rows], [instructions[i] for i in rows], vision)
-        # Out of pinned memory a copy to the device does not hold up what feeds it.
-        return {key: value.pin_memory() for key, value in features.items()} if device.type == "cuda" else features
-
-    def prepare(rows: list[int]) -> tuple[list[int], Features, dict[int, str]]:
-        try:
-            return rows, features_of(rows), {}
-        except ImageError:
-            faults = {i: reason for i in rows if (reason := why_unusable(inputs, items[i]))}
-            if on_unreadable is None or not faults:
-                raise
-            readable = [i for i in rows if i not in faults]
-            return readable, features_of(readable) if readable else {}, faults
-
-    for _, (rows, features, faults) in prefetched(groups, prepare, threads):
-        for row, reason in faults.items():
-            if on_unreadable is not None:
-                on_unreadable(row, reason)
-        if not rows:
-            continue
-        moved = {key: value.to(device, non_blocking=True) for key, value in features.items()}
+    inputs = for_threads(inputs)
+    again = seen.again if seen is not None else None
+    batches = planned_batches(
+        inputs, items, instructions, batch_size=batch_size, device=device, kinds=kinds, again=again
+    )
+    feeder = Feeder(inputs, items, instructions, device, vision=vision, past_faults=on_unreadable is not None)
+    for batch, made in feeder.ahead(batches):
+        moved = seen.features(batch.rows, batch.ids, device) if made is None and seen is not None else None
+        if moved is not None:
+            rows, features = batch.rows, {name: moved[name].cpu() for name in ("input_ids", "attention_mask")}
+        else:
+            made = made or feeder.make(batch)
+            rows, features = made.rows, made.features
+            for row, reason in made.faults.items():
+                if on_unreadable is not None:
+                    on_unreadable(row, reason)
+            if not rows:
+                continue
+            moved = {key: value.to(device, non_blocking=True) for key, value in features.items()}
         # Not around the loop: what is entered here would be in force where the caller works on a batch.
         with (
             torch.inference_mode(),
-            torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+            nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast),
             _tower_for(model, moved, vision),
         ):
-            output = forward(model, moved)
+            output = forward(model, seen.look(model, moved, rows) if seen is not None else moved)
         yield rows, features, output
 
 
@@ -133,27 +121,41 @@ def encode_items(
     tokens: np.ndarray | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
-    ``tokens`` (integers [n]) goes how many the model read of each."""
+    ``tokens`` (integers [n]) goes how many the model read of each.
+
+    What is given twice is embedded once, and the states come the short way where the model allows it
+    (:mod:`puma.retriever.ret_states`).
+    """
     from tqdm import tqdm
 
-    out = np.empty((len(items), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
+    instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
+    firsts, which = first_of_each(items, instructions)
+    unique, asked = [items[i] for i in firsts], [instructions[i] for i in firsts]
+    heads = item_heads(inputs, unique, asked)
+    with_images = vision is None and any(item.image is not None for item in unique)
+    out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
+    read = np.zeros(len(unique), dtype=np.int64)
     batches = encode_batches(
         model,
         inputs,
-        items,
-        instruction,
+        unique,
+        asked,
         batch_size=batch_size,
-        forward=forward_states,
+        forward=RetStates(model, Counter(heads)),
         vision=vision,
         autocast=autocast,
+        kinds=kinds_by_head(heads, next(model.parameters()).device),
+        seen=SeenImages(model, inputs, unique, asked) if with_images and takes_seen_images(model) else None,
     )
     with tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar:
+        bar.update(len(items) - len(unique))
         for rows, features, states in batches:
-            if tokens is not None:
-                tokens[rows] = features["attention_mask"].sum(1).cpu().numpy()
+            read[rows] = features["attention_mask"].sum(1).cpu().numpy()
             out[rows] = functional.normalize(states, dim=-1).cpu().numpy()
             bar.update(len(rows))
-    return out
+    if tokens is not None:
+        tokens[:] = read[which]
+    return out[which] if len(unique) < len(items) else out
 
 
 def has_fast_bf16() -> bool:

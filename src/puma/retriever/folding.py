@@ -71,4 +71,7 @@ def fast_copy(model: Any) -> Any:
     for owner, convolution, norm in pairs:
         setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
         setattr(owner, norm, torch.nn.Identity())
+    for module in model.modules():
+        if isinstance(module, torch.nn.Hardtanh):  # ReLU6 too; what a convolution has made is read by nobody else
+            module.inplace = True
     return model

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from puma.errors import ImageError, ModelError
-from puma.items.item import Item
+from puma.items.item import TEXT, Item
 from puma.retriever.decoding import decode_side, why_refused, within_limits
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prompts import RET, PromptFormat, control_tokens
@@ -52,6 +52,37 @@ class Inputs(PromptWriter):
         """As :meth:`puma.retriever.writing.PromptWriter.offsets`."""
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False)
         return list(found["offset_mapping"])
+
+    def token_ids(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
+        """The tokens of each item as :meth:`written`, with one token for an image whatever its size."""
+        if not items:
+            return []
+        cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
+        texts = [
+            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
+            for item, one in zip(items, instructions, strict=True)
+        ]
+        alone = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        ids: list[list[int]] = self.tokenizer(texts, **alone)["input_ids"]
+        return ids
+
+    def head_ids(self, modality: str, instruction: str | None) -> list[int]:
+        """The tokens of what stands before an item's own text or image. The last of them may join with the text."""
+        head, _ = self.prompt.parts(modality, self.clean(instruction) if instruction else None)
+        head = head.split(self.prompt.image, 1)[0] if modality != TEXT else head
+        ids: list[int] = self.tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
+        return ids
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """:meth:`features` of items without images, from their :meth:`token_ids`."""
+        table = np.full((len(ids), max(map(len, ids))), self.tokenizer.pad_token_id or 0, dtype=np.int64)
+        mask = np.zeros_like(table)
+        for row, tokens in enumerate(ids):
+            table[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        batch = {"input_ids": torch.from_numpy(table), "attention_mask": torch.from_numpy(mask)}
+        self._check(batch["input_ids"], batch["attention_mask"])
+        return batch
 
     def features(
         self,
@@ -154,7 +185,9 @@ class _OneAtATime:
 
 
 def for_threads(inputs: Inputs) -> Inputs:
-    """The same inputs, safe to be used by several threads at once."""
+    """The same inputs, safe to be used by several threads at once, as long as all use these."""
+    if isinstance(inputs.tokenizer, _OneAtATime):
+        return inputs
     shared = copy.copy(inputs)
     shared.tokenizer = _OneAtATime(inputs.tokenizer)
     shared.processor = copy.copy(inputs.processor)

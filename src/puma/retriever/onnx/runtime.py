@@ -16,7 +16,7 @@ from puma.errors import DependencyError, ImageError, InputError, ModelError, fir
 from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
-from puma.retriever.batches import CPU_PASS_CHARACTERS, length_sorted_groups, prefetched
+from puma.retriever.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
 from puma.retriever.cores import usable_cores
 from puma.retriever.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
@@ -29,6 +29,8 @@ from puma.retriever.writing import one_an_item
 
 Prepared = tuple[list[list[int]], list[int], np.ndarray | None]
 """The tokens of each item, those that may be known before them, and ``pixel_values`` where the batch has images."""
+CHARACTERS_A_TOKEN, PROMPT_TOKENS = 4, 12
+"""About what a token holds of a text, and what the prompt adds to an item: by these items are divided into batches."""
 
 
 class OnnxRetriever:
@@ -113,7 +115,7 @@ class OnnxRetriever:
             raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
         instructions = one_an_item(instruction, found)
         self._check_images(found)
-        groups = _groups(found, instructions, batch_size)
+        groups = _groups(found, instructions, batch_size, self.export.image_rows)
 
         def prepare(rows: list[int]) -> Prepared:
             return self._prepared([found[row] for row in rows], [instructions[row] for row in rows])
@@ -184,19 +186,31 @@ class OnnxRetriever:
         return vectors, Prefix(keys, values)
 
 
-def _groups(items: Sequence[Item], instructions: Sequence[str | None], batch_size: int) -> list[list[int]]:
-    """Batches of like length; items with one instruction apart from the others, where enough of them gain by it."""
+def _groups(
+    items: Sequence[Item], instructions: Sequence[str | None], batch_size: int, image_rows: int
+) -> list[list[int]]:
+    """Batches of like length, images apart from texts; items with one instruction apart from the others, where enough
+    of them gain by it."""
     counts = Counter(instructions)
     worth = {one for one, count in counts.items() if one and (count - 1) * len(one.split()) > PASS_TOKENS}
-    kinds: dict[str | None, list[int]] = {}
-    for row, instruction in enumerate(instructions):
-        kinds.setdefault(instruction if instruction in worth else None, []).append(row)
+    kinds: dict[tuple[bool, str | None], list[int]] = {}
+    for row, (item, instruction) in enumerate(zip(items, instructions, strict=True)):
+        kinds.setdefault((item.image is None, instruction if instruction in worth else None), []).append(row)
     groups = []
-    for rows in kinds.values():
-        part, asked = [items[row] for row in rows], [instructions[row] for row in rows]
-        own = length_sorted_groups(part, batch_size, asked, CPU_PASS_CHARACTERS)
+    for (no_image, known), rows in sorted(kinds.items(), key=lambda kind: kind[0][0]):
+        extra = 0 if no_image else image_rows
+        lengths = [
+            PROMPT_TOKENS + extra + _tokens(items[row].text) + (0 if known else _tokens(instructions[row]))
+            for row in rows
+        ]
+        own = length_sorted_batches(lengths, batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS)
         groups += [[rows[place] for place in group] for group in own]
     return groups
+
+
+def _tokens(text: str | None) -> int:
+    """About how many tokens a text has."""
+    return -(-len(text or "") // CHARACTERS_A_TOKEN)
 
 
 _OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to_hub"}

@@ -1,0 +1,131 @@
+"""Where the time of PUMA's encoder goes, beside what this machine can do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from _encode_mix import Part, jpeg
+from puma.items import Item
+from puma.retriever.batches import preparing_threads
+from puma.retriever.cores import usable_cores
+from puma.retriever.encoding import encode_batches, encode_items
+from puma.retriever.model import Retriever
+
+MODEL_SECONDS = 0.005
+"""A batch of the simulated model."""
+
+
+def gemm_peak() -> float:
+    """FLOPs a second of the fastest of a few fp32 matrix multiplications of the decoder's shapes."""
+    best = 0.0
+    for rows, left, right in ((1024, 576, 1536), (1024, 1536, 576), (1024, 1024, 1024), (2048, 2048, 2048)):
+        a, b = torch.randn(rows, left), torch.randn(left, right)
+        for _ in range(8):
+            begun = time.perf_counter()
+            torch.mm(a, b)
+            best = max(best, 2 * rows * left * right / (time.perf_counter() - begun))
+    return best
+
+
+def profile(retriever: Retriever, part: Part, peak: float) -> dict[str, Any]:
+    """Tokens, FLOPs and the shares of the time of one kind of items without repeats, by passes that end early."""
+    if part.one_by_one or part.repeats:
+        return {}
+    tokens = padded = 0
+
+    def batches(forward: Callable[..., Any]) -> Iterator[Any]:
+        return encode_batches(
+            retriever.model, retriever.inputs, part.items, part.instruction, forward=forward, batch_size=64
+        )
+
+    def feed() -> None:
+        nonlocal tokens, padded
+        tokens = padded = 0
+        for _, features, _ in batches(lambda model, features: None):
+            tokens += int(features["attention_mask"].sum())
+            padded += features["attention_mask"].numel()
+
+    def see(model: Any, features: dict[str, torch.Tensor]) -> None:
+        given = {key: value for key, value in features.items() if key.startswith(("pixel_", "image_"))}
+        if given:
+            model.get_image_features(**given, return_dict=True)
+
+    def embed() -> None:
+        encode_items(retriever.model, retriever.inputs, part.items, instruction=part.instruction)
+
+    whole, feeding, seeing = (seconds(work) for work in (embed, feed, lambda: [*batches(see)]))
+    with FlopCounterMode(display=False) as counter:
+        embed()
+    flops = counter.get_total_flops()
+    seen = seeing - feeding if part.items[0].image is not None else 0.0
+    return {
+        "tokens": tokens,
+        "padding": round(1 - tokens / padded, 4),
+        "gflop": round(flops / 1e9, 1),
+        "of_gemm_peak": round(flops / whole / peak, 3),
+        "share_of_time": {
+            "texts and images read": round(feeding / whole, 3),
+            "vision tower": round(seen / whole, 3),
+            "decoder and the rest": round(1 - (feeding + seen) / whole, 3),
+        },
+    }
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+class Elsewhere(torch.nn.Module):
+    """A model that is not on the CPU and computes nothing: batches are made for it as for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.empty(1, device="meta"))
+
+
+def feeding_row(retriever: Retriever, kind: str, seed: int, batches: int = 40) -> dict[str, Any]:
+    """How much of its time a model works that takes 5 ms a batch of 64 and leaves the cores alone, as a GPU does."""
+    generator = np.random.default_rng(seed)
+    words = ["a", "red", "fox", "jumps", "over", "the", "blue", "fence", "behind", "an", "old", "house", "in", "winter"]
+    texts = [" ".join(generator.choice(words, int(generator.integers(4, 20)))) + f" {n}" for n in range(64 * batches)]
+    if kind == "texts":
+        items = [Item(text=text) for text in texts]
+    else:
+        files = [jpeg(generator, 320, 240) for _ in range(64)]
+        items = [Item(image=files[n % 64], text=text) for n, text in enumerate(texts[: 16 * batches])]
+    model, shares, totals = Elsewhere().eval(), [], []
+    worked = 0.0
+
+    def work(model: Any, features: Any) -> None:
+        nonlocal worked
+        started = time.perf_counter()
+        time.sleep(MODEL_SECONDS)
+        worked += time.perf_counter() - started
+
+    for _ in range(3):
+        worked, count, begun = 0.0, 0, time.perf_counter()
+        for _ in encode_batches(model, retriever.inputs, items, batch_size=64, forward=work):
+            count += 1
+        totals.append(time.perf_counter() - begun)
+        shares.append(worked / totals[-1])
+    return {
+        "kind": kind,
+        "items": len(items),
+        "batches": count,
+        "cores": usable_cores(),
+        "threads": preparing_threads(model.weight.device) if kind == "images" else 1,
+        "items_a_second": round(len(items) / statistics.median(totals), 1),
+        "share_of_time_the_model_works": round(statistics.median(shares), 3),
+    }

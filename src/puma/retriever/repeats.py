@@ -1,0 +1,127 @@
+"""Items that are given more than once: each is embedded once a call.
+
+Images are compared by content, and only those that can be equal are read for it: files of one length, arrays and images
+of one shape.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from puma.errors import ImageError
+from puma.items.digest import image_digest
+from puma.items.item import ImageSource, Item
+
+Key = tuple[Any, ...]
+
+CONTENT = "content"
+"""The first of a key that is made of what is in the image, and so means the same at another time."""
+SAMPLE_BYTES = 4096
+"""Read from the middle of files that are of one length, before one is read whole."""
+
+
+def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> tuple[list[int], np.ndarray]:
+    """Which items to embed, and which of those stands for each item.
+
+    Args:
+        items: n items.
+        instructions: one an item.
+
+    Returns:
+        The positions of the m items that differ, in the order given; and [n] numbers below m.
+    """
+    images = image_keys([item.image for item in items])
+    places: dict[Hashable, int] = {}
+    firsts: list[int] = []
+    which = np.empty(len(items), dtype=np.int64)
+    for i, (item, instruction) in enumerate(zip(items, instructions, strict=True)):
+        place = places.setdefault((item.text, images[i], instruction), len(firsts))
+        if place == len(firsts):
+            firsts.append(i)
+        which[i] = place
+    return firsts, which
+
+
+def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False) -> list[Key | None]:
+    """Values that are equal for images of equal content, None where there is none. An image that cannot be read equals
+    itself alone: whoever opens it will say why.
+
+    Args:
+        images: n images.
+        digest_all: read all of them, so that the values say the same at another time; else they hold for these images
+            alone, and while they are in memory.
+    """
+    told = [_told(image) for image in images]
+    # One image given several times needs no reading, so objects are counted, not their places.
+    objects: Objects = {}
+    for image, (own, shape) in zip(images, told, strict=True):
+        if image is not None and own is not None and shape is not None:
+            objects[own] = shape, image
+    unsure = objects if digest_all else _with_a_double(objects)
+    contents: dict[Key, Key] = {}
+    for own, (_, image) in unsure.items():
+        try:
+            contents[own] = CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
+        except ImageError:
+            continue
+    return [None if own is None else contents.get(own, own) for own, _ in told]
+
+
+Objects = dict[Key, tuple[Key, ImageSource]]
+
+
+def _with_a_double(objects: Objects) -> Objects:
+    """Those whose shape another one has, and then also a few bytes of their content."""
+    shapes = Counter(shape for shape, _ in objects.values())
+    left = {own: (shape, image) for own, (shape, image) in objects.items() if shapes[shape] > 1}
+    samples = {own: (shape, _sample(image)) for own, (shape, image) in left.items()}
+    counts = Counter(samples.values())
+    return {own: entry for own, entry in left.items() if counts[samples[own]] > 1 and samples[own][1] is not None}
+
+
+def _sample(image: ImageSource) -> bytes | None:
+    """A little of an image's content; None where even that would take long, or cannot be had."""
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            if not os.path.isfile(image):
+                return None  # a pipe would be waited for without end
+            with open(image, "rb") as file:
+                file.seek(os.path.getsize(image) // 2)
+                return file.read(SAMPLE_BYTES)
+        if isinstance(image, np.ndarray):
+            return image[:: max(1, len(image) // 8), :: max(1, image.shape[1] // 8)].tobytes()
+        if isinstance(image, Image.Image):
+            # One that is opened and not yet read would have to be decoded, long before its turn.
+            return image.resize((8, 8), Image.Resampling.NEAREST).tobytes() if _is_loaded(image) else None
+    except (OSError, ValueError, IndexError):
+        return None
+    return image
+
+
+def _is_loaded(image: Image.Image) -> bool:
+    return not isinstance(image, ImageFile.ImageFile) or not image.tile
+
+
+def _told(image: ImageSource | None) -> tuple[Key | None, Key | None]:
+    """What is known of an image without a look at its content: what only the very same image has, and what all images
+    of equal content have; None where there is none."""
+    if image is None:
+        return None, None
+    if isinstance(image, bytes):
+        return ("bytes", image), ("bytes", len(image))
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            status = os.stat(image)
+        except OSError:
+            return ("path", os.fspath(image)), None
+        size = status.st_size
+        return ("file", status.st_dev, status.st_ino, size, status.st_mtime_ns), ("file", size)
+    if isinstance(image, Image.Image):
+        return ("object", id(image)), ("image", image.size)
+    return ("object", id(image)), ("array", image.shape)
