@@ -48,6 +48,7 @@ VARIANTS = {
         "the same, weight 1, centred", None, {**ROWS, "distillation_weight": 1.0, "distillation_centre": "both"}
     ),
     "before": Variant("text teacher's rows on unlabelled texts, then labelled pairs", BEFORE),
+    "before-240": Variant("the same, for 240 steps", {**BEFORE, "steps": 240}),
     "before-centred": Variant("the same, centred", {**BEFORE, "distillation_centre": "both"}),
     "before-cosine": Variant(
         "its centred states through a linear map on unlabelled texts, then labelled pairs",

@@ -95,6 +95,8 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
         steps = steps_at_equal_compute(options, labels, seed)
     common = {"seed": seed, "workers": 0, "save_steps": 40, "loss": options.loss, "decay": options.decay}
     common["batch_size"] = options.batch_size
+    if options.loss == "split-mac":
+        common["other_weight"] = 1.0  # the first cells were made with it
     values = {"steps": steps, **common, **variant.retrieve}
     if layers is not None:
         layers, values = options.deep_layers, {**values, **deep_values(options)}

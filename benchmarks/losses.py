@@ -51,19 +51,18 @@ LOSSES = {
     one.name: one
     for one in (
         Loss("mac", "MAC-Loss (the paper's)", {"loss": "mac"}),
-        Loss("split-mac", "split MAC-Loss", {"loss": "split-mac"}),
+        Loss("split-mac", "split MAC-Loss", {"loss": "split-mac", "other_weight": 1.0}),
         Loss("infonce", "InfoNCE at 0.03", {"loss": "infonce", "decay": 0.0}),
         Loss("infonce-cold", "InfoNCE at 0.0182", {"loss": "infonce", "decay": 0.0, "temperature": COLD}),
         Loss("st-mnrl", "sentence-transformers: MultipleNegativesRankingLoss", peer=True),
         Loss("split-mac-w0.3", "split MAC-Loss, other_weight 0.3", {"loss": "split-mac", "other_weight": 0.3}),
         Loss("split-mac-w0.5", "split MAC-Loss, other_weight 0.5", {"loss": "split-mac", "other_weight": 0.5}),
         Loss("split-mac-w3", "split MAC-Loss, other_weight 3", {"loss": "split-mac", "other_weight": 3.0}),
-        Loss("split-mac-ramp", "split MAC-Loss, other_weight 0 to 1", {"loss": "split-mac", "other_start": 0.0}),
-        Loss("split-mac-d0", "split MAC-Loss, decay 0", {"loss": "split-mac", "decay": 0.0}),
-        Loss("split-mac-d1", "split MAC-Loss, decay 1", {"loss": "split-mac", "decay": 1.0}),
+        Loss("split-mac-d0", "split MAC-Loss, decay 0", {"loss": "split-mac", "other_weight": 1.0, "decay": 0.0}),
+        Loss("split-mac-d1", "split MAC-Loss, decay 1", {"loss": "split-mac", "other_weight": 1.0, "decay": 1.0}),
     )
 }
-MAIN = ("mac", "split-mac", "infonce", "infonce-cold", "st-mnrl")
+MAIN = ("mac", "split-mac-w0.5", "infonce", "infonce-cold", "st-mnrl")
 """Those of the plot over steps."""
 
 

@@ -311,28 +311,11 @@ def test_no_distillation_asks_no_teacher():
         ({"decay": -0.5, "loss": "split-mac"}, "decay=-0.5"),
         ({"other_weight": -1.0, "loss": "split-mac"}, "other_weight=-1.0: give a number of at least 0"),
         ({"other_weight": float("nan"), "loss": "split-mac"}, "other_weight=nan"),
-        ({"other_weight": 0.5}, "other_weight=0.5.*: only loss='split-mac'"),
-        ({"other_start": 0.5}, "other_start=0.5: only loss='split-mac'"),
-        ({"other_start": 1.5, "loss": "split-mac"}, r"other_start=1.5: give a number in \[0, 1\]"),
     ],
 )
 def test_faults_are_named_at_once(changes, said):
     with pytest.raises(InputError, match=said):
         RetrievalObjective(Table(2), **{"temperature": 0.1, **changes})
-
-
-def test_the_second_terms_weight_rises_with_progress():
-    model, chunks = Table(4 + 6), lambda: chunks_of(4, 2)
-    rising = RetrievalObjective(
-        model, temperature=0.2, decay=0.5, loss="split-mac", other_weight=0.8, other_start=0.25, symmetric=True
-    )
-    for progress, weight in ((0.0, 0.2), (0.5, 0.5), (1.0, 0.8)):
-        fixed = RetrievalObjective(
-            model, temperature=0.2, decay=0.5, loss="split-mac", other_weight=weight, symmetric=True
-        )
-        rising.progress = fixed.progress = progress
-        found, expected = (float(one(chunks())["contrastive"].detach()) for one in (rising, fixed))
-        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_stage_hands_all_its_settings_to_the_objective():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from puma.errors import ConfigError
-from puma.training.config_rules import rules_of
+from puma.training.config_rules import OTHER_WEIGHT, rules_of
 
 FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
 """Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
@@ -41,9 +41,7 @@ class TrainConfig:
         loss: the contrastive term, one of :data:`puma.losses.LOSSES`; ``mac`` is the paper's, ``split-mac`` also keeps
             candidates of the wrong modality away.
         other_weight: of the second term of ``split-mac``, candidates of other modalities
-            (:func:`puma.losses.split_mac_loss`); 1 with any other loss.
-        other_start: the part of ``other_weight`` that the term begins with, in [0, 1]; it rises to all of it in
-            proportion to the training done. 1 keeps it as it is.
+            (:func:`puma.losses.split_mac_loss`); no other loss reads it. 0.5 measured best (docs/results.md).
         temperature, decay: tau_norm and the decay of the hard temperature (0: plain InfoNCE).
         margin: a candidate that scores above the positive by more than this (in cosine) is taken for a false negative;
             None masks known ones only (the paper).
@@ -118,8 +116,7 @@ class TrainConfig:
     beta2: float = 0.999
     clip: float = 1.0
     loss: str = "split-mac"
-    other_weight: float = 1.0
-    other_start: float = 1.0
+    other_weight: float = OTHER_WEIGHT
     temperature: float = 0.03
     decay: float = 0.5
     margin: float | None = None

@@ -11,6 +11,8 @@ from puma.training.distillation_settings import Rule, distillation_rules
 
 STAGES = ("distil", "retrieve")
 BASE_PRECISIONS = ("auto", "fp32", "bf16", "4bit")
+OTHER_WEIGHT = 0.5
+"""Of split MAC-Loss's second term, where nothing else is given."""
 REPORTS = ("none", "tensorboard", "wandb", "trackio")
 
 
@@ -49,7 +51,7 @@ def rules_of(config: Any) -> list[Rule]:
         *each("chunks accumulate", lambda value: value >= 1, "give at least 1"),
         *each("workers", lambda value: value >= -1, "give a whole number of at least 0, or -1 to go by the cores"),
         *each(
-            "warmup final_rate modality_dropout balance max_unreadable other_start",
+            "warmup final_rate modality_dropout balance max_unreadable",
             lambda value: 0 <= value <= 1,
             "give a number in [0, 1]",
         ),
@@ -81,14 +83,8 @@ def rules_of(config: Any) -> list[Rule]:
         (
             "other_weight",
             ("other_weight", "loss"),
-            lambda: config.other_weight == 1 or config.loss == "split-mac",
-            "only loss='split-mac' has a second term; give 1.0, or that loss",
-        ),
-        (
-            "other_start",
-            ("other_start", "loss"),
-            lambda: config.other_start == 1 or config.loss == "split-mac",
-            "only loss='split-mac' has a second term; give 1.0, or that loss",
+            lambda: config.other_weight == OTHER_WEIGHT or config.loss == "split-mac",
+            "only loss='split-mac' has a second term; leave it out, or give that loss",
         ),
         (
             "patience",

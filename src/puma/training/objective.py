@@ -49,8 +49,7 @@ class RetrievalObjective(nn.Module):
         symmetric: whether the candidates' view (which query is mine?) is averaged in. The paper's loss has only the
             queries'. Explicit hard negatives have no query of their own and no view.
         loss: one of :data:`puma.losses.LOSSES`.
-        other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss has it.
-        other_start: the part of ``other_weight`` at the start, in [0, 1]; it rises with :attr:`progress` to all of it.
+        other_weight: of the second term of :func:`puma.losses.split_mac_loss`, >= 0; no other loss reads it.
         margin: mask candidates whose cosine beats the positive's by more than this; None: none.
         grad_cache: run at most so many items at once and recompute them for the gradient, so that memory does not grow
             with the batch; 0: off.
@@ -84,7 +83,6 @@ class RetrievalObjective(nn.Module):
         symmetric: bool = False,
         loss: str = "mac",
         other_weight: float = 1.0,
-        other_start: float = 1.0,
         margin: float | None = None,
         grad_cache: int = 0,
         shared_teacher: Any = None,
@@ -109,14 +107,7 @@ class RetrievalObjective(nn.Module):
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         if not (other_weight >= 0 and math.isfinite(other_weight)):
             raise InputError(f"other_weight={other_weight!r}: give a number of at least 0")
-        if not 0 <= other_start <= 1:
-            raise InputError(f"other_start={other_start!r}: give a number in [0, 1]")
-        if (other_weight, other_start) != (1, 1) and loss != "split-mac":
-            raise InputError(
-                f"other_weight={other_weight!r}, other_start={other_start!r}: only loss='split-mac' has a second term; "
-                "leave both at 1"
-            )
-        self.other_start = other_start
+        self._options = {"other_weight": other_weight} if loss == "split-mac" else {}
         self.last_figures: dict[str, torch.Tensor] = {}
         """After a step, of this process's queries against all candidates: for "split-mac" its two addends ``same_loss``
         and ``other_loss`` (:func:`puma.losses.split_losses`); else ``share_hard`` and ``share_other``, the fractions of
@@ -193,13 +184,6 @@ class RetrievalObjective(nn.Module):
             loss = (loss + backward) / 2
         # A mean over own queries; averaged over processes it becomes the mean over all, however many each has.
         return loss * (world_size() * q / len(batch.queries)), self._figures(comparison)
-
-    @property
-    def _options(self) -> dict[str, float]:
-        """The loss's own parameters at this point of the training."""
-        if self.loss != "split-mac":
-            return {}
-        return {"other_weight": self.other_weight * (self.other_start + (1 - self.other_start) * self.progress)}
 
     def _figures(self, comparison: Comparison) -> dict[str, torch.Tensor]:
         if self.loss == "split-mac":

@@ -95,8 +95,8 @@ def test_the_loss_and_its_weight_come_from_set():
     assert (weighed.loss, weighed.other_weight, weighed.any_share) == ("split-mac", 0.3, 0.25)
     assert faults_of("qwen2-vl-7b", {"retrieve.other_weight": 0.3, "distil.loss": "macs"}) == [
         "--set distil.loss: distil.loss='macs': give one of " + str(LOSSES),
-        "--set retrieve.other_weight: retrieve.other_weight=0.3: only loss='split-mac' has a second term; give 1.0, or "
-        "that loss",
+        "--set retrieve.other_weight: retrieve.other_weight=0.3: only loss='split-mac' has a second term; leave it out, "
+        "or give that loss",
     ]
 
 
