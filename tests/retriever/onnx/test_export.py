@@ -108,10 +108,11 @@ def test_a_known_instruction_is_not_computed_again(folder, monkeypatch):
     whole = light.writer.token_lists([Item("a fox")], [asked])
     light.encode("a fox", asked)
     light.encode("a fox", asked)
-    light.encode(["a fox"] * 8, asked)
+    light.encode([f"fox {number}" for number in range(8)], asked)
     assert computed[0] == len(whole[0])
     assert computed[1] < 12 < len(whole[0]) / 3
-    assert computed[2] == computed[1] * 8
+    assert len(computed) == 3
+    assert computed[2] < 8 * 12
 
 
 def test_one_item_none_and_an_iterator(retriever, light):

@@ -36,7 +36,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of :func:`dataclasses.asdict`, through JSON."""
+        """The inverse of ``asdict``, through JSON."""
         lists = {name: tuple(values[name]) for name in ("mean", "std")}
         return cls(**{**values, **lists, "crop": None if values["crop"] is None else tuple(values["crop"])})
 
