@@ -21,10 +21,10 @@ from puma.pruning.cards import CARD
 from puma.retriever.model import Retriever
 from puma.storage.folders import write_json, written_folder
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava", "gemma3")
-"""Families (transformers' ``model_type``) that vLLM has a class for."""
-_TOWER = ("vision_tower.", "vision_tower.vision_model.")
-RENAMED = {"llava": _TOWER, "gemma3": _TOWER}
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava")
+"""Families (transformers' ``model_type``) whose vectors vLLM 0.32 was seen to give alike (tests/retriever/test_vllm.py).
+Not among them: FastVLM, which it has no class for, and Gemma3, whose image placeholders it did not find."""
+RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
 """Families whose tensors transformers 5 writes under shorter names than their published checkpoints have, which are
 those that vLLM reads: the beginning of a name, and what stands there instead."""
 
@@ -41,7 +41,7 @@ def export_vllm(retriever_folder: str | os.PathLike[str], out: str | os.PathLike
 
     Raises:
         InputError: no such retriever, or ``out`` is there already.
-        ModelError: vLLM has no class for this family, or the retriever cannot be loaded.
+        ModelError: the family is not in :data:`FAMILIES`, or the retriever cannot be loaded.
     """
     if Path(out).exists():
         raise InputError(f"out={os.fspath(out)!r}: exists; give another folder or remove it first")
@@ -49,8 +49,8 @@ def export_vllm(retriever_folder: str | os.PathLike[str], out: str | os.PathLike
     family = str(retriever.model.config.model_type)
     if family not in FAMILIES:
         raise ModelError(
-            f"model {os.fspath(retriever_folder)!r}: vLLM has no class for the family {family!r}; it has "
-            f"{', '.join(FAMILIES)}. puma serve answers /v1/embeddings in the same shape"
+            f"model {os.fspath(retriever_folder)!r}: of the family {family!r}, whose vectors vLLM was not seen to give "
+            f"alike; of {', '.join(FAMILIES)} it was. puma serve answers /v1/embeddings in the same shape"
         )
     whole = copy.copy(retriever)
     whole.model = with_head(retriever.model)
