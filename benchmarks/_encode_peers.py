@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from puma.items import Item
-from puma.retriever import ret_states, seen_images
+from puma.retriever.encoding import ret_states, seen_images
 from puma.retriever.model import Retriever
 
 Embed = Callable[[Sequence[Item], str | None], np.ndarray]

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from _encode_mix import Part, jpeg
 from puma.items import Item
-from puma.retriever.batches import preparing_threads
 from puma.retriever.cores import usable_cores
-from puma.retriever.encoding import encode_batches, encode_items
+from puma.retriever.encoding.batches import preparing_threads
+from puma.retriever.encoding.loop import encode_batches, encode_items
 from puma.retriever.model import Retriever
 
 MODEL_SECONDS = 0.005

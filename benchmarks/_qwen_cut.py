@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from feeding import processor
-from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.images.image_tokens import limit_image_tokens
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import with_special_tokens
 from puma.retriever.ret_token import add_ret_token

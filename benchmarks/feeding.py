@@ -7,7 +7,7 @@ through PUMA's collator and Qwen2-VL's own image processor at the recipe's 4 to 
 small one. For each number of workers: items (texts and images) prepared a second when nobody holds them up, and the
 share of its time that a model waits. The model is simulated: the consumer sleeps for --step seconds a batch, as the
 processor would while a GPU works; on a machine with more cores the same share falls with the workers it can run.
-Then large photographs (4032 x 3024), decoded in full and small (puma.retriever.decoding).
+Then large photographs (4032 x 3024), decoded in full and small (puma.retriever.images.decoding).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from PIL import Image
 from _machine import described
 from puma.items import Item, open_image
 from puma.retriever.cores import usable_cores
-from puma.retriever.decoding import decode_side
-from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.images.decoding import decode_side
+from puma.retriever.images.image_tokens import limit_image_tokens
 from puma.retriever.inputs import Inputs
 from puma.retriever.prompts import RET, from_chat_template
 from puma.storage.folders import write_json

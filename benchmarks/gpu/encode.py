@@ -28,7 +28,7 @@ from PIL import Image
 from puma.pruning import prune
 from puma.pruning.processors import load_processor
 from puma.pruning.shapes import config_of
-from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.images.image_tokens import limit_image_tokens
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import from_chat_template
 from puma.retriever.ret_token import add_ret_token

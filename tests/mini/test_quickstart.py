@@ -204,7 +204,7 @@ def test_out_must_not_be_a_file(tmp_path):
 
 def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
     from puma.mini.base import vision
-    from puma.retriever import encoding
+    from puma.retriever.encoding import loop as encoding
 
     for capabilities, fast in (({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)):
         monkeypatch.setattr(encoding.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)

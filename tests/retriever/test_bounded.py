@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puma.retriever.bounded import BoundedMemory
+from puma.retriever.encoding.bounded import BoundedMemory
 
 
 @dataclass

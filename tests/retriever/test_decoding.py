@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from puma.items import Item, open_image
-from puma.retriever.decoding import OVERSAMPLING, decode_side
+from puma.retriever.images.decoding import OVERSAMPLING, decode_side
 
 
 def qwen(most):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from puma.errors import ImageError, InputError
 from puma.items import Item
-from puma.retriever import encoding
-from puma.retriever.encoding import encode_batches, forward_states, token_states
+from puma.retriever.encoding import loop as encoding
+from puma.retriever.encoding.loop import encode_batches, forward_states, token_states
 from puma.retriever.model import Retriever
 
 

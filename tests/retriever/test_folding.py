@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from puma.retriever.folding import fast_copy, fast_tower
+from puma.retriever.encoding.folding import fast_copy, fast_tower
 
 
 class Holder(torch.nn.Module):

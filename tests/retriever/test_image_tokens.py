@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from puma.errors import InputError
-from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.images.image_tokens import limit_image_tokens
 
 
 @pytest.mark.parametrize("size", [(20, 30), (300, 200), (3000, 2000), (4000, 400)])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from puma.items import Item
-from puma.retriever.batches import GPU_PASS_TOKENS, length_sorted_batches
+from puma.retriever.encoding.batches import GPU_PASS_TOKENS, length_sorted_batches
+from puma.retriever.encoding.planning import image_token_counts, item_heads, kinds_by_head, planned_batches
 from puma.retriever.model import Retriever
-from puma.retriever.planning import image_token_counts, item_heads, kinds_by_head, planned_batches
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -74,7 +74,7 @@ def test_every_item_once_and_kinds_apart(retriever, monkeypatch):
     items = [Item(text="a " * n) for n in (5, 1, 9, 2, 2, 7)] + [Item(image=np.zeros((8, 8), np.uint8))]
     items += [Item(text="b", image=np.ones((8, 8), np.uint8))]
     for windows, device in (((1,), CPU), ((1, 2), GPU), ((64,), CPU)):  # several are planned on a thread
-        monkeypatch.setattr("puma.retriever.planning.WINDOWS", windows)
+        monkeypatch.setattr("puma.retriever.encoding.planning.WINDOWS", windows)
         batches = plan(retriever, items, device=device)
         assert sorted(row for batch in batches for row in batch.rows) == list(range(8))
         for batch in batches:

@@ -11,7 +11,7 @@ from PIL import Image
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.retriever import cores
-from puma.retriever.batches import prefetched, preparing_threads
+from puma.retriever.encoding.batches import prefetched, preparing_threads
 from puma.retriever.inputs import for_threads
 from puma.retriever.model import Retriever
 
@@ -105,14 +105,14 @@ def test_encoding_with_threads_is_encoding_without(base, monkeypatch):
     items = [Item(image=Image.new("RGB", (30, 20 + n), (9 * n, 0, 90)), text="a" * n or None) for n in range(20)]
     items += [Item(image=items[n].image, text=f"again {n}") for n in range(20)]  # is seen, and tokenised, in between
     plain = retriever.encode(items, batch_size=3)
-    monkeypatch.setattr("puma.retriever.feeding.preparing_threads", lambda device: 3)
+    monkeypatch.setattr("puma.retriever.encoding.feeding.preparing_threads", lambda device: 3)
     np.testing.assert_array_equal(plain, retriever.encode(items, batch_size=3))
 
 
 def test_threads_and_cores(monkeypatch, tmp_path):
     assert preparing_threads(torch.device("cpu")) == 1
     for here, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
-        monkeypatch.setattr("puma.retriever.batches.usable_cores", lambda here=here: here)
+        monkeypatch.setattr("puma.retriever.encoding.batches.usable_cores", lambda here=here: here)
         assert preparing_threads(torch.device("cuda")) == expected
     monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
     free = cores.usable_cores()

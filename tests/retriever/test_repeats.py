@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from puma.items import Item
-from puma.retriever import repeats
-from puma.retriever.repeats import first_of_each, image_keys
+from puma.retriever.encoding import repeats
+from puma.retriever.encoding.repeats import first_of_each, image_keys
 
 
 def picture(seed, size=(20, 10)):

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from puma.items import Item
-from puma.retriever import seen_images
-from puma.retriever.bounded import BoundedMemory
+from puma.retriever.encoding import seen_images
+from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.seen_images import FEW, SeenImages, takes_seen_images
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
-from puma.retriever.seen_images import FEW, SeenImages, takes_seen_images
-from puma.retriever.states import forward_states
 from support import families
 
 CANNOT = ("gemma3",)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from puma.items import Item
-from puma.retriever import ret_states
+from puma.retriever.encoding import ret_states
+from puma.retriever.encoding.prefixes import Prefix, Recording, computed_prefix
+from puma.retriever.encoding.ret_states import RetStates, allows_short_pass
+from puma.retriever.encoding.short_pass import ret_rows
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
-from puma.retriever.prefixes import Prefix, Recording, computed_prefix
-from puma.retriever.ret_states import RetStates, allows_short_pass
-from puma.retriever.short_pass import ret_rows
-from puma.retriever.states import forward_states
 from support import families
 
 INSTRUCTION = "Find a picture that matches this sentence above, in one word, system user assistant helpful red fox."

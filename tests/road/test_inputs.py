@@ -8,7 +8,7 @@ from PIL import Image
 
 from puma.errors import ImageError, ModelError
 from puma.items import Item
-from puma.retriever.decoding import LARGEST_RATIO, within_limits
+from puma.retriever.images.decoding import LARGEST_RATIO, within_limits
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat, control_tokens, with_special_tokens
 from support import families

@@ -62,7 +62,7 @@ def examine(
             looked up, but for "none".
         say: called with a line for each file before it is read.
         try_on_model: asked about each image that is opened: raises ImageError where a model refuses it
-            (:class:`puma.retriever.trying.ImageTrial`). None asks no model.
+            (:class:`puma.retriever.images.trying.ImageTrial`). None asks no model.
 
     Returns:
         What is wrong. Nothing in the folder raises.

@@ -15,7 +15,7 @@ import torch
 
 from puma.errors import ImageError, ModelError
 from puma.items.item import TEXT, Item
-from puma.retriever.decoding import decode_side, why_refused, within_limits
+from puma.retriever.images.decoding import decode_side, why_refused, within_limits
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prompts import RET, PromptFormat, control_tokens
 from puma.retriever.stored_vision import VisionFeatures
@@ -38,7 +38,7 @@ class Inputs(PromptWriter):
         self.processor = processor
         self.draft = False
         """Whether JPEGs are decoded small where the processor makes them small anyway: faster, and not the very same
-        pixels (:mod:`puma.retriever.decoding`). Training does; vectors that are kept come of the full image."""
+        pixels (:mod:`puma.retriever.images.decoding`). Training does; vectors that are kept come of the full image."""
         self.tokenizer = processor.tokenizer
         self.ret_id = self.tokenizer.convert_tokens_to_ids(RET)
         if self.ret_id is None or self.ret_id == self.tokenizer.unk_token_id:
@@ -54,7 +54,7 @@ class Inputs(PromptWriter):
         return list(found["offset_mapping"])
 
     def token_ids(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
-        """The tokens of each item as :meth:`written`, with one token for an image whatever its size."""
+        """The tokens of each item as :meth:`puma.retriever.writing.PromptWriter.written` has them, with one token for an image whatever its size."""
         if not items:
             return []
         cleaned = {one: self.clean(one) if one else None for one in set(instructions)}

@@ -15,7 +15,7 @@ from puma.pruning.loading import load_model, saved_type
 from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, with_adapter
 from puma.retriever.devices import default_device
-from puma.retriever.image_tokens import limit_image_tokens
+from puma.retriever.images.image_tokens import limit_image_tokens
 from puma.retriever.prompts import (
     PROMPT_FILE,
     PROMPTS,

@@ -132,7 +132,7 @@ class Retriever:
             keep_last: keep the first ``layers - 1`` and the last.
             prompt: ``open-quote``, ``short``, ``chat`` for the base's own chat template, or a format.
             image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
-                :func:`puma.retriever.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
+                :func:`puma.retriever.images.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
             dtype, attn, device, revision, token: as :meth:`from_pretrained`.
             quantise: ``4bit`` holds the frozen weights in four bits (CUDA and bitsandbytes); None as they are.
 
@@ -206,7 +206,7 @@ class Retriever:
         Raises:
             InputError: something is no item, or ``dimensions`` not trained; ImageError: an image cannot be opened.
         """
-        from puma.retriever.encoding import encode_items
+        from puma.retriever.encoding.loop import encode_items
 
         length = checked_dimensions(self, self.dim if dimensions is None else dimensions)
         vectors = encode_items(

@@ -56,7 +56,7 @@ class PairCollator:
         transform: given a pair and its row, the pair to train on in its place.
         pixel_type: a floating type that image tensors are given in, None for the processor's. bf16 halves what goes
             from a worker to a GPU, and is the same to a model that computes in bf16: it converts them first of all.
-        draft: decode JPEGs small where the processor makes them small anyway (:mod:`puma.retriever.decoding`).
+        draft: decode JPEGs small where the processor makes them small anyway (:mod:`puma.retriever.images.decoding`).
 
     The batch's keys beside the model's inputs are those of :mod:`puma.losses.batch_keys`. ``what`` under ``REPLACED``
     is :data:`QUERY_IMAGE` or :data:`CANDIDATE_IMAGE` (the pair was replaced) or :data:`HARD_NEGATIVE` (it was left

@@ -78,7 +78,7 @@ def doctor(
     wanted: str | int = int(images) if images.isdigit() else images
     trial = None
     if model is not None:
-        from puma.retriever.trying import ImageTrial
+        from puma.retriever.images.trying import ImageTrial
 
         trial = ImageTrial(model)
     findings = examine(

@@ -14,7 +14,7 @@ from puma.evaluation.probing.depths import depth_states
 from puma.evaluation.probing.material import ProbeItem
 from puma.evaluation.probing.store import StateStore, key_of
 from puma.items.digest import image_digest
-from puma.retriever.encoding import encode_batches
+from puma.retriever.encoding.loop import encode_batches
 from puma.retriever.model import Retriever
 
 

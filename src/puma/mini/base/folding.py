@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma.retriever.folding import fast_copy
+from puma.retriever.encoding.folding import fast_copy
 from puma.retriever.model import Retriever
 
 LEAST_SCALE = 1e-6

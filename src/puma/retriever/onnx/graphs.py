@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from puma.errors import ModelError, first_line
 from puma.pruning.layers import decoder_of
-from puma.retriever.folding import fast_copy
+from puma.retriever.encoding.folding import fast_copy
 from puma.retriever.pooling import last_token_state
 
 WHOLE = ("fast_vlm", "llava")

@@ -16,9 +16,9 @@ from puma.errors import DependencyError, ImageError, InputError, ModelError, fir
 from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
-from puma.retriever.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
 from puma.retriever.cores import usable_cores
-from puma.retriever.decoding import within_limits
+from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
+from puma.retriever.images.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
 from puma.retriever.onnx.prefixes import PASS_TOKENS, SHORTEST, Prefix, PrefixMemory, common_length
 from puma.retriever.onnx.tokens import TokenWriter

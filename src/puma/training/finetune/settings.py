@@ -9,7 +9,7 @@ from typing import Any
 
 from puma.pruning import count_parameters
 from puma.retriever.dimensions import nested_dimensions
-from puma.retriever.encoding import has_fast_bf16
+from puma.retriever.encoding.loop import has_fast_bf16
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
 

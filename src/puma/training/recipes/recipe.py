@@ -38,7 +38,7 @@ class Recipe:
         base: a hub name, a model folder, or ``mini``.
         layers, keep_last, prompt: as :meth:`puma.retriever.model.Retriever.from_base`; None layers keeps all.
         image_tokens: fewest and most tokens of an image, see
-            :func:`puma.retriever.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
+            :func:`puma.retriever.images.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
         data: root of the data in M-BEIR's layout; None asks for it on the command line (the mini base: OpenPics).
         dtype: ``base_precision`` of the stages that do not name their own.
         attn: how attention is computed; None for the base's own way.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from puma.items.item import Item
 from puma.items.opening import _QUIET, FORMATS
-from puma.retriever.batches import CPU_MOST_TOKENS, length_sorted_batches, pass_tokens, prefetched
+from puma.retriever.encoding.batches import CPU_MOST_TOKENS, length_sorted_batches, pass_tokens, prefetched
 from puma.retriever.inputs import Inputs
 
 WINDOWS = (2, 6, 24, 64)

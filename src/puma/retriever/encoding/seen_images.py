@@ -18,10 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from puma.items.item import Item
-from puma.retriever.bounded import BoundedMemory
+from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.repeats import CONTENT, image_keys
+from puma.retriever.encoding.states import Features, cast_features, weights_stamp
 from puma.retriever.inputs import Inputs
-from puma.retriever.repeats import CONTENT, image_keys
-from puma.retriever.states import Features, cast_features, weights_stamp
 
 MEMORY_BYTES = 128 * 1024 * 1024
 """Kept of one model's images: puma-mini's are 20 KB each, one of 300 tokens of Qwen2-VL-2B in bf16 is 1 MB."""

@@ -8,7 +8,7 @@ from puma.errors import ImageError
 from puma.items.item import Item
 from puma.pruning.hub import model_folder
 from puma.pruning.processors import load_processor
-from puma.retriever.decoding import LARGEST_RATIO, why_refused, within_limits
+from puma.retriever.images.decoding import LARGEST_RATIO, why_refused, within_limits
 
 
 class ImageTrial:

@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.retriever.feeding import Feeder
-from puma.retriever.folding import fast_tower
+from puma.retriever.encoding.feeding import Feeder
+from puma.retriever.encoding.folding import fast_tower
+from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, planned_batches
+from puma.retriever.encoding.repeats import first_of_each
+from puma.retriever.encoding.ret_states import RetStates
+from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
+from puma.retriever.encoding.states import Features, forward_states, token_states
 from puma.retriever.inputs import Inputs, for_threads
-from puma.retriever.planning import Head, item_heads, kinds_by_head, planned_batches
-from puma.retriever.repeats import first_of_each
-from puma.retriever.ret_states import RetStates
-from puma.retriever.seen_images import SeenImages, takes_seen_images
-from puma.retriever.states import Features, forward_states, token_states
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.retriever.writing import one_an_item
 
@@ -57,7 +57,7 @@ def encode_batches(
         autocast: the type to compute in; None for the weights' own.
         on_unreadable: called with (row, reason) for an item whose image cannot be used, which is left out; None: the
             first such image ends it.
-        kinds: one an item, see :func:`puma.retriever.planning.planned_batches`; None for one kind.
+        kinds: one an item, see :func:`puma.retriever.encoding.planning.planned_batches`; None for one kind.
         seen: the images of these items that come again; None: each image goes through the tower for each item.
 
     Yields:
@@ -124,7 +124,7 @@ def encode_items(
     ``tokens`` (integers [n]) goes how many the model read of each.
 
     What is given twice is embedded once, and the states come the short way where the model allows it
-    (:mod:`puma.retriever.ret_states`).
+    (:mod:`puma.retriever.encoding.ret_states`).
     """
     from tqdm import tqdm
 

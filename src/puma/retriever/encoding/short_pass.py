@@ -2,8 +2,8 @@
 
 In the last layer the other positions matter by their keys and values alone, so query, attention, output projection and
 MLP run for one row an item; and positions before which all items read the same tokens take their keys and values from a
-:class:`~puma.retriever.prefixes.Prefix`. The decoder's own ``forward`` runs in both cases: it is given other layers, by
-shallow copies of the modules that hold them. The model itself is never changed, so threads may share it.
+:class:`~puma.retriever.encoding.prefixes.Prefix`. The decoder's own ``forward`` runs in both cases: it is given other
+layers, by shallow copies of the modules that hold them. The model itself is never changed, so threads may share it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import Module, ModuleList
 
-from puma.retriever.prefixes import Prefix, Recording
+from puma.retriever.encoding.prefixes import Prefix, Recording
 
 PASSED_ON = frozenset({"use_cache", "return_dict", "output_attentions", "output_hidden_states", "past_key_values"})
 """What a family's model may tell its decoder beside what is cut to the shorter sequence here."""

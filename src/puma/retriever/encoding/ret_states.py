@@ -1,4 +1,5 @@
-"""The states at ``[RET]`` of batches, computed the short way (:mod:`puma.retriever.short_pass`) where a model allows.
+"""The states at ``[RET]`` of batches, computed the short way (:mod:`puma.retriever.encoding.short_pass`) where a model
+allows.
 
 Whether it does is tried on the model itself, once: a few tokens go both ways, and the states must agree.
 """
@@ -11,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from puma.retriever.batches import pass_tokens
-from puma.retriever.bounded import BoundedMemory
+from puma.retriever.encoding.batches import pass_tokens
+from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.prefixes import MEMORY_BYTES, Prefix, Recording, computed_prefix
+from puma.retriever.encoding.short_pass import NotShortenedError, ret_rows
+from puma.retriever.encoding.states import Features, cast_features, forward_states, weights_stamp
 from puma.retriever.pooling import last_token_state
-from puma.retriever.prefixes import MEMORY_BYTES, Prefix, Recording, computed_prefix
-from puma.retriever.short_pass import NotShortenedError, ret_rows
-from puma.retriever.states import Features, cast_features, forward_states, weights_stamp
 
 SHORTEST_PREFIX = 4
 """Tokens; fewer are not worth the copies of their keys and values."""
@@ -30,7 +31,7 @@ _TRIED: WeakKeyDictionary[torch.nn.Module, dict[Hashable, bool]] = WeakKeyDictio
 
 
 class RetStates:
-    """What :func:`puma.retriever.encoding.encode_batches` computes of each batch of one call.
+    """What :func:`puma.retriever.encoding.loop.encode_batches` computes of each batch of one call.
 
     Args:
         model: in eval mode.

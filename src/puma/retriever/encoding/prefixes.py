@@ -40,7 +40,7 @@ class Prefix:
         """What a decoder takes as ``past_key_values``, for a batch of any size; None where nothing is used."""
         if not self.length:
             return None
-        from puma.retriever.cache_layers import Used, cache_of
+        from puma.retriever.encoding.cache_layers import Used, cache_of
 
         return cache_of([Used(*(part[:, :, : self.length] for part in pair)) for pair in self.states])
 
@@ -60,7 +60,7 @@ class Recording:
 
     def cache(self) -> Cache:
         """What a decoder takes as ``past_key_values``."""
-        from puma.retriever.cache_layers import Recorder, growing_cache
+        from puma.retriever.encoding.cache_layers import Recorder, growing_cache
 
         def layer() -> Recorder:
             self._layers.append(Recorder(self.wanted))

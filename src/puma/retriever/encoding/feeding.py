@@ -10,10 +10,10 @@ import torch
 
 from puma.errors import ImageError
 from puma.items.item import Item
-from puma.retriever.batches import prefetched, preparing_threads
+from puma.retriever.encoding.batches import prefetched, preparing_threads
+from puma.retriever.encoding.planning import Batch
+from puma.retriever.encoding.states import Features
 from puma.retriever.inputs import Inputs, why_unusable
-from puma.retriever.planning import Batch
-from puma.retriever.states import Features
 from puma.retriever.stored_vision import VisionFeatures
 
 

@@ -1,0 +1,1 @@
+"""From items to vectors: which go through the model together, and the forward passes."""

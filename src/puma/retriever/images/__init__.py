@@ -1,0 +1,1 @@
+"""What image processors take, and how many tokens an image becomes."""
