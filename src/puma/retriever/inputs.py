@@ -54,8 +54,8 @@ class Inputs(PromptWriter):
         return list(found["offset_mapping"])
 
     def token_ids(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
-        """The tokens of each item as :meth:`puma.retriever.writing.PromptWriter.written` has them, with one token for an
-        image whatever its size."""
+        """The tokens of each item as :meth:`~puma.retriever.writing.PromptWriter.written` has them, with one token for
+        an image whatever its size."""
         if not items:
             return []
         cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
