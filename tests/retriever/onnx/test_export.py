@@ -341,7 +341,9 @@ def test_the_command(base, folder, tmp_path, capsys):
     assert describe(out).layers == 1
     assert (code, written["precision"], written["images"], written["image_cosine"]) == (0, "int8", False, None)
     code, said = run(model, tmp_path / "other", "--format", "tflite")
-    assert (code, said.err) == (2, "error: --format tflite: give one of onnx\n")
+    assert (code, said.err) == (2, "error: --format tflite: give one of onnx, vllm\n")
+    code, said = run(model, tmp_path / "other", "--format", "vllm", "--int8", "--layers", 1)
+    assert (code, said.err) == (2, "error: --int8, --layers: only with --format onnx; leave out\n")
     code, said = run(folder, tmp_path / "other", "--format", "onnx")
     assert (code, "is an ONNX export already" in said.err) == (2, True)
     assert not (tmp_path / "other").exists()

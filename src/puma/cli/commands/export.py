@@ -53,7 +53,7 @@ def export(
     if kind == "vllm":
         given = {"--int8": int8, "--text-only": text_only, "--layers": layers is not None, "--replace": replace}
         if wrong := [flag for flag, value in given.items() if value]:
-            raise InputError(f"{' and '.join(wrong)}: goes with --format onnx; leave it out")
+            raise InputError(f"{', '.join(wrong)}: only with --format onnx; leave out")
         _for_vllm(model, out, as_json)
         return
     _to_onnx(model, out, as_json, layers=layers, int8=int8, text_only=text_only, replace=replace)
