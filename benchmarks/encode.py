@@ -75,7 +75,8 @@ def main() -> None:
     quiet_libraries()
     texts = captions(build())
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"format": 1}
-    result |= {"command": f"python benchmarks/encode.py --scale {options.scale:g}", "seed": options.seed, **described()}
+    result |= {"command": "python benchmarks/encode.py --models MODEL --scale SCALE --only ROWS", "seed": options.seed}
+    result |= described()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models:
             model = default_model() if name == "mini" else qwen_cut(Path(folder) / "qwen-cut", options.seed)
@@ -84,7 +85,8 @@ def main() -> None:
             # The cut's small tokenizer makes three tokens of a word, and PUMA would cut long texts at 450.
             scale, words = (options.scale, 260) if name == "mini" else (options.scale / 4, 110)
             kinds = parts(texts, images, options.seed, scale, words)
-            for _ in compare(model, kinds, options, result.setdefault(name, {})):
+            result.setdefault(name, {})["scale"] = options.scale
+            for _ in compare(model, kinds, options, result[name]):
                 write_json(options.out, result)
             if options.vllm is not None and name == "qwen-cut":
                 result[name]["beside_vllm"] = beside_vllm(model, mix(kinds, options.seed), options)
