@@ -227,7 +227,8 @@ def _qwen(family: str, habits: dict[str, Any]) -> tuple[Any, Any]:
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1, 2],
         }
-        text = {**text, "head_dim": _head_dim()}
+        # transformers interleaves in this family whatever the key says; vLLM reads it, and published folders have it.
+        text = {**text, "head_dim": _head_dim(), "rope_parameters": {**rope, "mrope_interleaved": True}}
         model = t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
         kinds = t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor
     make, video = kinds

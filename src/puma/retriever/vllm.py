@@ -23,8 +23,7 @@ from puma.storage.folders import write_json, written_folder
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava")
 """Families (transformers' ``model_type``) whose vectors vLLM 0.32 was seen to give alike
-(tests/retriever/test_vllm.py). Not among them: FastVLM, which it has no class for, and Gemma3, whose image placeholders
-it did not find."""
+(tests/retriever/test_vllm.py). It has no class for FastVLM, and did not find Gemma3's image placeholders."""
 RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
 """Families whose tensors transformers 5 writes under shorter names than their published checkpoints have, which are
 those that vLLM reads: the beginning of a name, and what stands there instead."""
