@@ -11,8 +11,6 @@ import numpy as np
 
 SHORTEST = 4
 """Tokens; fewer are not worth the copies of their keys and values."""
-PASS_TOKENS = 16
-"""What a pass costs beside its tokens, in tokens."""
 MEMORY_BYTES = 64 * 1024 * 1024
 """Of all prefixes together: of puma-mini about 7,000 tokens."""
 

@@ -18,19 +18,15 @@ from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
 from puma.retriever.cores import usable_cores
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
+from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.images.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
-from puma.retriever.onnx.prefixes import PASS_TOKENS, SHORTEST, Prefix, PrefixMemory, common_length
+from puma.retriever.onnx.prefixes import SHORTEST, Prefix, PrefixMemory, common_length
 from puma.retriever.onnx.tokens import TokenWriter
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import read_instructions
 from puma.retriever.writing import one_an_item
-
-Prepared = tuple[list[list[int]], list[int], np.ndarray | None]
-"""The tokens of each item, those that may be known before them, and ``pixel_values`` where the batch has images."""
-CHARACTERS_A_TOKEN, PROMPT_TOKENS = 4, 12
-"""About what a token holds of a text, and what the prompt adds to an item: by these items are divided into batches."""
 
 
 class OnnxRetriever:
@@ -115,19 +111,25 @@ class OnnxRetriever:
             raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
         instructions = one_an_item(instruction, found)
         self._check_images(found)
-        groups = _groups(found, instructions, batch_size, self.export.image_rows)
+        firsts, which = first_of_each(found, instructions)
+        unique, asked = [found[i] for i in firsts], [instructions[i] for i in firsts]
+        sequences = self._sequences(unique, asked)
+        batches = _batches(unique, asked, sequences, batch_size)
 
-        def prepare(rows: list[int]) -> Prepared:
-            return self._prepared([found[row] for row in rows], [instructions[row] for row in rows])
+        def pixels_of(rows: list[int]) -> np.ndarray | None:
+            images = [image for row in rows if (image := unique[row].open_image()) is not None]
+            return self.export.images([within_limits(image) for image in images]) if images else None  # type: ignore[misc]
 
-        out = np.empty((len(found), self.dim), np.float32)
-        with tqdm(total=len(found), unit="item", desc="embedding", disable=not show_progress) as bar:
-            for rows, (sequences, head, pixels) in prefetched(groups, prepare):
-                out[rows] = self._vectors(sequences, head, pixels)
-                if tokens is not None:
-                    tokens[rows] = [len(sequence) for sequence in sequences]
+        out = np.empty((len(unique), self.dim), np.float32)
+        with tqdm(total=len(unique), unit="item", desc="embedding", disable=not show_progress) as bar:
+            for rows, pixels in prefetched(batches, pixels_of):
+                # The head of the first item, as far as the others begin like it.
+                head = self.writer.head(unique[rows[0]].modality, asked[rows[0]])
+                out[rows] = self._vectors([sequences[row] for row in rows], head, pixels)
                 bar.update(len(rows))
-        return shortened(out, length)
+        if tokens is not None:
+            tokens[:] = np.array([len(sequence) for sequence in sequences], np.int64)[which]
+        return shortened(out[which], length)
 
     def _check_images(self, items: Sequence[Item]) -> None:
         if self.export.images is not None:
@@ -139,16 +141,12 @@ class OnnxRetriever:
                     f"({self.folder}); for images name the model itself ({self.export.source})"
                 )
 
-    def _prepared(self, items: Sequence[Item], instructions: Sequence[str | None]) -> Prepared:
-        """What a batch is made of."""
+    def _sequences(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
+        """The tokens of each item."""
         sequences = self.writer.token_lists(items, instructions)
         if any(sequence.count(self.export.ret_id) != 1 for sequence in sequences):
             raise ModelError(f"model {str(self.folder)!r}: its tokenizer does not keep [RET]; export the model again")
-        head = self.writer.head(items[0].modality, instructions[0])  # of other items as far as they begin like this
-        images = [image for item in items if (image := item.open_image()) is not None]
-        if not images or self.export.images is None:
-            return sequences, head, None
-        return sequences, head, self.export.images([within_limits(image) for image in images])
+        return sequences
 
     def _vectors(self, sequences: list[list[int]], head: list[int], pixels: np.ndarray | None) -> np.ndarray:
         """Unit vectors float32 [n, dim] of a batch."""
@@ -162,7 +160,7 @@ class OnnxRetriever:
         if known < SHORTEST:
             return self._run(sequences, features, none)[0]
         prefix = self._prefixes.get(head[:known])
-        if prefix is None and (len(sequences) - 1) * known > PASS_TOKENS:
+        if prefix is None and (len(sequences) - 1) * known > CPU_PASS_TOKENS:
             _, prefix = self._run([head[:known]], features[:0], none)
             self._prefixes.put(head[:known], prefix)
         if prefix is None:  # the next call with this head will win by it
@@ -186,31 +184,22 @@ class OnnxRetriever:
         return vectors, Prefix(keys, values)
 
 
-def _groups(
-    items: Sequence[Item], instructions: Sequence[str | None], batch_size: int, image_rows: int
+def _batches(
+    items: Sequence[Item], instructions: Sequence[str | None], sequences: Sequence[Sequence[int]], batch_size: int
 ) -> list[list[int]]:
-    """Batches of like length, images apart from texts; items with one instruction apart from the others, where enough
-    of them gain by it."""
+    """Batches of like length, images apart from texts, and items with one instruction apart from the others where
+    enough of them gain by it."""
     counts = Counter(instructions)
-    worth = {one for one, count in counts.items() if one and (count - 1) * len(one.split()) > PASS_TOKENS}
+    worth = {one for one, count in counts.items() if one and (count - 1) * len(one.split()) > CPU_PASS_TOKENS}
     kinds: dict[tuple[bool, str | None], list[int]] = {}
     for row, (item, instruction) in enumerate(zip(items, instructions, strict=True)):
         kinds.setdefault((item.image is None, instruction if instruction in worth else None), []).append(row)
-    groups = []
-    for (no_image, known), rows in sorted(kinds.items(), key=lambda kind: kind[0][0]):
-        extra = 0 if no_image else image_rows
-        lengths = [
-            PROMPT_TOKENS + extra + _tokens(items[row].text) + (0 if known else _tokens(instructions[row]))
-            for row in rows
-        ]
+    batches = []
+    for _, rows in sorted(kinds.items(), key=lambda kind: kind[0][0]):
+        lengths = [len(sequences[row]) for row in rows]
         own = length_sorted_batches(lengths, batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS)
-        groups += [[rows[place] for place in group] for group in own]
-    return groups
-
-
-def _tokens(text: str | None) -> int:
-    """About how many tokens a text has."""
-    return -(-len(text or "") // CHARACTERS_A_TOKEN)
+        batches += [[rows[place] for place in batch] for batch in own]
+    return batches
 
 
 _OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to_hub"}

@@ -78,6 +78,10 @@ class TokenWriter(PromptWriter):
 
     def token_lists(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
         """The token numbers of each item, its prompt, and the placeholders of its image."""
-        texts = [self.written([item], instruction)[0] for item, instruction in zip(items, instructions, strict=True)]
+        cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
+        texts = [
+            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
+            for item, one in zip(items, instructions, strict=True)
+        ]
         texts = [text.replace(self._image, self._placeholders) for text in texts]
         return [list(found.ids) for found in self.tokenizer.plain.encode_batch_fast(texts, add_special_tokens=False)]
