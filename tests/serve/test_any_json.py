@@ -11,8 +11,8 @@ from support.served import data_uri, png, toy_searcher
 POSTS = {
     "/search": {"text": "red", "where": {"type": "eq", "key": "brand", "value": "b1"}, "minus": ["fox"]},
     "/items": {"items": [{"id": "new", "text": "red", "metadata": {"n": 1}}]},
-    "/v1/embeddings": {"input": ["red"], "dimensions": 4, "messages": None, "instruction": "x", "model": "puma-mini"},
-    "/v2/embed": {"texts": ["red"], "embedding_types": ["int8"], "input_type": "search_query", "output_dimension": 4},
+    "/v1/embeddings": {"input": ["red"], "dimensions": 32, "messages": None, "instruction": "x", "model": "puma-mini"},
+    "/v2/embed": {"texts": ["red"], "embedding_types": ["int8"], "input_type": "search_query", "output_dimension": 32},
     "/v1/rerank": {"query": "red", "documents": ["red", {"text": "fox"}], "top_n": 1, "instruction": "x"},
     "/v1/vector_stores/my/search": {
         "query": "red",
