@@ -1,6 +1,7 @@
 """Retrievers by their hub names, from stand-ins for the hub's cache and for the hub; uploads; model cards."""
 
 import json
+import re
 import shutil
 import socket
 from types import SimpleNamespace
@@ -235,3 +236,14 @@ def test_names_of_snapshots(tmp_path):
     assert cached_name(tmp_path / "models--org--my-model.v1" / "snapshots" / COMMITS[0]) == "org/my-model.v1"
     assert cached_name(tmp_path / "models--gpt2" / "snapshots" / COMMITS[0]) is None
     assert cached_name(tmp_path / "models--org--name") is None
+
+
+def test_the_cards_example_for_transformers_gives_the_same_vector(base, tmp_path, monkeypatch):
+    retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu")
+    folder = retriever.save_pretrained(tmp_path / "this-folder")
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.S)
+    example = blocks[0][blocks[0].index("import torch") :]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(example, names)
+    np.testing.assert_allclose(names["vector"].detach().numpy(), retriever.encode("a red fox"), atol=1e-5)

@@ -71,8 +71,8 @@ def write_sentence_transformers_files(folder: Path, dim: int, backend: str, fami
 
 
 def write_model_card(folder: Path, retriever: Any, name: str = "this-folder") -> None:
-    """README.md of a model folder: the hub's metadata, how to use it in both libraries, and which inputs the two read
-    differently. ``name`` is what a user loads it by."""
+    """README.md of a model folder: the hub's metadata, how to use it in three libraries, and which inputs the
+    first two read differently. ``name`` is what a user loads it by."""
     about = retriever.about
     head = front_matter(
         {
@@ -103,9 +103,16 @@ vectors = retriever.encode(["a red fox", {{"image": "fox.png"}}], instruction="F
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer("{name}")
 vectors = model.encode(["a red fox", {{"image": "fox.png"}}], prompt="Find an image.")
+
+import torch
+from transformers import AutoModel, AutoProcessor
+processor, model = AutoProcessor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}")
+chat = [{{"role": "user", "content": [{{"type": "text", "text": "a red fox"}}]}}]
+inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+vector = torch.nn.functional.normalize(model(**inputs).last_hidden_state[:, -1], dim=-1)
 ```
 
-Both give the same vectors but for these inputs, which sentence-transformers passes on as they are:
+PUMA and sentence-transformers give the same vectors but for these inputs, which the latter passes on as they are:
 
 - texts over {limit} tokens: PUMA cuts the text there, before the closing line and the embedding token;
 - images that are no plain RGB: PUMA scales 16-bit grey to 8 bits, puts transparent ones on white, and turns them
