@@ -103,9 +103,9 @@ def test_the_loss_and_its_weight_come_from_set():
 @pytest.mark.parametrize(
     ("changes", "steps", "minutes"),
     [
-        ({}, 0, 6),
+        ({}, 0, 6.5),
         ({"steps": 7}, 7, 0),
-        ({"steps": 0}, 0, 6),
+        ({"steps": 0}, 0, 6.5),
         ({"minutes": 3}, 0, 3),
         ({"steps": 7, "minutes": 3}, 7, 3),
     ],

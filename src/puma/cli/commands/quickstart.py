@@ -16,7 +16,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/quickstart"),
     minutes: Annotated[
         float | None,
-        typer.Option(help="Wall time of the contrastive training (6 if not given); the rest takes 4 to 10 minutes."),
+        typer.Option(help="Wall time of the contrastive training (6.5 if not given); the rest takes 4 to 10 minutes."),
     ] = None,
 ) -> None:
     """Assemble a small base, prune, distil, train, evaluate, index and search, without an account: a quarter of an hour
