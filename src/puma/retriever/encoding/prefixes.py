@@ -11,9 +11,6 @@ import torch
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
-MEMORY_BYTES = 64 * 1024 * 1024
-"""Kept of one model's prefixes: of puma-mini about 7,000 tokens, of twelve layers of Qwen2-VL-7B about 2,700."""
-
 
 @dataclass(frozen=True)
 class Prefix:

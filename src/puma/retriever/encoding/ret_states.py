@@ -6,21 +6,20 @@ Whether it does is tried on the model itself, once: a few tokens go both ways, a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from puma.retriever.encoding.batches import pass_tokens
+from puma.retriever.encoding.beginnings import PREFIX_BYTES, SHORTEST_PREFIX, shared_length
 from puma.retriever.encoding.bounded import BoundedMemory
-from puma.retriever.encoding.prefixes import MEMORY_BYTES, Prefix, Recording, computed_prefix
+from puma.retriever.encoding.prefixes import Prefix, Recording, computed_prefix
 from puma.retriever.encoding.short_pass import NotShortenedError, ret_rows
 from puma.retriever.encoding.states import Features, cast_features, forward_states, weights_stamp
 from puma.retriever.pooling import last_token_state
 
-SHORTEST_PREFIX = 4
-"""Tokens; fewer are not worth the copies of their keys and values."""
 SAME, SAME_HALF = 1e-4, 2e-2
 """How far states of the short way may be from those of the plain one, in parts of the largest: in fp32, and in half
 precision."""
@@ -42,7 +41,7 @@ class RetStates:
         self.heads = dict(heads)
         self.short = allows_short_pass(model)
         decoder = model.get_decoder()
-        self.memory = MEMORIES.setdefault(decoder, BoundedMemory[Prefix](MEMORY_BYTES))
+        self.memory = MEMORIES.setdefault(decoder, BoundedMemory[Prefix](PREFIX_BYTES))
         self._weights = weights_stamp(model.get_input_embeddings(), decoder) if self.short and self.heads else None
 
     def __call__(self, model: Any, features: Features) -> torch.Tensor:
@@ -85,13 +84,8 @@ class RetStates:
         shared = int(differs.int().argmax()) if bool(differs.any()) else ids.shape[1]
         shared = min(shared, int(features["attention_mask"].sum(1).min()) - 1)
         first = ids[0, :shared].tolist()
-        lengths = {head: _shared(head, first) for head in self.heads}
+        lengths = {head: shared_length(head, first) for head in self.heads}
         return max(lengths.items(), key=lambda found: found[1])
-
-
-def _shared(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many numbers two sequences have in common from the first on."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def allows_short_pass(model: Any) -> bool:

@@ -18,10 +18,12 @@ from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
 from puma.retriever.cores import usable_cores
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
+from puma.retriever.encoding.beginnings import PREFIX_BYTES, SHORTEST_PREFIX
+from puma.retriever.encoding.bounded import BoundedMemory
 from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.images.decoding import within_limits
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
-from puma.retriever.onnx.prefixes import SHORTEST, Prefix, PrefixMemory, common_length
+from puma.retriever.onnx.prefixes import Prefix, common_length
 from puma.retriever.onnx.tokens import TokenWriter
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
@@ -56,7 +58,7 @@ class OnnxRetriever:
         self.instructions = read_instructions(folder)
         self.about: dict[str, Any] = own_metadata(folder)
         self._text = _session(folder / TEXT_GRAPH)
-        self._prefixes = PrefixMemory()
+        self._prefixes = BoundedMemory[Prefix](PREFIX_BYTES)
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_WEIGHTS:
@@ -157,15 +159,16 @@ class OnnxRetriever:
             return self._run(sequences, features, None)[0]
         none = Prefix.empty(self.export.prefix)
         known = common_length(head, sequences)
-        if known < SHORTEST:
+        key = tuple(head[:known])
+        if known < SHORTEST_PREFIX:
             return self._run(sequences, features, none)[0]
-        prefix = self._prefixes.get(head[:known])
+        prefix = self._prefixes.get(key)
         if prefix is None and (len(sequences) - 1) * known > CPU_PASS_TOKENS:
             _, prefix = self._run([head[:known]], features[:0], none)
-            self._prefixes.put(head[:known], prefix)
+            self._prefixes.put(key, prefix)
         if prefix is None:  # the next call with this head will win by it
             vectors, first = self._run(sequences, features, none)
-            self._prefixes.put(head[:known], first.first(known))
+            self._prefixes.put(key, first.first(known))
             return vectors
         return self._run([sequence[known:] for sequence in sequences], features, prefix)[0]
 
