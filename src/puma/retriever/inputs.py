@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from puma.errors import ImageError, ModelError
-from puma.items.item import TEXT, Item
+from puma.items.item import Item
 from puma.retriever.images.decoding import decode_side, why_refused, within_limits
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prompts import RET, PromptFormat, control_tokens
@@ -58,19 +58,13 @@ class Inputs(PromptWriter):
         an image whatever its size."""
         if not items:
             return []
-        cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
-        texts = [
-            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
-            for item, one in zip(items, instructions, strict=True)
-        ]
         alone = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-        ids: list[list[int]] = self.tokenizer(texts, **alone)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(self.written(items, instructions), **alone)["input_ids"]
         return ids
 
     def head_ids(self, modality: str, instruction: str | None) -> list[int]:
         """The tokens of what stands before an item's own text or image. The last of them may join with the text."""
-        head, _ = self.prompt.parts(modality, self.clean(instruction) if instruction else None)
-        head = head.split(self.prompt.image, 1)[0] if modality != TEXT else head
+        head = self.written_head(modality, instruction)
         ids: list[int] = self.tokenizer(head, add_special_tokens=False)["input_ids"] if head else []
         return ids
 
@@ -105,9 +99,7 @@ class Inputs(PromptWriter):
         Raises:
             ImageError: an image cannot be opened.
         """
-        if isinstance(instructions, str) or instructions is None:
-            instructions = [instructions] * len(items)
-        texts = [self.written([item], instruction)[0] for item, instruction in zip(items, instructions, strict=True)]
+        texts = self.written(items, instructions)
         with_image = [item for item in items if item.image is not None]
         stored = [vision.lookup(item) for item in with_image] if vision is not None else []
         if with_image and stored and all(row is not None for row in stored):

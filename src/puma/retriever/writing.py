@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from puma.errors import InputError
-from puma.items.item import Item
+from puma.items.item import TEXT, Item
 from puma.retriever.prompts import PromptFormat
 
 
@@ -47,13 +47,24 @@ class PromptWriter:
         offsets = self.offsets(text)
         return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
-    def written(self, items: Sequence[Item], instruction: str | None = None) -> list[str]:
-        """The items written out, texts cut, each ending in ``[RET]``."""
-        cleaned = self.clean(instruction) if instruction else None
+    def written(self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None) -> list[str]:
+        """The items written out, texts cut, each ending in ``[RET]``.
+
+        Args:
+            items: n items.
+            instructions: one for all, or one an item.
+        """
+        instructions = one_an_item(instructions, items)
+        cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
         return [
-            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned)
-            for item in items
+            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
+            for item, one in zip(items, instructions, strict=True)
         ]
+
+    def written_head(self, modality: str, instruction: str | None) -> str:
+        """What stands before an item's own text or image."""
+        head, _ = self.prompt.parts(modality, self.clean(instruction) if instruction else None)
+        return head.split(self.prompt.image, 1)[0] if modality != TEXT else head
 
 
 def one_an_item(instructions: Sequence[str | None] | str | None, items: Sequence[Item]) -> Sequence[str | None]:

@@ -72,16 +72,10 @@ class TokenWriter(PromptWriter):
 
     def head(self, modality: str, instruction: str | None) -> list[int]:
         """The token numbers of what stands before an item's own text or image; the last may join with a text."""
-        head, _ = self.prompt.parts(modality, self.clean(instruction) if instruction else None)
-        head = head.split(self._image, 1)[0]
+        head = self.written_head(modality, instruction)
         return list(self.tokenizer(head)["input_ids"]) if head else []
 
     def token_lists(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
         """The token numbers of each item, its prompt, and the placeholders of its image."""
-        cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
-        texts = [
-            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
-            for item, one in zip(items, instructions, strict=True)
-        ]
-        texts = [text.replace(self._image, self._placeholders) for text in texts]
+        texts = [text.replace(self._image, self._placeholders) for text in self.written(items, instructions)]
         return [list(found.ids) for found in self.tokenizer.plain.encode_batch_fast(texts, add_special_tokens=False)]
