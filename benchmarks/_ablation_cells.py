@@ -26,7 +26,7 @@ from puma.mini.base.vision import tower_precision
 from puma.mini.baseline import RidgeBaseline
 from puma.mini.targets import distillation_targets
 from puma.mini.training import base_settings, for_this_machine
-from puma.retriever.encoding.loop import has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig

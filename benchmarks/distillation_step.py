@@ -43,7 +43,8 @@ import torch
 
 from puma.losses import distillation_loss, mac_loss
 from puma.pruning import decoder_of, prune
-from puma.retriever.encoding.loop import forward_states, has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
+from puma.retriever.encoding.states import forward_states
 from puma.storage.folders import write_json
 from puma.storage.shards import KEY_BYTES, Shards
 from puma.training.teacher.dual_depth import DualDepth

@@ -204,12 +204,12 @@ def test_out_must_not_be_a_file(tmp_path):
 
 def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
     from puma.mini.base import vision
-    from puma.retriever.encoding import loop as encoding
+    from puma.retriever import devices
 
     for capabilities, fast in (({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)):
-        monkeypatch.setattr(encoding.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
-        monkeypatch.setattr(encoding.torch.cuda, "is_available", lambda: False)
-        assert encoding.has_fast_bf16() is fast
+        monkeypatch.setattr(devices.torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+        assert devices.has_fast_bf16() is fast
         assert vision.tower_precision() == ("bfloat16" if fast else "float32")
         plan = training.for_this_machine(read_recipe("mini"))
         assert {plan.distil.precision, plan.retrieve.precision} == {"bf16" if fast else "fp32"}

@@ -10,7 +10,8 @@ from PIL import Image
 from puma.errors import ImageError, InputError
 from puma.items import Item
 from puma.retriever.encoding import loop as encoding
-from puma.retriever.encoding.loop import encode_batches, forward_states, token_states
+from puma.retriever.encoding.loop import encode_batches
+from puma.retriever.encoding.states import forward_states, token_states
 from puma.retriever.model import Retriever
 
 

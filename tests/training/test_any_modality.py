@@ -11,7 +11,7 @@ from puma.index import Index
 from puma.items import MODALITIES, Item
 from puma.losses import split_mac_loss
 from puma.losses.batch_keys import ANY
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.search import Searcher

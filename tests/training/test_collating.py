@@ -11,7 +11,7 @@ from PIL import Image
 from puma.errors import InputError
 from puma.items import IMAGE, TEXT, Item
 from puma.losses import false_negatives, mac_loss
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training.collating import PairCollator, content_key, id_key, known_keys

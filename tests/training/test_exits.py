@@ -14,7 +14,7 @@ from puma.errors import ConfigError, InputError
 from puma.items import Item
 from puma.losses.distillation import row_softmax_loss
 from puma.pruning import decoder_of
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training import train

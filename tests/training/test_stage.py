@@ -19,7 +19,7 @@ from PIL import Image
 from puma.errors import InputError
 from puma.items import Item
 from puma.losses import distillation_loss, false_negatives, mac_loss
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.retriever.sentence_transformers import sentence_transformer
 from puma.training import train

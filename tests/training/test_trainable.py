@@ -138,7 +138,7 @@ def test_a_shared_teacher_over_a_bf16_base_is_the_whole_base_in_bf16(base, tmp_p
     whole = Retriever.from_base(base, prompt="open-quote", device="cpu", dtype=torch.bfloat16)
 
     def separate(item, instruction):
-        from puma.retriever.encoding.loop import forward_states
+        from puma.retriever.encoding.states import forward_states
 
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             return forward_states(whole.model, whole.inputs.features([item], instruction))[0].numpy()

@@ -16,7 +16,7 @@ import torch
 from puma.errors import InputError
 from puma.mini.fetch.packages import cache_home
 from puma.mini.text_teacher import text_teacher_folder
-from puma.retriever.encoding.loop import has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import PROMPT_FILE, Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.collating import Targets

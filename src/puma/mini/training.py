@@ -28,7 +28,7 @@ from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
 from puma.mini.features import training_mixtures, with_more_features
 from puma.mini.targets import items_of_stage, stage_targets
-from puma.retriever.encoding.loop import has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.any_modality import with_any_instructions

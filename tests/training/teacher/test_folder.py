@@ -11,7 +11,7 @@ from PIL import Image
 
 from puma.errors import InputError
 from puma.items import Item
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig

@@ -15,7 +15,7 @@ from PIL import Image
 import puma.training.teacher.store
 from puma.errors import ImageError, InputError
 from puma.items import Item
-from puma.retriever.encoding.loop import forward_states
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.training import train
 from puma.training.config import TrainConfig

@@ -21,7 +21,7 @@ from puma.evaluation.probing.report import markdown
 from puma.evaluation.probing.scoring import KS, METRIC, cosines, mean_over_tasks, rates, ridge_scores
 from puma.evaluation.probing.store import StateStore
 from puma.pruning import decoder_of
-from puma.retriever.encoding.loop import has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.inputs import why_unusable
 from puma.retriever.model import Retriever
 from puma.storage.folders import write_json, write_whole

@@ -27,8 +27,8 @@ from puma.errors import ImageError, InputError, ModelError
 from puma.items.item import open_image
 from puma.mini.base.feature_store import KEY_BYTES, FeatureStore
 from puma.mini.fetch.packages import cache_home
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.encoding.folding import fast_copy
-from puma.retriever.encoding.loop import has_fast_bf16
 from puma.storage.folders import storage_errors
 from puma.training.augmenting import Augmentation
 

@@ -19,12 +19,10 @@ from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, pl
 from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.encoding.ret_states import RetStates
 from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
-from puma.retriever.encoding.states import Features, forward_states, token_states
+from puma.retriever.encoding.states import Features
 from puma.retriever.inputs import Inputs, for_threads
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.retriever.writing import one_an_item
-
-__all__ = ["Features", "encode_batches", "encode_items", "forward_states", "has_fast_bf16", "token_states"]
 
 Output = TypeVar("Output")
 
@@ -156,13 +154,3 @@ def encode_items(
     if tokens is not None:
         tokens[:] = read[which]
     return out[which] if len(unique) < len(items) else out
-
-
-def has_fast_bf16() -> bool:
-    """Whether bf16 is faster than fp32 here: on CUDA, and on CPUs with bf16 instructions. On others it is emulated, and
-    slower."""
-    if torch.cuda.is_available():
-        return True
-    tell = getattr(torch.cpu, "get_capabilities", None)  # an older torch cannot tell
-    capabilities: dict[str, Any] = dict(tell()) if tell else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

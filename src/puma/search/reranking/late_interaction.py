@@ -17,7 +17,8 @@ from torch.nn import functional
 from puma.errors import InputError, ModelError
 from puma.index.exact.small import rounded
 from puma.items.item import IMAGE, IMAGE_TEXT, TEXT, Item
-from puma.retriever.encoding.loop import encode_batches, token_states
+from puma.retriever.encoding.loop import encode_batches
+from puma.retriever.encoding.states import token_states
 from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from puma.pruning import count_parameters
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.dimensions import nested_dimensions
-from puma.retriever.encoding.loop import has_fast_bf16
 from puma.training.config import TrainConfig
 from puma.training.pairs import Pair
 

@@ -10,7 +10,7 @@ import torch
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.retriever.encoding.loop import has_fast_bf16
+from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import PROMPT_FILE, Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.config import TrainConfig

@@ -19,7 +19,8 @@ import torch
 
 from puma.errors import ImageError, InputError
 from puma.items.item import ImageSource, Item
-from puma.retriever.encoding.loop import encode_batches, forward_states
+from puma.retriever.encoding.loop import encode_batches
+from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from puma.storage.shards import KEY_BYTES, Shards
 from puma.training.teacher.filling import fill
