@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from _photo_like import jpeg
 from puma.items import Item
 
 SIZES = ((160, 160), (320, 240), (240, 320), (640, 480), (480, 640), (1024, 768))
@@ -110,15 +109,3 @@ def mix(kinds: list[Part], seed: int, repeats: float = 0.2) -> list[Part]:
 def _many_texts(paths: list[Path], texts: list[Item]) -> list[Item]:
     """Eight texts to an image."""
     return [Item(image=paths[n // 8 % len(paths)], text=item.text) for n, item in enumerate(texts)]
-
-
-def jpeg(generator: np.random.Generator, width: int, height: int) -> bytes:
-    """Colour with the spectrum of photographs (amplitude 1/f) and noise."""
-    pitch = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    pitch[0, 0] = 1 / max(width, height)
-    plane = np.fft.irfft2(np.fft.rfft2(generator.normal(size=(height, width))) / pitch, (height, width))
-    pixels = np.stack([np.roll(plane, 40 * n, 1) / plane.std() * 50 + 128 for n in range(3)], -1)
-    stream = io.BytesIO()
-    noisy = (pixels + generator.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
-    Image.fromarray(noisy).save(stream, "JPEG", quality=90)
-    return stream.getvalue()

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from _encode_mix import Part, jpeg
+from _encode_mix import Part
+from _photo_like import jpeg
 from puma.items import Item
 from puma.retriever.cores import usable_cores
 from puma.retriever.encoding.batches import preparing_threads

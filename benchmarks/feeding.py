@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import tempfile
 import time
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from _machine import described
+from _photo_like import jpeg
 from puma.items import Item, open_image
 from puma.retriever.cores import usable_cores
 from puma.retriever.images.decoding import decode_side
@@ -124,7 +123,7 @@ def waited(
 
 def photographs(multimodal: Any, seed: int, count: int = 8) -> dict[str, Any]:
     """Images a second of 4032 x 3024 pixels through the image processor, in full and decoded small."""
-    data = jpeg(seed, 4032, 3024)
+    data = jpeg(np.random.default_rng(seed), 4032, 3024)
     side = functools.partial(decode_side, multimodal)
     found: dict[str, Any] = {"image": "JPEG 4032 x 3024, quality 90"}
     made = []
@@ -148,24 +147,11 @@ def made_pairs(folder: Path, count: int, seed: int) -> list[Pair]:
     pairs = []
     for n in range(count):
         path = folder / f"{n}.jpg"
-        path.write_bytes(jpeg(seed + n, 640, 480))
+        path.write_bytes(jpeg(np.random.default_rng(seed + n), 640, 480))
         text = Item(text=" ".join(generator.choice(words, int(generator.integers(5, 30)))))
         query, candidate = (text, Item(image=path)) if n % 2 else (Item(image=path), text)
         pairs.append(Pair(query, candidate, words[0], 0, f"q{n}", f"1:{n}", frozenset([f"1:{n}"])))
     return pairs
-
-
-def jpeg(seed: int, width: int, height: int) -> bytes:
-    """Colour with the spectrum of photographs (amplitude 1/f) and noise."""
-    generator = np.random.default_rng(seed)
-    pitch = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    pitch[0, 0] = 1 / max(width, height)
-    plane = np.fft.irfft2(np.fft.rfft2(generator.normal(size=(height, width))) / pitch, (height, width))
-    pixels = np.stack([np.roll(plane, 40 * n, 1) / plane.std() * 50 + 128 for n in range(3)], -1)
-    stream = io.BytesIO()
-    noisy = (pixels + generator.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
-    Image.fromarray(noisy).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
 
 
 def processor() -> tuple[Any, Any]:
