@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +14,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.parity import LEAST, built_in, compare
 from support import families
 from support.encoders import ToyEncoder
+from support.local_server import running
 from support.served import served
 
 
@@ -46,15 +46,8 @@ def answering(code, body):
         def log_message(self, *_):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Handler) as address:
+        yield address, asked
 
 
 def test_the_set_holds_every_modality_with_and_without_an_instruction(retriever):

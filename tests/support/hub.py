@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from support.local_server import running
 
 
 def cache_snapshot(cache: Path, name: str, folder: Path, commit: str, *revisions: str) -> Path:
@@ -84,12 +85,5 @@ def serving(name: str, folders: dict[str, Path], token: str) -> Iterator[tuple[s
             if self.command == "GET":
                 self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Hub) as address:
+        yield address, asked
