@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from puma.errors import ImageError, InputError, ModelError
 from puma.items import Item
@@ -15,6 +14,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.pooling import last_token_state
 from puma.retriever.prompts import PROMPT_FILE, RET
 from puma.retriever.stored_vision import stored_vision
+from support.plain import image
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,6 @@ def retriever(base):
 def saved(retriever, tmp_path_factory):
     retriever.encode(["used before saving, long " * 40, "short"])  # a used tokenizer must not leave its limits
     return retriever.save_pretrained(tmp_path_factory.mktemp("model") / "model")
-
-
-def image(seed, size=(40, 60)):
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
 MIXED = [

@@ -7,7 +7,7 @@ from PIL import Image
 
 from puma.items import Item
 from puma.retriever.encoding import repeats
-from puma.retriever.encoding.repeats import first_of_each, image_keys
+from puma.retriever.encoding.repeats import content_keys, first_of_each, image_keys
 
 
 def picture(seed, size=(20, 10)):
@@ -26,10 +26,11 @@ def test_texts_images_and_instructions_are_told_apart(tmp_path):
         Item(image=red, text="a"),
         Item(text="a"),
     ]
-    firsts, which = first_of_each(items, [None] * 7 + ["Find it."])
+    firsts, which, keys = first_of_each(items, [None] * 7 + ["Find it."])
     assert firsts == [0, 1, 3, 5, 6, 7]
     assert which.tolist() == [0, 1, 0, 2, 2, 3, 4, 5]
     assert first_of_each([], [])[0] == []
+    assert [key is None for key in keys] == [item.image is None for item in (items[i] for i in firsts)]
 
 
 def test_files_bytes_arrays_and_images_are_compared_by_content(tmp_path):
@@ -62,7 +63,7 @@ def test_only_what_can_be_equal_is_read(tmp_path, monkeypatch):
     assert keys[0] == keys[2]
     assert len(read) == 2
     read.clear()
-    image_keys([one, two], digest_all=True)
+    content_keys([one, two], image_keys([one, two]))
     assert len(read) == 2
 
 
@@ -93,8 +94,9 @@ def test_equal_samples_are_not_enough(tmp_path):
 def test_digests_say_the_same_at_another_time(tmp_path):
     picture(0).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    first = image_keys([tmp_path / "a.png", picture(3)], digest_all=True)
-    again = image_keys([data, picture(3)], digest_all=True)
+    first, again = (
+        content_keys(images, image_keys(images)) for images in ([tmp_path / "a.png", picture(3)], [data, picture(3)])
+    )
     assert first == again
     assert first[0] != first[1]
 
@@ -117,3 +119,16 @@ def test_what_cannot_be_read_equals_itself_alone(tmp_path):
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
     first_of_each([Item(image=path) for path in gone], [None] * 3)
+
+
+def test_what_was_digested_is_not_read_again(monkeypatch):
+    read, plain = [], repeats.image_digest
+    monkeypatch.setattr(repeats, "image_digest", lambda image: read.append(image) or plain(image))
+    images = [picture(0), picture(0), picture(1), None]
+    keys = image_keys(images)
+    assert len(read) == 2
+    found = content_keys(images, keys)
+    assert len(read) == 3
+    assert found[:2] == keys[:2]
+    assert found[3] is None
+    assert len(set(found)) == 3

@@ -11,11 +11,12 @@ from PIL import Image
 from puma.items import Item
 from puma.retriever.encoding import seen_images
 from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.repeats import image_keys
 from puma.retriever.encoding.seen_images import FEW, SeenImages, takes_seen_images
-from puma.retriever.encoding.states import forward_states
 from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 from support import families
+from support.plain import plain_vectors
 
 CANNOT = ("gemma3",)
 """Its processor writes line breaks around an image, which may join with a text."""
@@ -36,15 +37,6 @@ def encoded(seed, size=(40, 24)):
     stream = io.BytesIO()
     picture(seed, size).save(stream, "PNG")
     return stream.getvalue()
-
-
-def plain_vectors(retriever, items, instruction=None):
-    rows = []
-    with torch.inference_mode():
-        for item in items:
-            states = forward_states(retriever.model, retriever.inputs.features([item], instruction))
-            rows.append(torch.nn.functional.normalize(states, dim=-1)[0])
-    return torch.stack(rows).numpy()
 
 
 @pytest.fixture
@@ -146,6 +138,8 @@ def test_models_that_take_no_outputs_of_a_tower_go_without(retriever, monkeypatc
 def test_a_typed_placeholder_is_no_image(retriever):
     """A text that holds the placeholder's letters has them taken apart, so the image's place is clear."""
     items = [Item(image=picture(1), text=f"{retriever.prompt.image} {n}") for n in range(2)]
-    seen = SeenImages(retriever.model, retriever.inputs, items, [None, None])
+    seen = SeenImages(
+        retriever.model, retriever.inputs, items, [None, None], image_keys([item.image for item in items])
+    )
     assert seen.again == [False, True]
     np.testing.assert_allclose(retriever.encode(items, batch_size=1), plain_vectors(retriever, items), atol=1e-5)

@@ -15,6 +15,7 @@ from puma.retriever.encoding.short_pass import ret_rows
 from puma.retriever.encoding.states import forward_states
 from puma.retriever.model import Retriever
 from support import families
+from support.plain import plain_vectors
 
 INSTRUCTION = "Find a picture that matches this sentence above, in one word, system user assistant helpful red fox."
 
@@ -67,16 +68,6 @@ def test_the_short_way_gives_the_states_of_the_plain_one(retriever, kind):
         for pair, other in zip(learnt.states, whole.states, strict=True):
             for part, expected in zip(pair, other, strict=True):
                 torch.testing.assert_close(part, expected[:, :, :-1], rtol=1e-5, atol=1e-5)
-
-
-def plain_vectors(retriever, items, instruction):
-    """Item by item, by the plain forward pass."""
-    rows = []
-    with torch.inference_mode():
-        for item in items:
-            states = forward_states(retriever.model, retriever.inputs.features([item], instruction))
-            rows.append(torch.nn.functional.normalize(states, dim=-1)[0])
-    return torch.stack(rows).numpy()
 
 
 @pytest.mark.parametrize("instruction", [None, INSTRUCTION])

@@ -4,7 +4,6 @@ images of any shape."""
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from puma.errors import ImageError, ModelError
 from puma.items import Item
@@ -12,12 +11,7 @@ from puma.retriever.images.decoding import LARGEST_RATIO, within_limits
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat, control_tokens, with_special_tokens
 from support import families
-
-
-def image(seed, size=(40, 60)):
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
-
+from support.plain import image
 
 MIXED = [
     "a red fox",

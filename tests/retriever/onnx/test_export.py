@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from puma.cli import app as cli
 from puma.errors import DependencyError, ImageError, InputError, ModelError
@@ -20,6 +19,7 @@ from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_G
 from puma.retriever.onnx.runtime import thread_count
 from support import tiny
 from support.exports import exported, needs_onnx
+from support.plain import image
 from support.shared import built_once
 
 needs_onnx()
@@ -27,11 +27,6 @@ needs_onnx()
 FIRST = ("qwen2_vl", "gemma3")
 """Families of unlike kinds: positions in the image's plane, a sliding window."""
 LONG = "a fox and a heart and a cat. " * 200
-
-
-def image(seed, size=(40, 60)):
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
 MIXED = [

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from puma.data.mbeir import (
     Candidate,
@@ -26,6 +25,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.prompts import PromptFormat
 from puma.search.reranking import LateInteraction, maxsim, rerank_run
 from puma.search.reranking.late_interaction import content_mask
+from support.plain import image
 
 PROMPTS = {"open-quote": "open-quote", "short": "short", "recipe": PromptFormat(before="<s>", after=" now")}
 
@@ -38,10 +38,6 @@ def retriever(request, base):
 @pytest.fixture(scope="module")
 def plain(base):
     return Retriever.from_base(base, layers=2, prompt="short", device="cpu")
-
-
-def image(seed, size=(40, 60)):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
 def unit(rows):

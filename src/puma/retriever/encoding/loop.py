@@ -50,7 +50,7 @@ def encode_batches(
         instructions: one for all, or one an item.
         batch_size: items a forward pass.
         forward: what is computed of a batch, from the model and its input tensors, on the model's device:
-            :func:`forward_states`, :func:`token_states`.
+            those of :mod:`puma.retriever.encoding.states`.
         vision: stored outputs of the vision tower.
         autocast: the type to compute in; None for the weights' own.
         on_unreadable: called with (row, reason) for an item whose image cannot be used, which is left out; None: the
@@ -127,9 +127,9 @@ def encode_items(
     from tqdm import tqdm
 
     instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
-    firsts, which = first_of_each(items, instructions)
-    unique, asked = [items[i] for i in firsts], [instructions[i] for i in firsts]
-    heads = item_heads(inputs, unique, asked)
+    firsts, which, keys = first_of_each(items, instructions)
+    unique, own = [items[i] for i in firsts], [instructions[i] for i in firsts]
+    heads = item_heads(inputs, unique, own)
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     read = np.zeros(len(unique), dtype=np.int64)
@@ -137,13 +137,13 @@ def encode_items(
         model,
         inputs,
         unique,
-        asked,
+        own,
         batch_size=batch_size,
         forward=RetStates(model, Counter(heads)),
         vision=vision,
         autocast=autocast,
         kinds=kinds_by_head(heads, next(model.parameters()).device),
-        seen=SeenImages(model, inputs, unique, asked) if with_images and takes_seen_images(model) else None,
+        seen=SeenImages(model, inputs, unique, own, keys) if with_images and takes_seen_images(model) else None,
     )
     with tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar:
         bar.update(len(items) - len(unique))

@@ -26,7 +26,9 @@ SAMPLE_BYTES = 4096
 """Read from the middle of files that are of one length, before one is read whole."""
 
 
-def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> tuple[list[int], np.ndarray]:
+def first_of_each(
+    items: Sequence[Item], instructions: Sequence[str | None]
+) -> tuple[list[int], np.ndarray, list[Key | None]]:
     """Which items to embed, and which of those stands for each item.
 
     Args:
@@ -34,7 +36,8 @@ def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> 
         instructions: one an item.
 
     Returns:
-        The positions of the m items that differ, in the order given; and [n] numbers below m.
+        The positions of the m items that differ, in the order given; [n] numbers below m; and the :func:`image_keys` of
+        those m.
     """
     images = image_keys([item.image for item in items])
     places: dict[Hashable, int] = {}
@@ -45,32 +48,39 @@ def first_of_each(items: Sequence[Item], instructions: Sequence[str | None]) -> 
         if place == len(firsts):
             firsts.append(i)
         which[i] = place
-    return firsts, which
+    return firsts, which, [images[i] for i in firsts]
 
 
-def image_keys(images: Sequence[ImageSource | None], *, digest_all: bool = False) -> list[Key | None]:
-    """Values that are equal for images of equal content, None where there is none. An image that cannot be read equals
-    itself alone: whoever opens it will say why.
-
-    Args:
-        images: n images.
-        digest_all: read all of them, so that the values say the same at another time; else they hold for these images
-            alone, and while they are in memory.
+def image_keys(images: Sequence[ImageSource | None]) -> list[Key | None]:
+    """Values that are equal for images of equal content, None where there is none. They hold for these images alone,
+    and while they are in memory; an image that cannot be read equals itself alone: whoever opens it will say why.
     """
-    told = [_told(image) for image in images]
+    known = [_without_a_look(image) for image in images]
     # One image given several times needs no reading, so objects are counted, not their places.
     objects: Objects = {}
-    for image, (own, shape) in zip(images, told, strict=True):
+    for image, (own, shape) in zip(images, known, strict=True):
         if image is not None and own is not None and shape is not None:
             objects[own] = shape, image
-    unsure = objects if digest_all else _with_a_double(objects)
-    contents: dict[Key, Key] = {}
-    for own, (_, image) in unsure.items():
-        try:
-            contents[own] = CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
-        except ImageError:
-            continue
-    return [None if own is None else contents.get(own, own) for own, _ in told]
+    contents = {own: _of_content(own, image) for own, (_, image) in _with_a_double(objects).items()}
+    return [None if own is None else contents.get(own, own) for own, _ in known]
+
+
+def content_keys(images: Sequence[ImageSource | None], keys: Sequence[Key | None]) -> list[Key | None]:
+    """The :func:`image_keys` of images, made of the content of all that can be read, so that they say the same at
+    another time."""
+    known = dict(zip(keys, images, strict=True))
+    contents = {key: _of_content(key, image) for key, image in known.items() if key is not None and image is not None}
+    return [None if key is None else contents[key] for key in keys]
+
+
+def _of_content(key: Key, image: ImageSource) -> Key:
+    """The key that says what is in an image, the very one where it does already or the image cannot be read."""
+    if key[0] == CONTENT:
+        return key
+    try:
+        return CONTENT, isinstance(image, (bytes, str, os.PathLike)), image_digest(image)
+    except ImageError:
+        return key
 
 
 Objects = dict[Key, tuple[Key, ImageSource]]
@@ -108,7 +118,7 @@ def _is_loaded(image: Image.Image) -> bool:
     return not isinstance(image, ImageFile.ImageFile) or not image.tile
 
 
-def _told(image: ImageSource | None) -> tuple[Key | None, Key | None]:
+def _without_a_look(image: ImageSource | None) -> tuple[Key | None, Key | None]:
     """What is known of an image without a look at its content: what only the very same image has, and what all images
     of equal content have; None where there is none."""
     if image is None:

@@ -19,7 +19,7 @@ import torch
 
 from puma.items.item import Item
 from puma.retriever.encoding.bounded import BoundedMemory
-from puma.retriever.encoding.repeats import CONTENT, image_keys
+from puma.retriever.encoding.repeats import CONTENT, Key, content_keys
 from puma.retriever.encoding.states import Features, cast_features, weights_stamp
 from puma.retriever.inputs import Inputs
 
@@ -75,13 +75,21 @@ class SeenImages:
         inputs: its input maker.
         items: the call's items.
         instructions: one an item.
+        keys: of their images, as :func:`puma.retriever.encoding.repeats.image_keys` gives them.
     """
 
-    def __init__(self, model: Any, inputs: Inputs, items: Sequence[Item], instructions: Sequence[str | None]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: Inputs,
+        items: Sequence[Item],
+        instructions: Sequence[str | None],
+        keys: Sequence[Key | None],
+    ) -> None:
         self._inputs, self._items, self._instructions = inputs, items, instructions
         images = [item.image for item in items]
         few = 0 < sum(image is not None for image in images) <= FEW
-        keys = image_keys(images, digest_all=few)
+        keys = content_keys(images, keys) if few else keys
         counts = Counter(key for key in keys if key is not None)
         self._comes_again = {key for key, count in counts.items() if (key[0] == CONTENT if few else count > 1)}
         # What is kept for other calls is worth nothing once the weights or the processor are others.

@@ -113,10 +113,10 @@ class OnnxRetriever:
             raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
         instructions = one_an_item(instruction, found)
         self._check_images(found)
-        firsts, which = first_of_each(found, instructions)
-        unique, asked = [found[i] for i in firsts], [instructions[i] for i in firsts]
-        sequences = self._sequences(unique, asked)
-        batches = _batches(unique, asked, sequences, batch_size)
+        firsts, which, _ = first_of_each(found, instructions)
+        unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
+        sequences = self._sequences(unique, own)
+        batches = _batches(unique, own, sequences, batch_size)
 
         def pixels_of(rows: list[int]) -> np.ndarray | None:
             images = [image for row in rows if (image := unique[row].open_image()) is not None]
@@ -126,7 +126,7 @@ class OnnxRetriever:
         with tqdm(total=len(unique), unit="item", desc="embedding", disable=not show_progress) as bar:
             for rows, pixels in prefetched(batches, pixels_of):
                 # The head of the first item, as far as the others begin like it.
-                head = self.writer.head(unique[rows[0]].modality, asked[rows[0]])
+                head = self.writer.head(unique[rows[0]].modality, own[rows[0]])
                 out[rows] = self._vectors([sequences[row] for row in rows], head, pixels)
                 bar.update(len(rows))
         if tokens is not None:
