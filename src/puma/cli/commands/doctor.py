@@ -5,6 +5,7 @@ whether other programs give a model's vectors.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,10 +100,9 @@ def _compare(model: str, server: str | None, as_json: bool) -> None:
 
     found = compare(retriever, folder, server)
     if as_json:
-        rows = [
-            {"program": own.program, "modality": own.modality, "worst": own.worst, "case": own.case} for own in found
-        ]
-        print_json({"least": LEAST, "passed": all(own.passed for own in found), "worst": rows})
+        print_json(
+            {"least": LEAST, "passed": all(own.passed for own in found), "worst": [asdict(own) for own in found]}
+        )
     else:
         for own in found:
             verdict = "same" if own.passed else f"below {LEAST}"
