@@ -54,7 +54,7 @@ LOSSES = {
         Loss("split-mac", "split MAC-Loss", {"loss": "split-mac", "other_weight": 1.0}),
         Loss("infonce", "InfoNCE at 0.03", {"loss": "infonce", "decay": 0.0}),
         Loss("infonce-cold", "InfoNCE at 0.0182", {"loss": "infonce", "decay": 0.0, "temperature": COLD}),
-        Loss("st-mnrl", "sentence-transformers: MultipleNegativesRankingLoss", peer=True),
+        Loss("st-mnrl", "sentence-transformers' MNRL", peer=True),
         Loss("split-mac-w0.3", "split MAC-Loss, other_weight 0.3", {"loss": "split-mac", "other_weight": 0.3}),
         Loss("split-mac-w0.5", "split MAC-Loss, other_weight 0.5", {"loss": "split-mac", "other_weight": 0.5}),
         Loss("split-mac-w3", "split MAC-Loss, other_weight 3", {"loss": "split-mac", "other_weight": 3.0}),
