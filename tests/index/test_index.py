@@ -220,8 +220,8 @@ def test_places_that_are_no_index(tmp_path):
     (tmp_path / "photos" / "a.png").write_bytes(b"x")
     with pytest.raises(InputError, match="other things in it"):
         Index(tmp_path / "photos", dim=4)
-    with pytest.raises(InputError, match="only folders"):
-        Index("milvus://host")
+    with pytest.raises(InputError, match="no engine for"):
+        Index("ftp://host")
     with pytest.raises(InputError, match="dim must be"):
         Index(tmp_path / "i", dim=0)
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from puma.errors import IndexMismatchError, InputError
-from puma.index import lance
 from puma.index.additions import checked_addition, checked_pairs, checked_places, checked_source, checked_under
 from puma.index.filters import checked_filter
 from puma.index.interface import (
-    Engine,
     Hit,
     PayloadJson,
     Row,
@@ -23,16 +18,18 @@ from puma.index.interface import (
     checked_modality,
     checked_vectors,
 )
+from puma.index.opened import OpenedIndex
 from puma.index.provenance import Place, Stamp
 from puma.items.item import MODALITIES
 
 
-class Index:
-    """Unit vectors with ids, modalities and payloads, in a folder. Rows that :meth:`add` has returned for survive a
-    kill; several processes may read and write at once.
+class Index(OpenedIndex):
+    """Unit vectors with ids, modalities and payloads, in a folder or on a server. Rows that :meth:`add` has returned
+    for survive a kill; several processes may read and write at once.
 
     Args:
-        path: the index's folder. It is made on the first :meth:`add` (at once if ``dim`` is given).
+        path: the index's folder, or an address (:mod:`puma.index.addresses`). The index is made on the first
+            :meth:`add` (at once if ``dim`` is given).
         dim: length of the vectors; taken from the first ones if None.
         fingerprint: of the model that makes the vectors (``encoder.fingerprint``); stored when the index is made and
             compared whenever both are known.
@@ -49,56 +46,6 @@ class Index:
         >>> [hit.id for hit in index.search(np.array([0.6, 0.8]), k=2)[0]]
         ['north', 'east']
     """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        dim: int | None = None,
-        fingerprint: str | None = None,
-        create: bool = True,
-    ) -> None:
-        if "://" in os.fspath(path):
-            raise InputError(f"index address {os.fspath(path)!r}: only folders can be opened in this version")
-        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
-            raise InputError(f"dim must be a positive integer or None, got {dim!r}")
-        self.path = Path(path)
-        self._dim = None if dim is None else int(dim)
-        self._fingerprint = fingerprint
-        self._engine: Engine | None = self._open()
-        if self._engine is None:
-            if not create:
-                raise InputError(f"{self.path}: no index there; make one with 'puma index add {self.path} FOLDER'")
-            if self._dim is not None:
-                self._engine = self._create(self._dim)
-
-    def bind(self, dim: int, fingerprint: str) -> None:
-        """Say which model's vectors these are, without opening the index again; it is made if there is none yet.
-
-        Args:
-            dim: length of the model's vectors.
-            fingerprint: the model's.
-
-        Raises:
-            IndexMismatchError: the index holds, or was opened for, vectors of another length or another model.
-        """
-        engine = self._current()
-        if engine is None:
-            self._compare(dim, fingerprint, self._dim, self._fingerprint)
-            self._dim, self._fingerprint = dim, fingerprint
-            self._engine = self._create(dim)
-            return
-        self._compare(dim, fingerprint, engine.dim, engine.fingerprint)
-
-    @property
-    def dim(self) -> int | None:
-        """Length of the vectors; None while an index without rows does not know it."""
-        return self._dim if self._engine is None else self._engine.dim
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of the model whose vectors these are; None if it is not known."""
-        return self._fingerprint if self._engine is None else self._engine.fingerprint
 
     def add(
         self,
@@ -341,33 +288,4 @@ class Index:
         return 0 if engine is None else engine.count()
 
     def __repr__(self) -> str:
-        return f"Index({os.fspath(self.path)!r}, rows={len(self)}, dim={self.dim}, fingerprint={self.fingerprint!r})"
-
-    def _current(self) -> Engine | None:
-        """The engine; if there was none when this object was made, another process may have made it since."""
-        if self._engine is None:
-            self._engine = self._open()
-        return self._engine
-
-    def _open(self) -> Engine | None:
-        engine = lance.open_table(self.path)
-        if engine is not None:
-            self._compare(self._dim, self._fingerprint, engine.dim, engine.fingerprint)
-        return engine
-
-    def _create(self, dim: int) -> Engine:
-        engine = lance.create_table(self.path, dim, self._fingerprint)
-        self._compare(self._dim, self._fingerprint, engine.dim, engine.fingerprint)
-        return engine
-
-    def _compare(
-        self, dim: int | None, fingerprint: str | None, held_dim: int | None, held_fingerprint: str | None
-    ) -> None:
-        """Raise IndexMismatchError unless a model fits what the index holds; None is not known and fits."""
-        remedy = f"Use that model, or make a new index in another folder (or delete {self.path} and add again)."
-        if dim is not None and held_dim is not None and held_dim != dim:
-            raise IndexMismatchError(f"{self.path} holds vectors of length {held_dim}, the model makes {dim}. {remedy}")
-        if fingerprint and held_fingerprint and held_fingerprint != fingerprint:
-            raise IndexMismatchError(
-                f"{self.path} was made with model {held_fingerprint}, this one is {fingerprint}. {remedy}"
-            )
+        return f"Index({self.address!r}, rows={len(self)}, dim={self.dim}, fingerprint={self.fingerprint!r})"

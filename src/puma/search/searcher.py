@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from puma.errors import InputError
 from puma.index import Hit, Index
+from puma.index.addresses import expanded
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
 from puma.items.dimensions import of_length, trained_dimensions
 from puma.items.encoder import BATCH, Encoder, Skip
@@ -41,8 +41,8 @@ class Searcher:
 
     Args:
         encoder: a Retriever, or anything with its ``encode``, ``dim`` and ``fingerprint``.
-        index: an Index or a folder's path. If it holds shortened vectors, of a length that the encoder was trained for,
-            all others are cut to that length too.
+        index: an Index, a folder's path or another address of one. If it holds shortened vectors, of a length that
+            the encoder was trained for, all others are cut to that length too.
         instructions: ``{(query modality, wanted modality or None): instruction}``, over :data:`INSTRUCTIONS`.
 
     Raises:
@@ -56,7 +56,7 @@ class Searcher:
         *,
         instructions: Mapping[tuple[str, str | None], str] | None = None,
     ) -> None:
-        self.index = index if isinstance(index, Index) else Index(Path(index).expanduser())
+        self.index = index if isinstance(index, Index) else Index(expanded(index))
         if self.index.dim in trained_dimensions(encoder):  # an index of shortened vectors says so itself
             encoder = of_length(encoder, self.index.dim)
         self.index.bind(encoder.dim, encoder.fingerprint)
@@ -109,8 +109,10 @@ class Searcher:
         Raises:
             InputError: with ``sync``, as :meth:`add_paths`; or the paths were prepared for another index.
         """
-        if prepared.index.path != self.index.path:
-            raise InputError(f"prepared: its paths are for index {prepared.index.path}, not for {self.index.path}")
+        if prepared.index.address != self.index.address:
+            raise InputError(
+                f"prepared: its paths are for index {prepared.index.address}, not for {self.index.address}"
+            )
         added = prepared.fill(self.encoder, batch_size=batch_size, progress=progress, on_batch=on_batch)
         if added.embedded or added.updated or added.deleted:
             self.index.optimize()

@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 
 import puma
 from puma.errors import InputError
+from puma.index.addresses import name_of
 from puma.items.dimensions import whole_encoder
 from puma.items.encoder import Encoder
 from puma.search.cutoffs import Cutoffs, cutoffs_of
@@ -45,7 +46,7 @@ def create_app(
         InputError: neither is given, or the searchers have several encoders.
     """
     if isinstance(searchers, Searcher):
-        searchers = {searchers.index.path.stem: searchers}
+        searchers = {name_of(searchers.index.address): searchers}
     searchers = dict(searchers or {})
     if encoder is None:
         if not searchers:

@@ -31,6 +31,6 @@ def check_length(searcher: Any, dimensions: int | None) -> None:
     """Raise InputError where an index holds vectors of another length than was asked for."""
     if dimensions not in (None, searcher.encoder.dim):
         raise InputError(
-            f"--dimensions {dimensions}: {searcher.index.path} holds vectors of {searcher.encoder.dim} numbers; leave "
-            "it out, or make a new index in another folder"
+            f"--dimensions {dimensions}: {searcher.index.address} holds vectors of {searcher.encoder.dim} numbers; "
+            "leave it out, or make a new index in another folder"
         )

@@ -60,5 +60,5 @@ def folder_searcher(folder: Path, model: Path | None, **options: Any) -> Any:
     if added.embedded or added.deleted or added.skips:
         print_skips(added.skips)
         parts = f"{added.embedded} added, {added.deleted} removed, {len(added.skips)} skipped"
-        typer.echo(f"{folder}: {parts}; {len(searcher.index)} items in all, kept in {prepared.index.path}", err=True)
+        typer.echo(f"{folder}: {parts}; {len(searcher.index)} items in all, kept in {prepared.index.address}", err=True)
     return searcher

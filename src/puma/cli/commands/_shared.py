@@ -84,7 +84,7 @@ NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Throw away what an interrupted run of this left, and start anew.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index's folder.")]
+IndexAddress = Annotated[str, typer.Argument(metavar="INDEX", help="The index's folder, or its address.")]
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf.")
 ]

@@ -13,7 +13,7 @@ from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, pri
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
-    IndexFolder,
+    IndexAddress,
     Json,
     Layers,
     Model,
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def add(
-    index: IndexFolder,
+    index: IndexAddress,
     paths: Paths,
     model: Model = None,
     dtype: Dtype = "auto",
@@ -136,7 +136,7 @@ def add(
 
 
 def ls(
-    index: IndexFolder,
+    index: IndexAddress,
     limit: Annotated[int, typer.Option("-n", min=1, help="Items shown.")] = 20,
     modality: ModalityList = None,
     after: Annotated[str | None, typer.Option(help="Only items whose ids come after this one: the next page.")] = None,
@@ -166,7 +166,7 @@ def ls(
             typer.echo(line)
 
 
-def stats(index: IndexFolder, as_json: Json = False) -> None:
+def stats(index: IndexAddress, as_json: Json = False) -> None:
     """Count items; name the model; show the size.
 
     Example: puma index stats my.index --json
@@ -183,7 +183,7 @@ def stats(index: IndexFolder, as_json: Json = False) -> None:
         typer.echo(f"{key:12} {value}")
 
 
-def verify(index: IndexFolder, as_json: Json = False) -> None:
+def verify(index: IndexAddress, as_json: Json = False) -> None:
     """Read everything in an index and say what is wrong with it. Exit code 1 if anything is.
 
     Example: puma index verify my.index
@@ -202,7 +202,7 @@ def verify(index: IndexFolder, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def compact(index: IndexFolder, as_json: Json = False) -> None:
+def compact(index: IndexAddress, as_json: Json = False) -> None:
     """Make an index small and fast at once; it does so by itself now and then.
 
     Old versions go, so a search that another process began before may have to be repeated.
@@ -219,7 +219,7 @@ def compact(index: IndexFolder, as_json: Json = False) -> None:
 
 
 def export(
-    index: IndexFolder,
+    index: IndexAddress,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .jsonl or .parquet file to write.")],
     vectors: Annotated[bool, typer.Option("--vectors", help="The vectors too.")] = False,
     as_json: Json = False,
@@ -239,7 +239,7 @@ def export(
 
 
 def rm(
-    index: IndexFolder,
+    index: IndexAddress,
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as ls and search --json show them.")
     ] = None,

@@ -30,10 +30,10 @@ def register(app: typer.Typer) -> None:
 
 def search(
     index: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="INDEX",
-            help="The index's folder; or a folder of pictures, as . for this one: an index of it is kept in the cache.",
+            help="An index's folder or address; or a folder of pictures, as . here: its index is kept in the cache.",
         ),
     ],
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The query's words.")] = None,
@@ -97,6 +97,7 @@ def search(
     from puma.cli.commands._folders import folder_searcher, is_plain_folder
     from puma.cli.commands._where import parse_where
     from puma.index import Index
+    from puma.index.addresses import scheme_of
     from puma.index.filters import checked_filter
     from puma.index.interface import checked_modality
     from puma.search.cutoffs import cutoffs_of
@@ -111,8 +112,8 @@ def search(
     checked_merge(merge)
     condition = parse_where(where, folder)
     checked_filter(condition)
-    if is_plain_folder(index):
-        searcher = folder_searcher(index, model, dtype=dtype, attn=attn, layers=layers)
+    if scheme_of(index) is None and is_plain_folder(Path(index)):
+        searcher = folder_searcher(Path(index), model, dtype=dtype, attn=attn, layers=layers)
     else:
         searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn, layers=layers)
     warn_of_cut(searcher.encoder, query)

@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     indexes: Annotated[
-        list[Path] | None, typer.Argument(metavar="[INDEX]...", help="Index folders; none to serve embeddings only.")
+        list[str] | None,
+        typer.Argument(metavar="[INDEX]...", help="Index folders or addresses; none to serve embeddings only."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. Any but this machine's own needs a token.")] = (
         "127.0.0.1"
@@ -112,21 +113,23 @@ def serve(
     raise typer.Exit(_run(opened, host, port, model, {"dtype": dtype, "attn": attn, "layers": layers}, settings))
 
 
-def named_indexes(folders: list[Path], *, writable: bool) -> dict[str, Index]:
+def named_indexes(addresses: list[str], *, writable: bool) -> dict[str, Index]:
     """Indexes by the names they are served under: ``my.index`` as ``my``. They are opened, which needs no model.
 
     Raises:
         InputError: two have one name, or one does not exist (a single one that may be written to is made).
     """
     from puma.index import Index
+    from puma.index.addresses import expanded, name_of
 
     named: dict[str, Index] = {}
-    for folder in folders:
-        folder = folder.expanduser()
-        name = folder.absolute().stem
+    for address in map(expanded, addresses):
+        name = name_of(address)
         if name in named:
-            raise InputError(f"{folder} and {named[name].path} would both be served as {name!r}; rename one of them")
-        named[name] = Index(folder, create=writable and len(folders) == 1)
+            raise InputError(
+                f"{address} and {named[name].address} would both be served as {name!r}; rename one of them"
+            )
+        named[name] = Index(address, create=writable and len(addresses) == 1)
     return named
 
 

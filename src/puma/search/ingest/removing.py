@@ -38,7 +38,7 @@ def remove_paths(index: Index, paths: Sequence[str | os.PathLike[str]]) -> int:
     nothing = [str(given) for given, path in zip(paths, wanted, strict=True) if not pairs[path] and not named[path]]
     if nothing:
         raise InputError(
-            f"{index.path}: nothing in it came from {', '.join(nothing[:5])}; nothing was removed ('puma index ls' "
+            f"{index.address}: nothing in it came from {', '.join(nothing[:5])}; nothing was removed ('puma index ls' "
             "shows the paths)"
         )
     removed = index.forget_sources(sorted({pair for found in pairs.values() for pair in found}))

@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from puma.errors import InputError
 from puma.index import Hit, Index
+from puma.index.addresses import expanded
 from puma.index.interface import Row, encoded_payload
 from puma.items.digest import content_digest
 from puma.items.encoder import BATCH, Encoder
@@ -104,7 +104,7 @@ class PumaVectorStore(VectorStore):
                 embedding = PumaEmbeddings(self._searcher.encoder, instruction=embedding.instruction)
             self.index = self._searcher.index
         else:
-            self.index = plain if isinstance(plain, Index) else Index(Path(plain).expanduser())
+            self.index = plain if isinstance(plain, Index) else Index(expanded(plain))
         self._embedding, self.modality = embedding, modality
 
     @property
