@@ -173,7 +173,9 @@ def test_objective_is_its_parts_on_the_whole_batch(base):
     fake_teacher = {
         retriever.inputs.written([i], a)[0]: np.random.default_rng(n).normal(size=32) for n, (i, a) in enumerate(asked)
     }
-    collate = PairCollator(pairs, retriever.inputs, chunks=3, teacher=PromptTargets(retriever, fake_teacher))
+    collate = PairCollator(
+        pairs, retriever.inputs, chunks=3, equal_chunks=True, teacher=PromptTargets(retriever, fake_teacher)
+    )
     batch = collate([{"row": n} for n in range(len(pairs))])
     features = []
     for number in range(3):

@@ -73,6 +73,7 @@ def test_accumulated_steps_are_adamw_on_the_batches_mean_gradient(base, tmp_path
             tensors = collate([{"row": row} for row in batch])
             names = [f"chunk{n}_" for n in range(config.chunks)]
             chunks = [{k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in names]
+            chunks = [chunk for chunk in chunks if chunk]  # so few rows may be cut into fewer
             loss = sum(objective(chunks).values())
             (loss / 3).backward()
             losses.append(loss.item())

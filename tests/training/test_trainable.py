@@ -128,8 +128,8 @@ def test_with_a_bf16_base_what_spares_memory_or_time_changes_no_weight(base, tmp
     plain, spared = fresh(base), fresh(base)
     train(plain, pairs(), LORA, tmp_path / "plain", show_progress=False)
     train(spared, pairs(), replace(LORA, **changes), tmp_path / "spared", show_progress=False)
-    # Other chunks are other paddings: in bf16 the last bit may differ.
-    assert difference(plain, spared) < (2e-3 if "grad_cache" in changes else 1e-6)
+    # Other chunks are other paddings, and a checkpointed last layer is computed whole: in bf16 the last bit may differ.
+    assert difference(plain, spared) < (1e-6 if "workers" in changes else 2e-3)
     assert difference(plain, fresh(base)) > 5e-3
 
 

@@ -1,10 +1,10 @@
 """From rows of pairs to the tensors of one training step.
 
 Queries and candidates are one list of items (queries, their positives in the same order, then explicit hard negatives);
-it is sorted by length and cut into *chunks*, each padded by itself, so that a short caption is not padded to the length
-of an image with a text. What the loss must know beside the tensors rides in the first chunk
-(:mod:`puma.losses.batch_keys`): modalities, keys by which false negatives are found (also across processes, hence
-numbers), teacher's states.
+it is sorted by length and cut into *chunks* (:mod:`puma.training.chunking`), each padded by itself, so that a short
+caption is not padded to the length of an image with a text. What the loss must know beside the tensors rides in the
+first chunk (:mod:`puma.losses.batch_keys`): modalities, keys by which false negatives are found (also across processes,
+hence numbers), teacher's states.
 
 An image that cannot be used does not end a training: its pair gives way to another of the same task (of any, where that
 has none left), drawn by row and epoch alone, so that every resume and every number of workers makes the same batch.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from puma.items.item import MODALITIES, Item
 from puma.losses import batch_keys, negatives
 from puma.retriever.inputs import Inputs, why_unusable
 from puma.retriever.stored_vision import VisionFeatures
+from puma.training.chunking import chunks_of
 from puma.training.pairs import Pair
 
 QUERY_IMAGE, CANDIDATE_IMAGE, HARD_NEGATIVE = range(3)
@@ -48,7 +48,7 @@ class PairCollator:
     Args:
         pairs: the rows that the data set's ``row`` column points at.
         inputs: the model's input maker.
-        chunks: how many length-sorted parts the items are cut into.
+        chunks: into how many length-sorted parts the items are cut at most.
         vision: stored outputs of the frozen tower.
         teacher: gives an item's target [dim] for distillation, or None where it has none; None for no distillation.
         hard_negatives: how many of each pair's ``negatives`` become candidates for the whole batch. One that is known
@@ -57,6 +57,7 @@ class PairCollator:
         pixel_type: a floating type that image tensors are given in, None for the processor's. bf16 halves what goes
             from a worker to a GPU, and is the same to a model that computes in bf16: it converts them first of all.
         draft: decode JPEGs small where the processor makes them small anyway (:mod:`puma.retriever.images.decoding`).
+        equal_chunks: as ``equal`` of :func:`puma.training.chunking.chunks_of`.
 
     The batch's keys beside the model's inputs are those of :mod:`puma.losses.batch_keys`. ``what`` under ``REPLACED``
     is :data:`QUERY_IMAGE` or :data:`CANDIDATE_IMAGE` (the pair was replaced) or :data:`HARD_NEGATIVE` (it was left
@@ -76,6 +77,7 @@ class PairCollator:
     hard_negatives: int = field(default=0, kw_only=True)
     transform: Callable[[Pair, int], Pair] | None = field(default=None, kw_only=True)
     draft: bool = field(default=True, kw_only=True)
+    equal_chunks: bool = field(default=False, kw_only=True)
     pixel_type: torch.dtype | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -107,7 +109,8 @@ class PairCollator:
         items = [pair.query for pair in chosen] + [item for _, item in candidates]
         instructions = [pair.instruction for pair in chosen] + [None] * len(candidates)
         batch: dict[str, Any] = {}
-        for number, part in enumerate(self._parts(items, instructions)):
+        parts = chunks_of(self.inputs, items, instructions, self.chunks, equal=self.equal_chunks)
+        for number, part in enumerate(parts):
             features = self.inputs.features([items[i] for i in part], [instructions[i] for i in part], self.vision)
             if self.pixel_type is not None and "pixel_values" in features:
                 features["pixel_values"] = features["pixel_values"].to(self.pixel_type)
@@ -200,14 +203,6 @@ class PairCollator:
             few = len(rows) <= DRAWS
             picked = generator.permutation(len(rows)) if few else generator.integers(len(rows), size=DRAWS)
             yield from (rows[int(place)] for place in picked)
-
-    def _parts(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
-        def length(i: int) -> int:
-            return len(items[i].text or "") + len(instructions[i] or "") + (30 if items[i].image is not None else 0)
-
-        order = sorted(range(len(items)), key=length)
-        bounds = np.linspace(0, len(order), self.chunks + 1).astype(int)
-        return [order[a:b] for a, b in itertools.pairwise(bounds) if b > a]
 
 
 def _hard_negatives(pairs: Sequence[Pair], most: int) -> list[tuple[str, Item]]:

@@ -27,7 +27,8 @@ class TrainConfig:
         batch_size: pairs a batch, on each device.
         accumulate: batches whose gradients are averaged before a step. Each batch is contrasted by itself, so this
             brings no more negatives; for one large batch in little memory give ``grad_cache``.
-        chunks: length-sorted parts that a step's items are cut into.
+        chunks: length-sorted parts that a step's items are cut into at most, so that little is padding; exactly as
+            many under FSDP2 and where ``teacher_share`` is below 1.
         learning_rate: peak; it warms up linearly over ``warmup`` of the steps and falls by ``schedule`` to
             ``final_rate`` of itself.
         schedule: ``cosine`` or ``linear``.

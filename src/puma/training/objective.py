@@ -65,6 +65,8 @@ class RetrievalObjective(nn.Module):
             ``exit_weight`` beside 1 for the model's end; their weighted mean is the term.
         exit_distillation: of a further term: at each exit the batch's similarities, as softmaxed rows, against those at
             the model's end (:func:`puma.losses.distillation.row_softmax_loss` at ``distillation_temperature``).
+        short: compute the last layer at ``[RET]`` alone where there are neither exits nor a shared teacher
+            (:mod:`puma.training.short_last_layer`, which says whether a model allows it).
 
     Raises:
         InputError: a value out of range, or an unknown loss.
@@ -94,6 +96,7 @@ class RetrievalObjective(nn.Module):
         exits: Sequence[int] = (),
         exit_weight: float = 1.0,
         exit_distillation: float = 0.0,
+        short: bool = False,
     ) -> None:
         super().__init__()
         if loss not in LOSS_FUNCTIONS:
@@ -107,7 +110,8 @@ class RetrievalObjective(nn.Module):
         self.loss, self.other_weight, self.margin = loss, other_weight, margin
         self.dimensions = tuple(dimensions)
         self.exits, self.exit_weight, self.exit_distillation = tuple(exits), exit_weight, exit_distillation
-        self.states = StepStates(self.exits, grad_cache, shared_teacher if distillation_weight else None, teacher_share)
+        shared = shared_teacher if distillation_weight else None
+        self.states = StepStates(self.exits, grad_cache, shared, teacher_share, short)
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         if not (other_weight >= 0 and math.isfinite(other_weight)):
@@ -122,7 +126,13 @@ class RetrievalObjective(nn.Module):
 
     @classmethod
     def from_config(
-        cls, model: Any, config: Any, *, shared_teacher: Any = None, student_map: nn.Module | None = None
+        cls,
+        model: Any,
+        config: Any,
+        *,
+        shared_teacher: Any = None,
+        student_map: nn.Module | None = None,
+        short: bool = False,
     ) -> RetrievalObjective:
         """The objective of a stage.
 
@@ -131,7 +141,7 @@ class RetrievalObjective(nn.Module):
         """
         names = set(inspect.signature(cls).parameters) & {field.name for field in fields(config)}
         settings = {name: getattr(config, name) for name in names}
-        return cls(model, **settings, shared_teacher=shared_teacher, student_map=student_map)
+        return cls(model, **settings, shared_teacher=shared_teacher, student_map=student_map, short=short)
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""

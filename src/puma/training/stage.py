@@ -37,6 +37,7 @@ from puma.training.planned import planned_steps
 from puma.training.run_folder import best_weights, drop_bests, entries, resume, same_configuration
 from puma.training.sampling import MixedTaskBatches, Rows, Run
 from puma.training.sharding import check_sharding, is_sharded
+from puma.training.short_last_layer import allows_short_last_layer
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.shared import SharedTeacher, choose_teacher
 from puma.training.trainable import check_four_bits, choose_trainable, finish_model, hold
@@ -159,10 +160,9 @@ def train(
             config,
             shared_teacher=None if shared is None else SharedTeacher(shared, pipeline),
             student_map=map_of(pipeline),
+            short=allows_short_last_layer(retriever.model),
         ),
-        collator=_make_collator(
-            pairs, retriever, config, vision, targets, pixel_type=torch.bfloat16 if narrow else None
-        ),
+        collator=_make_collator(pairs, retriever, config, vision, targets, torch.bfloat16 if narrow else None),
         watch_options={
             "evaluate": _evaluation(retriever, config, vision, validation),
             "unreadable": Unreadable(folder, pairs, config.max_unreadable, retriever.inputs).add,
@@ -232,7 +232,6 @@ def _make_collator(
     config: TrainConfig,
     vision: VisionFeatures | None,
     targets: Targets | None,
-    *,
     pixel_type: torch.dtype | None,
 ) -> EpochCollator:
     transforms = transforms_of(config)
@@ -245,6 +244,7 @@ def _make_collator(
         hard_negatives=config.hard_negatives,
         transform=InTurn(transforms) if transforms else None,
         pixel_type=pixel_type,
+        equal_chunks=is_sharded() or config.teacher_share < 1,
     )
     augment = Augmentation(retriever.inputs.processor.image_processor, config.seed) if config.augment else None
     return EpochCollator(collator, transforms, augment)

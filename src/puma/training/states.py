@@ -13,6 +13,7 @@ from puma.losses import batch_keys
 from puma.losses.gradcache import cached_states, split_part
 from puma.retriever.pooling import last_token_state
 from puma.training.exits import states_at_depths
+from puma.training.short_last_layer import short_last_layer
 
 Targets = tuple[torch.Tensor, torch.Tensor]
 """A teacher's states [n, d], and bool [n]: which of them are targets."""
@@ -26,12 +27,16 @@ class StepStates:
         grad_cache: items a forward pass; 0 for one pass a chunk.
         shared: the shared teacher, or None.
         teacher_share: the part of the chunks that it runs on.
+        short: compute the last layer at ``[RET]`` alone (:mod:`puma.training.short_last_layer`), where there are
+            neither exits nor a shared teacher.
 
     Raises:
         InputError: a value out of range, or exits with a shared teacher.
     """
 
-    def __init__(self, exits: Sequence[int], grad_cache: int, shared: Any, teacher_share: float) -> None:
+    def __init__(
+        self, exits: Sequence[int], grad_cache: int, shared: Any, teacher_share: float, short: bool = False
+    ) -> None:
         if grad_cache < 0:
             raise InputError(f"grad_cache={grad_cache!r}: give a number of items, or 0 for none")
         if not 0 < teacher_share <= 1:
@@ -39,6 +44,7 @@ class StepStates:
         if exits and shared is not None:
             raise InputError(f"exits={list(exits)}: not with teacher='shared'; give a teacher that is stored")
         self.exits, self.grad_cache, self.shared, self.teacher_share = tuple(exits), grad_cache, shared, teacher_share
+        self.short = short and not exits and shared is None
 
     def __call__(self, model: Any, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, Targets | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
@@ -82,6 +88,9 @@ class StepStates:
         def forward() -> torch.Tensor:
             return model(inputs)["token_embeddings"]
 
+        if self.short:
+            with short_last_layer(model[0].model, attention_mask):
+                return forward()[:, 0].float()
         if self.exits:
             return states_at_depths(model[0].model, self.exits, forward, attention_mask)
         return last_token_state(forward(), attention_mask).float()

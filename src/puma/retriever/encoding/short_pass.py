@@ -111,10 +111,10 @@ def _with(module: Module, name: str, child: Module) -> Module:
 
 def _with_last_layer(decoder: Module, last: torch.Tensor) -> Module:
     *before, layer = decoder.layers
-    return _with(decoder, "layers", ModuleList([*before, _LastLayer(layer, last)]))
+    return _with(decoder, "layers", ModuleList([*before, LastLayer(layer, last)]))
 
 
-class _LastLayer(Module):
+class LastLayer(Module):
     """A decoder layer for one position an item: all positions give keys and values, that one alone asks.
 
     Args:
