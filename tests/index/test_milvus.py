@@ -22,7 +22,8 @@ from puma.cli import app as cli
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import Index
 from puma.index.filters import _scalar
-from puma.index.milvus import engine
+from puma.index.milvus import reader
+from puma.index.milvus.collections import ROW_FIELDS
 from puma.index.milvus.connection import Address
 from puma.index.milvus.expressions import hexed, stored_value, unhexed
 from support import index_child
@@ -128,7 +129,7 @@ def test_more_results_than_a_server_gives_are_ranked_here(lite, monkeypatch):
     vectors = units(200, 8)
     index.add([f"{n:03d}" for n in range(200)], vectors, ["text"] * 200)
     whole = index.search(vectors[:3], 150)
-    monkeypatch.setattr(engine, "MOST", 100)
+    monkeypatch.setattr(reader, "MOST", 100)
     assert index.search(vectors[:3], 150) == whole
 
 
@@ -150,7 +151,7 @@ def test_damage_is_named(lite):
     index.add(["a", "b"], np.eye(4)[:2], ["text", "image"], [{"n": 1}, {"n": 2}], thumbnails=[None, b"x"])
     assert index.verify() == []
     held = index._engine
-    row = held.server.query(held.name, f'key == "{hexed("a")}"', [*engine.ROW_FIELDS, "vector", "fields", "draw"], 1)[0]
+    row = held.server.query(held.name, f'key == "{hexed("a")}"', [*ROW_FIELDS, "vector", "fields", "draw"], 1)[0]
     held.server.write(held.name, [{**row, "payload": '{"n": 7}', "checksum": 1}])
     held._thumbnails.drop(["b"])
     faults = index.verify()
