@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,9 +20,11 @@ import pytest
 
 from puma.index.addresses import engine_of
 
-ENGINES = ["lancedb", "milvus-lite", pytest.param("milvus", marks=pytest.mark.slow)]
-"""By name; the server takes seconds for every index."""
+ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
+"""By name; those with a server are slow."""
 ELSEWHERE = ENGINES[1:]
+BUCKET = "bucket"
+S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 START_SECONDS = 90
 _SERVER = """
 import sys
@@ -54,12 +57,14 @@ class Where:
             return str(self.folder / name)
         if self.engine == "milvus-lite":
             return f"milvus-lite://{self.folder / name}"
+        if self.engine == "s3":
+            return f"s3://{BUCKET}/{self.own}/{name}"
         return f"milvus://{self.server}/{self.own}_{name}"
 
     def exists(self, name: str) -> bool:
         """Whether anything was made there."""
         address = self(name)
-        if self.engine == "milvus":
+        if self.engine in ("milvus", "s3"):
             module, where = engine_of(address)
             return module.open_table(where) is not None
         return any(self.folder.glob(f"{name}*"))
@@ -111,6 +116,32 @@ class MilvusServer:
             self.process = None
 
 
+@contextlib.contextmanager
+def running_s3() -> Iterator[str]:
+    """The endpoint of moto's S3 server on the loopback interface, with :data:`BUCKET`; skips where there is none."""
+    if find_spec("moto") is None or find_spec("flask_cors") is None:
+        pytest.skip("moto's server is not installed: pip install moto flask flask-cors")
+    port = free_port()
+    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            endpoint = f"http://127.0.0.1:{port}"
+            end = time.monotonic() + START_SECONDS
+            while True:
+                with contextlib.suppress(OSError):
+                    put = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+                    urllib.request.urlopen(put, timeout=5).close()
+                    break
+                if time.monotonic() > end or process.poll() is not None:
+                    pytest.skip("moto's server did not start")
+                time.sleep(0.2)
+            yield endpoint
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def free_port() -> int:
     """A port that nothing listens at now."""
     with socket.socket() as listener:
@@ -142,5 +173,8 @@ def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
         return Where(engine, folder)
     if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
         pytest.skip("pymilvus or milvus-lite is not installed")
+    if engine == "s3":
+        request.getfixturevalue("s3_server")
+        return Where(engine, folder)
     server = request.getfixturevalue("milvus_server") if engine == "milvus" else None
     return Where(engine, folder, f"127.0.0.1:{server.port}" if server else "")

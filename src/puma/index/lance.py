@@ -26,6 +26,7 @@ from puma.index.tables import (
     ITEMS,
     METADATA_KEY,
     READABLE,
+    Folder,
     connect,
     exists,
     item_batch,
@@ -46,7 +47,7 @@ REST_SECONDS = 60.0
 class LanceEngine(reader.Reader, RowWriter):
     """See :class:`puma.index.interface.Engine`. Opened by :func:`open_table` or made by :func:`create_table`."""
 
-    def __init__(self, folder: Path, table: Any) -> None:
+    def __init__(self, folder: Folder, table: Any) -> None:
         described = _described(folder, table)
         super().__init__(folder, table, int(described["dim"]))
         self.fingerprint = described["fingerprint"]
@@ -168,6 +169,15 @@ def open_table(folder: Path) -> LanceEngine | None:
         if {name for name in os.listdir(folder) if not name.startswith(".")} - {f"{ITEMS}.lance"}:
             raise InputError(f"{folder}: is a folder with other things in it, and no index; choose an empty one")
         return None
+    return opened(folder)
+
+
+def opened(folder: Folder) -> LanceEngine:
+    """The engine on a folder that has an index.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
     try:
         return LanceEngine(folder, connect(folder).open_table(ITEMS))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -198,7 +208,7 @@ def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine
         return LanceEngine(folder, writing(folder, work))
 
 
-def _described(folder: Path, table: Any) -> dict[str, Any]:
+def _described(folder: Folder, table: Any) -> dict[str, Any]:
     described: dict[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     if described.get("format") not in READABLE:
         raise IndexMismatchError(

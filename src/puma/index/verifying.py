@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from puma.index.companions import Sources, Thumbnails
 from puma.index.filters import filter_fields
 from puma.index.interface import UNIT_TOLERANCE
 from puma.index.places import Places
-from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
+from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, Folder, checksum, connect, matrix, reading
 from puma.items.item import MODALITIES
 
 NAMED = 3
@@ -42,7 +41,7 @@ class Findings:
         return lines
 
 
-def faults(folder: Path, dim: int) -> list[str]:
+def faults(folder: Folder, dim: int) -> list[str]:
     """Everything that is found wrong, read from the disk and not from memory; an empty list for a sound index."""
     table = reading(folder, lambda: connect(folder, fresh=True).open_table(ITEMS))
     thumbnails, sources = Thumbnails(folder, fresh=True), Sources(folder, fresh=True)
@@ -172,14 +171,14 @@ def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.
         findings.add("rows that are not what was written (checksum)", [name])
 
 
-def index_faults(folder: Path, dim: int) -> list[str]:
+def index_faults(folder: Folder, dim: int) -> list[str]:
     """Only what is wrong with the search indexes."""
     table = reading(folder, lambda: connect(folder, fresh=True).open_table(ITEMS))
     found = reading(folder, lambda: table.search().select(["id", "vector"]).limit(PROBED).to_arrow())
     return _index_faults(folder, table, list(zip(found["id"].to_pylist(), matrix(found["vector"], dim), strict=True)))
 
 
-def _index_faults(folder: Path, table: Any, probes: list[tuple[str, np.ndarray]]) -> list[str]:
+def _index_faults(folder: Folder, table: Any, probes: list[tuple[str, np.ndarray]]) -> list[str]:
     """Look for stored rows through the search index and through the index of ids."""
     lost = []
     try:
