@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from puma.index.filters import quoted
 from puma.index.tables import (
     SOURCES,
     THUMBNAILS,
+    Folder,
     connect,
     exists,
     parts_of,
@@ -32,7 +32,7 @@ class Companion:
 
     name: str
 
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
+    def __init__(self, folder: Folder, fresh: bool = False) -> None:
         self.folder = folder
         self._fresh = fresh
         self._handle: Any = None
