@@ -162,6 +162,10 @@ class Sources(Companion):
         """All pairs whose source is one of these paths or lies below one."""
         return {pair for condition in self.conditions_under(paths) for pair in self._pairs(condition)}
 
+    def every(self) -> set[tuple[str, str]]:
+        """All pairs."""
+        return {(source, name) for part in self.columns(["source", "id"]) for source, name in part}
+
     def orphaned_by(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """The ids that no source would hold any more without these pairs. Pairs that are not there orphan nothing."""
         gone = set(pairs)
