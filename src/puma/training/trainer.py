@@ -30,6 +30,7 @@ from puma.storage.folders import storage_errors
 from puma.training.callbacks import Bar, Progress, Watch
 from puma.training.distributed import average_gradients, broadcast
 from puma.training.run_folder import WEIGHTS, save_best
+from puma.training.sharding import TiedProjector
 from puma.training.validation import best_of, stalled
 from puma.training.workers import batch_loader, onto
 
@@ -52,6 +53,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         super().__init__(*args, **kwargs)
         self.batches, self.watch = batches, watch
         self._figures: dict[str, list[Any]] = {}
+        self.tie: TiedProjector | None = None
         self.replicated = self.accelerator.distributed_type.name.startswith("MULTI_")
         if self.replicated:
             # Mixed precision and placement only, no DistributedDataParallel: see puma.training.distributed.
@@ -108,6 +110,8 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         loss = super().training_step(*args, **kwargs)
         if self.replicated and self.accelerator.sync_gradients:  # once a step, however many batches it has
             average_gradients(list(self._trained().values()))
+        if self.tie is not None and self.accelerator.sync_gradients:
+            self.tie.forget_unseen()
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
