@@ -86,6 +86,14 @@ class RetrieverTrainer(SentenceTransformerTrainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: budget.rate())
         return self.lr_scheduler
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own. Under FSDP2 without groups that hold no weight, such as that of a projector's weights with
+        decay 0: torch keeps a sharded optimiser's state by weights, and such a group comes back without its settings."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
     def get_train_dataloader(self) -> Any:
         """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""
         workers = self.args.dataloader_num_workers
