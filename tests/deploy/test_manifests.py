@@ -1,7 +1,9 @@
 """Every manifest against the schema of its kind, as packages that carry schemas have it.
 
-Core kinds and pods: the wheel ``kubernetes-validate``. Compose: the wheel ``check-jsonschema``. RayJob, RayCluster and JobSet:
-no package of a registry carries their definitions, so the folder PUMA_CRDS names holds them as KubeRay and JobSet publish
+Core kinds and pods: the wheel ``kubernetes-validate``. Compose: the wheel ``check-jsonschema``. RayJob, RayCluster
+and JobSet:
+no package of a registry carries their definitions, so the folder PUMA_CRDS names holds them as KubeRay and JobSet
+publish
 them (CustomResourceDefinition, one a file); without it only the pods inside are checked.
 """
 
@@ -90,7 +92,9 @@ def definitions():
         pytest.skip("PUMA_CRDS names no folder with the definitions of KubeRay and JobSet")
     read = [yaml.load(path.read_text(), Loader=yaml.CSafeLoader) for path in Path(folder).glob("*.yaml")]
     return {
-        (one["spec"]["group"] + "/" + version["name"], one["spec"]["names"]["kind"]): version["schema"]["openAPIV3Schema"]
+        (one["spec"]["group"] + "/" + version["name"], one["spec"]["names"]["kind"]): version["schema"][
+            "openAPIV3Schema"
+        ]
         for one in read
         for version in one["spec"]["versions"]
     }

@@ -1,7 +1,9 @@
 """The dashboard's and the alerts' queries against what a running service gives at ``/metrics``.
 
-What is asked for must be there (names, labels, buckets), without any further package. Where Prometheus is installed (Debian:
-``prometheus``; or PROMETHEUS_HOME names the folder of its programs), ``promtool`` checks the rules and a real server, fed by
+What is asked for must be there (names, labels, buckets), without any further package. Where Prometheus is installed
+(Debian:
+``prometheus``; or PROMETHEUS_HOME names the folder of its programs), ``promtool`` checks the rules and a real server,
+fed by
 a real service, answers every query of the dashboard.
 """
 
@@ -26,9 +28,11 @@ from support.encoders import ToyEncoder
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
-RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+RULES = [
+    rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+]
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-WORDS = frozenset("sum by le route status modality instance rate deriv histogram_quantile up".split())
+WORDS = {"sum", "by", "le", "route", "status", "modality", "instance", "rate", "deriv", "histogram_quantile", "up"}
 OWN = frozenset({"instance", "job"})
 """Labels that Prometheus adds itself."""
 

@@ -88,7 +88,8 @@ class RetrieverTrainer(SentenceTransformerTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' own. Under FSDP2 without groups that hold no weight, such as that of a projector's weights with
-        decay 0: torch keeps a sharded optimiser's state by weights, and such a group comes back without its settings."""
+        decay 0: torch keeps a sharded optimiser's state by weights, and such a group comes back without its
+        settings."""
         optimizer = super().create_optimizer(*args, **kwargs)
         if self.is_fsdp_enabled:
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
