@@ -53,7 +53,11 @@ def documents():
 
 def validator(name):
     path = packaged("kubernetes-validate", f"{VERSION}-local-strict/{name}.json")
-    return jsonschema_rs.validator_for(json.loads(path.read_text()), base_uri=path.as_uri())
+
+    def beside(uri):  # the definitions that it refers to
+        return json.loads((path.parent / uri.rsplit("/", 1)[1]).read_text())
+
+    return jsonschema_rs.validator_for(json.loads(path.read_text()), retriever=beside)
 
 
 def pods(node):

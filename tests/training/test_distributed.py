@@ -311,8 +311,9 @@ def test_accelerate_launch_and_kill_minus_nine_of_both(base, tmp_path):
     assert alive, errors[-4000:]
     kept = latest_checkpoint(tmp_path / "run")
     assert loaded(Path(kept) / "trainable.safetensors")
-    with pytest.raises(InputError, match="processes"):  # stored targets belong to the pairs that two processes meet
-        trained(base, replace(LORA, steps=300, lora_dropout=0.1, distillation_weight=0.5), tmp_path / "run")
+    stored = {"distillation_weight": 0.5, "distillation": "relational"}
+    with pytest.raises(InputError, match="processes"):  # its targets belong to the pairs that two processes meet
+        trained(base, replace(LORA, steps=300, lora_dropout=0.1, **stored), tmp_path / "run")
     done = int(kept.rsplit("-", 1)[1])
     steps = done + 4
     _, result = trained(base, replace(LORA, steps=steps, lora_dropout=0.1), tmp_path / "run")
