@@ -88,8 +88,11 @@ class TiedProjector:
     def _add_zero(self, _module: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return out
-        zero = sum(weight.sum() for weight in self.projector.parameters() if weight.requires_grad) * 0.0
-        return out + zero.to(out)
+        zero = torch.zeros((), device=out.device)
+        for weight in self.projector.parameters():
+            if weight.requires_grad:
+                zero = zero + weight.sum() * 0.0
+        return out + zero.to(out.dtype)
 
 
 def tied_projector(model: Any, config: TrainConfig) -> TiedProjector | None:
