@@ -1,4 +1,4 @@
-"""The plan for a billion items and the simulation of the service: their arithmetic; the page holds their output.
+"""The plan for a billion items and the simulation of the service: their arithmetic; the page holds their output."""
 
 import json
 import random
