@@ -74,7 +74,7 @@ def missing(query, found):
     """What a query asks for and the service does not have."""
     wrong = []
     bare = re.sub(r'"[^"]*"', '""', re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", query))
-    names = set(re.findall(r"[a-z_][a-z_0-9]+", re.sub(r"by \([^)]*\)", "", bare))) - WORDS
+    names = set(re.findall(r"\b[a-z_][a-z_0-9]+", re.sub(r"by \([^)]*\)", "", bare))) - WORDS
     wrong += [f"name {name}" for name in names if name not in found]
     asked = {label for group in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", group)}
     held = set().union(*(found.get(name, {}) for name in names)) | OWN
