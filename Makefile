@@ -28,7 +28,7 @@ test-fast: $(STAMP)
 
 # The extras bring other people's standard tests for our adapters, and a second counter of our figures.
 test-all: $(STAMP) browser
-	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,servers]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,servers,deploy]"
 	$(PYTEST) -m ""
 
 lint: $(STAMP)

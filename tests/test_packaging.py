@@ -27,7 +27,7 @@ from support import installs
 SOURCES = Path(puma.__file__).parent
 ROOT = SOURCES.parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-GROUPS = {"all", "dev", "crosscheck", "integrations"}
+GROUPS = {"all", "dev", "crosscheck", "integrations", "servers", "deploy"}
 """Extras that only gather others, or serve the tests."""
 BROUGHT_ALONG = {
     "starlette": "fastapi",

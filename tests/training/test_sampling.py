@@ -135,6 +135,57 @@ def test_a_run_goes_on_over_epochs_and_says_which():
     assert drawn == by_hand[:25]
 
 
+@settings(max_examples=80, deadline=None)
+@given(case=cases, stops=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=1, max_size=3))
+def test_another_number_of_processes_goes_on_with_the_rows_not_yet_seen(case, stops):
+    """What all processes get together, over a run whose number of processes changes in the middle of an epoch."""
+    pairs = made(case["sizes"], case["shared"], case["positives"])
+    counts = [ranks for ranks, _ in stops] + [case["ranks"]]
+    different = len({pair.candidate_id for pair in pairs})
+    if min(sum(case["sizes"]), different) < case["batch"] * max(counts):
+        return
+    steps = sum(count for _, count in stops) + 5
+
+    def run(ranks, rank, before, steps):
+        sampler = MixedTaskBatches(
+            pairs, case["batch"], seed=case["seed"], balance=case["balance"], ranks=ranks, rank=rank
+        )
+        return Run(sampler, steps, before)
+
+    given, before = [], []
+    for ranks, count in [*stops, (case["ranks"], 5)]:
+        done = len(given)
+        try:
+            by_rank = [list(run(ranks, rank, before, done + count)) for rank in range(ranks)]
+        except InputError:
+            assert case["positives"] == 2, "the rows drawn of an epoch may share too few candidates for one batch"
+            return
+        assert {len(batches) for batches in by_rank} == {done + count}
+        given += [[drawn for batches in by_rank for drawn in batches[number]] for number in range(done, done + count)]
+        before.append((ranks, count))
+    assert len(given) == steps
+    seen = collections.defaultdict(list)
+    for batch in given:
+        assert len({pairs[row].candidate_id for _, row in batch}) == len(batch)
+        for epoch, row in batch:
+            seen[epoch].append(pairs[row].query_id)
+    assert all(len(queries) == len(set(queries)) for queries in seen.values()), "a query twice in an epoch"
+    assert list(seen) == sorted(seen), "epochs in order"
+    if (
+        case["shared"] >= max(case["sizes"]) and case["positives"] == 1
+    ):  # no candidate repeats: only a short rest is left
+        for epoch in list(seen)[:-1]:
+            assert len(pairs) - len(seen[epoch]) < case["batch"] * max(counts)
+
+
+def test_a_move_to_as_many_processes_changes_nothing_before_it():
+    sampler = MixedTaskBatches(made([40, 40], 40), 4, seed=3, ranks=2)
+    whole = list(Run(sampler, 12))
+    moved = list(Run(sampler.on(3), 12, [(2, 5)]))
+    assert moved[:5] == whole[:5]
+    assert moved[5:] != whole[5:]
+
+
 def test_impossible_batches_are_refused():
     with pytest.raises(InputError, match=r"batch_size=9: give a number from 2 to 8"):
         MixedTaskBatches(made([8], 8), 9)

@@ -5,7 +5,7 @@ Imported when a training begins, since transformers is slow to import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from puma.storage.folders import write_json
 from puma.training.budget import UNBOUNDED, Budget
 from puma.training.config import TrainConfig
 from puma.training.distributed import processes, wait
-from puma.training.run_folder import MARK, Journal, drop_bests
+from puma.training.run_folder import MARK, PARTS, Journal, drop_bests
 from puma.training.validation import best_of
 
 
@@ -31,6 +32,7 @@ class Watch:
         evaluate: the figures of the weights as they are now, called on the first process alone.
         unreadable: called with the rows, int64 [m, 2], of this process's batch whose image could not be used.
         budget: the run's clock.
+        before: what other numbers of processes have done of the run (:class:`puma.training.sampling.Run`).
     """
 
     folder: Path
@@ -38,6 +40,7 @@ class Watch:
     evaluate: Callable[[], dict[str, float]] | None = None
     unreadable: Callable[[Any], Any] | None = None
     budget: Budget = field(default_factory=lambda: Budget(TrainConfig()))
+    before: Sequence[tuple[int, int]] = ()
 
 
 class Bar(TrainerCallback):
@@ -101,6 +104,9 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self.watch.budget.save(checkpoint)
+            before = list(self.watch.before)
+            batches = state.global_step * args.gradient_accumulation_steps - sum(count for _, count in before)
+            write_json(checkpoint / PARTS, [*before, (args.world_size, batches)])
             (checkpoint / MARK).write_text("whole\n")
             best = best_of(state.log_history)
             drop_bests(self.watch.folder, best[0] if best else None)

@@ -23,6 +23,8 @@ from puma.training.validation import best_of, stalled
 CONFIGURATION = "config.json"
 LOG = "log.jsonl"
 STATE = "trainer_state.json"
+PARTS = "processes.json"
+"""The file of a checkpoint that lists ``[processes, batches]`` of each part of the run."""
 WEIGHTS = "trainable.safetensors"
 MARK = "complete"
 """The file of a checkpoint that is written last: a folder without it is not counted."""
@@ -33,13 +35,16 @@ BEFORE = {"loss": "mac"}
 Entry = Mapping[str, Any]
 
 
-def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: bool = False) -> None:
+def same_configuration(
+    folder: Path, config: TrainConfig, rows: int, *, fixed: bool = False, movable: bool = False
+) -> None:
     """Record a run's settings, or check that they are those of the run that is in the folder.
 
     Args:
         rows: pairs of the data.
         fixed: whether only settings may differ that change nothing of the result; else all of
             :data:`puma.training.config.FREE`.
+        movable: whether the number of processes may differ, too.
 
     Raises:
         InputError: names the settings that differ and must not.
@@ -49,7 +54,7 @@ def same_configuration(folder: Path, config: TrainConfig, rows: int, *, fixed: b
     path = folder / CONFIGURATION
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is not None:
-        free = HARMLESS if fixed else FREE
+        free = (*(HARMLESS if fixed else FREE), *(("processes",) if movable else ()))
         changed = sorted(k for k in described if before.get(k, _default(k)) != described[k] and k not in free)
         if changed:
             raise InputError(
@@ -112,6 +117,21 @@ def resume(folder: Path, config: TrainConfig, steps: int) -> Resume:
 def step_of(checkpoint: str | None) -> int:
     """The step of a checkpoint's folder; 0 for none."""
     return 0 if checkpoint is None else int(checkpoint.rsplit("-", 1)[1])
+
+
+def parts_of(checkpoint: str | None, accumulate: int) -> list[tuple[int, int]]:
+    """``(processes, batches)`` of each part of the run up to a checkpoint; one of an earlier version, without that
+    list, was reached by as many processes as today. Empty for none.
+
+    Args:
+        accumulate: batches a step.
+    """
+    if checkpoint is None:
+        return []
+    path = Path(checkpoint) / PARTS
+    if not path.is_file():
+        return [(processes()[1], step_of(checkpoint) * accumulate)]
+    return [(ranks, batches) for ranks, batches in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def history_of(checkpoint: str | None) -> list[dict[str, Any]]:

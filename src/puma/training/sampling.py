@@ -7,7 +7,7 @@ Source: the paper: the number of data sets in a batch ~ N(4, 1), clipped to [1, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -86,11 +86,21 @@ class MixedTaskBatches:
         for batch in self.plan(epoch):
             yield self.slices(batch)[self.rank]
 
-    def plan(self, epoch: int) -> Iterator[list[int]]:
-        """The global batches of an epoch, in order: the same on every rank."""
+    def plan(self, epoch: int, seen: Collection[int] = (), moved: int = 0) -> Iterator[list[int]]:
+        """The global batches of an epoch, in order: the same on every rank.
+
+        Args:
+            seen: rows that a run on another number of processes has had of this epoch; the rest of it is dealt.
+            moved: how often the run has changed its number of processes.
+        """
         rng = np.random.default_rng([self.seed, epoch])
+        # Which row of a query an epoch takes is drawn first, so it is the same for any number of processes.
         left = {task: self._drawn(queries, rng) for task, queries in sorted(self._queries.items())}
-        for _ in range(len(self)):
+        if moved:
+            had = set(seen)
+            left = {task: [row for row in rows if row not in had] for task, rows in left.items()}
+            rng = np.random.default_rng([self.seed, epoch, moved])
+        for _ in range(sum(map(len, left.values())) // self.global_size):
             batch = self._batch(left, rng)
             if len(batch) < self.global_size:
                 return
@@ -102,6 +112,13 @@ class MixedTaskBatches:
             return [list(batch)]
         ordered = sorted(batch, key=self._modalities)  # stable: within a modality the order drawn
         return [ordered[rank :: self.ranks] for rank in range(self.ranks)]
+
+    def on(self, ranks: int) -> MixedTaskBatches:
+        """The same for another number of processes, as this rank or the last one sees it."""
+        return MixedTaskBatches(
+            self.pairs, self.batch_size, seed=self.seed, mean=self.mean, deviation=self.deviation,
+            balance=self.balance, ranks=ranks, rank=min(self.rank, ranks - 1),
+        )  # fmt: skip
 
     def _modalities(self, row: int) -> tuple[int, int]:
         pair = self.pairs[row]
@@ -153,13 +170,16 @@ class Run:
     Args:
         batches: of one epoch after the other.
         steps: batches in all.
+        before: ``(processes, batches)`` of each part of the run that other numbers of processes have done, in order.
+            What they gave comes first (a resumed trainer passes over it); the epoch that they broke off goes on with
+            the rows it has not seen, and none of it comes twice.
 
     Raises:
         InputError: fewer different candidates than a global batch holds; on iteration, an epoch without any batch.
     """
 
-    def __init__(self, batches: MixedTaskBatches, steps: int) -> None:
-        self.batches, self.steps = batches, steps
+    def __init__(self, batches: MixedTaskBatches, steps: int, before: Sequence[tuple[int, int]] = ()) -> None:
+        self.batches, self.steps, self.before = batches, steps, tuple(before)
         candidates = len({pair.candidate_id for pair in batches.pairs})
         if candidates < batches.global_size:
             raise InputError(
@@ -171,19 +191,32 @@ class Run:
         return self.steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        given = 0
-        for epoch in itertools.count():
-            before = given
-            for batch in itertools.islice(self.batches.batches(epoch), self.steps - given):
-                given += 1
-                yield [(epoch, row) for row in batch]
-            if given >= self.steps:
-                return
-            if given == before:
-                raise InputError(
-                    f"batch_size={self.batches.batch_size}: epoch {epoch} has no batch of {self.batches.global_size} "
-                    "different candidates; give a smaller one"
-                )
+        for dealer, epoch, batch in self._plan():
+            yield [(epoch, row) for row in dealer.slices(batch)[dealer.rank]]
+
+    def _plan(self) -> Iterator[tuple[MixedTaskBatches, int, list[int]]]:
+        """Every global batch of the run, with who deals it and its epoch."""
+        epoch, seen = 0, set[int]()
+        parts = [(self.batches.on(ranks), count) for ranks, count in self.before]
+        parts.append((self.batches, max(0, self.steps - sum(count for _, count in parts))))
+        for moved, (dealer, count) in enumerate(parts):
+            begun = epoch  # only the epoch that was broken off is dealt anew; the next ones come whole
+            while count > 0:
+                given = 0
+                again = moved if epoch == begun and seen else 0
+                for batch in itertools.islice(dealer.plan(epoch, tuple(seen), again), count):
+                    given += 1
+                    seen.update(batch)
+                    yield dealer, epoch, batch
+                count -= given
+                if count <= 0:
+                    break  # the epoch may have more
+                if not given and not again:
+                    raise InputError(
+                        f"batch_size={dealer.batch_size}: epoch {epoch} has no batch of {dealer.global_size} "
+                        "different candidates; give a smaller one"
+                    )
+                epoch, seen = epoch + 1, set()
 
 
 class Rows:

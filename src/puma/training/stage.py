@@ -1,8 +1,5 @@
-"""Training a retriever for one stage on sentence-transformers' trainer: :func:`train` and its steps (resume, what is
-trained, the trainer, merging).
-
-It runs on one process or, started by ``accelerate launch`` or ``torchrun``, on several.
-"""
+"""Training a retriever for one stage on sentence-transformers' trainer, on one process or, started by ``accelerate
+launch`` or ``torchrun``, on several: :func:`train` and its steps (resume, what is trained, the trainer, merging)."""
 
 from __future__ import annotations
 
@@ -33,10 +30,10 @@ from puma.training.distributed import equalise, join, processes, wait
 from puma.training.exits import check_exits
 from puma.training.objective import RetrievalObjective
 from puma.training.pairs import Pair
-from puma.training.planned import planned_steps
-from puma.training.run_folder import best_weights, drop_bests, entries, resume, same_configuration
+from puma.training.planned import is_movable, moved_parts, planned_steps
+from puma.training.run_folder import best_weights, drop_bests, entries, latest_checkpoint, resume, same_configuration
 from puma.training.sampling import MixedTaskBatches, Rows, Run
-from puma.training.sharding import check_sharding, is_sharded
+from puma.training.sharding import check_sharding, is_sharded, tied_projector
 from puma.training.short_last_layer import allows_short_last_layer
 from puma.training.teacher.dual_depth import DualDepth
 from puma.training.teacher.shared import SharedTeacher, choose_teacher
@@ -89,9 +86,7 @@ def train(
     Called by every process of an ``accelerate launch`` or ``torchrun`` it trains one model on all of them: the batch is
     ``batch_size`` pairs on each, every query meets the candidates of all, and the weights are those that one process
     with the whole batch would have reached. Only the first process writes; all must see ``out``. Every process holds
-    the model (see :mod:`puma.training.distributed`). Under accelerate's FSDP2 the weights are cut up over the processes
-    instead, and put together again at the end; that is tested on the CPU only, by telling accelerate that it is an
-    accelerator.
+    the model (see :mod:`puma.training.distributed`), or under accelerate's FSDP2 a part of it (tested on the CPU only).
 
     What is trained is fp32. A base that is frozen under adapters is held in ``config.frozen_type``; afterwards the
     weights have the type they will be saved in (``retriever.saved_dtype``), every sum of a weight and its adapter made
@@ -102,8 +97,9 @@ def train(
         pairs: rows, as :func:`puma.training.pairs.read_pairs` gives them; the same on all processes.
         config: the stage.
         out: working folder: checkpoints and ``log.jsonl`` while it runs, ``log.json`` at the end. A run that was killed
-            goes on from its last checkpoint when called again with the same configuration on as many processes; the
-            settings in :data:`puma.training.config.FREE` may differ. With more steps than before it goes on at the rate
+            goes on from its last checkpoint when called again with the same configuration; the settings in
+            :data:`puma.training.config.FREE` may differ, and the number of processes where
+            :func:`puma.training.planned.is_movable` says so. With more steps than before it goes on at the rate
             that the longer run has at this step.
         vision: stored outputs of the frozen vision tower; not used where ``tower_rate`` or ``augment`` is set.
         teacher: needed where ``distillation_weight`` > 0. With ``teacher="store"`` what gives an item's target
@@ -136,14 +132,16 @@ def train(
     batches = MixedTaskBatches(
         pairs, config.batch_size, seed=config.seed, balance=config.balance, ranks=ranks, rank=rank
     )
-    same_configuration(folder, config, len(pairs), fixed=fixed)
-    begun = resume(folder, config, planned_steps(config, batches))
+    last = latest_checkpoint(folder, clean=False)
+    same_configuration(folder, config, len(pairs), fixed=fixed, movable=is_movable(config, last))
+    before = moved_parts(last, config.accumulate)
+    begun = resume(folder, config, planned_steps(config, batches, before))
     budget = Budget(config, begun.checkpoint)
     if budget.spent:
         begun = replace(begun, steps=begun.done)
     if config.reads_pixels:
         retriever.vision = vision = None
-    run = Run(batches, begun.steps * config.accumulate)
+    run = Run(batches, begun.steps * config.accumulate, before)
     if rank == 0:
         drop_bests(folder, begun.best)
     frozen_type = "fp32" if is_sharded() and config.base_precision == "auto" else config.frozen_type
@@ -167,6 +165,7 @@ def train(
             "evaluate": _evaluation(retriever, config, vision, validation),
             "unreadable": Unreadable(folder, pairs, config.max_unreadable, retriever.inputs).add,
             "budget": budget,
+            "before": before,
         },
         tower=_tower_name(retriever.model),
         workers=workers,
@@ -174,12 +173,13 @@ def train(
         show_progress=show_progress,
     )
     if trainer.is_fsdp_enabled:
-        check_sharding(config, shared)
-    # FSDP2 cuts the model up where it stands; what is trained goes back into this copy of the whole.
+        check_sharding(config)
+    # FSDP2 cuts the model up in place; what is trained goes back into this whole copy.
     whole = copy.deepcopy(pipeline).cpu() if trainer.is_fsdp_enabled else None
     # Only where outputs are stored: not every family's tower takes the exchange of its class (LLaVA's does not).
     stored = stored_vision(retriever.model) if vision is not None else contextlib.nullcontext()
-    with stored, worker_errors(workers):
+    tie = trainer.tie = tied_projector(retriever.model, config)
+    with stored, worker_errors(workers), contextlib.nullcontext() if tie is None else tie.tied():
         outcome = trainer.train(resume_from_checkpoint=begun.checkpoint)
     best = _restore_best(trainer, folder, config)
     if whole is not None:
@@ -191,7 +191,7 @@ def train(
     retriever.dimensions = config.dimensions if config.contrastive_weight else ()
     wait()  # all have listed what they could not use
     done = int(trainer.state.global_step)
-    trained_pairs = (done - begun.done) * config.batch_size * config.accumulate * ranks
+    trained_pairs = (done - begun.done) * batches.global_size * config.accumulate
     result = TrainResult(
         log=entries(trainer.state.log_history),
         steps=done,

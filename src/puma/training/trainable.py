@@ -197,7 +197,7 @@ def finish_model(
         target = torch.float32 if frozen_type == "fp32" else retriever.saved_dtype
         retriever.model = merge_adapters(pipeline[0].model, target)
     if shared is not None:
-        shared.cut()
+        shared.cut(retriever.model)
     if config.gradient_checkpointing:
         checkpoint_activations(retriever.model, "disable")
     retriever.model.requires_grad_(False).eval()

@@ -30,6 +30,7 @@ from puma.storage.folders import storage_errors
 from puma.training.callbacks import Bar, Progress, Watch
 from puma.training.distributed import average_gradients, broadcast
 from puma.training.run_folder import WEIGHTS, save_best
+from puma.training.sharding import TiedProjector
 from puma.training.validation import best_of, stalled
 from puma.training.workers import batch_loader, onto
 
@@ -52,6 +53,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         super().__init__(*args, **kwargs)
         self.batches, self.watch = batches, watch
         self._figures: dict[str, list[Any]] = {}
+        self.tie: TiedProjector | None = None
         self.replicated = self.accelerator.distributed_type.name.startswith("MULTI_")
         if self.replicated:
             # Mixed precision and placement only, no DistributedDataParallel: see puma.training.distributed.
@@ -84,6 +86,15 @@ class RetrieverTrainer(SentenceTransformerTrainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: budget.rate())
         return self.lr_scheduler
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own. Under FSDP2 without groups that hold no weight, such as that of a projector's weights with
+        decay 0: torch keeps a sharded optimiser's state by weights, and such a group comes back without its
+        settings."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
     def get_train_dataloader(self) -> Any:
         """A plain loader: the batches are this process's own already, and accelerate would deal them out again."""
         workers = self.args.dataloader_num_workers
@@ -108,6 +119,8 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         loss = super().training_step(*args, **kwargs)
         if self.replicated and self.accelerator.sync_gradients:  # once a step, however many batches it has
             average_gradients(list(self._trained().values()))
+        if self.tie is not None and self.accelerator.sync_gradients:
+            self.tie.forget_unseen()
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -135,8 +135,13 @@ class DualDepth:
         """The pruned model, adapters included; as it was given, so an LM head stays."""
         return self.model
 
-    def cut(self) -> Any:
-        """Let go of the deep layers and return the pruned model, which is :func:`puma.prune`'s to the last weight."""
+    def cut(self, model: Any = None) -> Any:
+        """Let go of the deep layers and return the pruned model, which is :func:`puma.prune`'s to the last weight.
+
+        Args:
+            model: what is returned, where training left the student's weights in another object than it was given.
+        """
+        self.model = self.model if model is None else model
         prune(self.model, self._depth)  # all kept layers: cuts what is left of DeepStack
         self._all, self._deep, self._projector = nn.ModuleList(), [], None
         return self.model
