@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma.cli.commands._engine import Engine
 from puma.cli.commands._shared import chosen_model, load_encoder, note
 from puma.errors import InputError
 
@@ -26,9 +27,15 @@ class Chosen:
     dtype: str
     attn: str | None
     layers: int | None
+    engine: Engine
 
     def load(self) -> Any:
         return load_encoder(self.model, self.st, self.st_prompt, dtype=self.dtype, attn=self.attn, layers=self.layers)
+
+    def opened(self) -> contextlib.AbstractContextManager[Any]:
+        """The model where the engine runs it, for the time of a ``with`` statement."""
+        options = {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
+        return self.engine.encoder(self.model, self.st, self.st_prompt, **options)
 
 
 class Source:
@@ -66,7 +73,7 @@ class Source:
 
         chosen = dict(options)
         if self.model_needed:
-            encoder = self.chosen.load()
+            encoder = stack.enter_context(self.chosen.opened())
             self.fingerprint = encoder.fingerprint
             names = ("dataset", "split", "tasks", "pools", "instruction")
             chosen["batch_size"] = part_size(encoder)
