@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from puma.errors import DependencyError, InputError
+from puma.errors import DependencyError, InputError, require
 
 CONNECT_SECONDS = 10.0
 
@@ -61,8 +61,9 @@ def connected(address: str | None, workers: int | None = None) -> Any:
     """The ray module, connected.
 
     Raises:
-        DependencyError: no cluster answers at the address.
+        DependencyError: ray is not installed, or no cluster answers at the address.
     """
+    require("--engine ray", "ray")
     if address not in (None, "auto", "local"):
         check_answers(str(address))
     import ray

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from puma.errors import DependencyError, ImageError, PumaError, require
+from puma.errors import DependencyError, ImageError, PumaError
 from puma.items.digest import read_content
 from puma.items.encoder import Batch, Embedded, Encoder, embed_readable
 from puma.items.item import Item
@@ -55,12 +55,11 @@ class RayEncoder:
         workers: int | None = None,
         describe: Callable[[Any], dict[str, str]] | None = None,
     ) -> None:
-        require("--engine ray", "ray")
-        self._ray = connected(address or os.environ.get("RAY_ADDRESS") or None, workers)
+        self.ray = connected(address or os.environ.get("RAY_ADDRESS") or None, workers)
         try:
-            self.pool = plan_pool(self._ray.available_resources(), workers)
+            self.pool = plan_pool(self.ray.available_resources(), workers)
             options = {"num_cpus": self.pool.cpus, "num_gpus": self.pool.gpus, "max_restarts": 0}
-            actor = self._ray.remote(**options)(_Worker)
+            actor = self.ray.remote(**options)(_Worker)
             self._make = lambda: actor.remote(load, describe)
             self._starting: dict[Any, Any] = {}
             self._ready: list[Any] = []
@@ -102,7 +101,7 @@ class RayEncoder:
             for number, (items, instruction) in islice(source, max(0, limit - drawn)):
                 drawn = number + 1
                 if items:
-                    todo.append(_task(self._ray, number, items, instruction))
+                    todo.append(_task(self.ray, number, items, instruction))
                 else:
                     done[number] = (np.zeros((0, self.dim), np.float32), np.ones(0, bool), [])
             exhausted = drawn < limit
@@ -117,7 +116,7 @@ class RayEncoder:
             if not running:
                 self._wait_for_one()
                 continue
-            finished, _ = self._ray.wait([*running, *self._starting], num_returns=1)
+            finished, _ = self.ray.wait([*running, *self._starting], num_returns=1)
             for reference in finished:
                 if reference in self._starting:
                     self._arrived(reference)
@@ -131,7 +130,7 @@ class RayEncoder:
 
     def close(self) -> None:
         """End the actors; leave the cluster."""
-        ray = self._ray
+        ray = self.ray
         for actor in chain(getattr(self, "_ready", ()), getattr(self, "_starting", {}).values()):
             ray.kill(actor)
         ray.shutdown()
@@ -161,9 +160,9 @@ class RayEncoder:
 
     def _result(self, reference: Any) -> Any:
         """What a call gave; None where its actor died, or its machine with the result."""
-        errors = self._ray.exceptions
+        errors = self.ray.exceptions
         try:
-            return self._ray.get(reference)
+            return self.ray.get(reference)
         except errors.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, PumaError) else error from None
@@ -196,7 +195,7 @@ class RayEncoder:
         end, failures = time.monotonic() + START_SECONDS, 0
         while self._starting and failures < DEATHS:
             left = end - time.monotonic()
-            finished, _ = self._ray.wait([*self._starting], num_returns=1, timeout=max(0.0, left))
+            finished, _ = self.ray.wait([*self._starting], num_returns=1, timeout=max(0.0, left))
             if not finished:
                 break
             about = self._arrived(finished[0])

@@ -88,6 +88,17 @@ class Engine:
         with RayEncoder(load, address=self.address, workers=self.workers, describe=encoder_settings) as encoder:
             yield encoder
 
+    @contextlib.contextmanager
+    def cluster(self) -> Iterator[Any]:
+        """The connected ray module, for the time of a ``with`` statement."""
+        from puma.items.ray_cluster import connected
+
+        ray = connected(self.address or os.environ.get("RAY_ADDRESS") or None)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
 
 def load_cut(
     model: Path | None,

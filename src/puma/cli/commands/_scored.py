@@ -68,12 +68,15 @@ class Source:
         from puma.evaluation import mbeir
         from puma.evaluation.processes import is_first, processes
         from puma.evaluation.stored.resumable import Work, opened_store, part_size
+        from puma.index.exact.sharded import ShardedSearch
         from puma.mini.fetch.packages import cache_home
         from puma.storage.vectors import NoRoomError, remove_abandoned
 
         chosen = dict(options)
         if self.model_needed:
             encoder = stack.enter_context(self.chosen.opened())
+            if self.chosen.engine.remote:
+                chosen["search"] = ShardedSearch(encoder.ray)
             self.fingerprint = encoder.fingerprint
             names = ("dataset", "split", "tasks", "pools", "instruction")
             chosen["batch_size"] = part_size(encoder)
@@ -99,6 +102,8 @@ class Source:
 
         stored = read_embeddings(str(self.embeddings), chosen["split"])
         self.fingerprint = stored.fingerprint
+        if self.chosen.engine.remote:
+            chosen["search"] = ShardedSearch(stack.enter_context(self.chosen.engine.cluster()))
         return mbeir.evaluate_embeddings(stored, root, run_dir=run_dir, **chosen)
 
     def written(self) -> None:

@@ -115,8 +115,8 @@ def evaluate(
     if st_prompt is not None and instruction != "first":
         raise InputError(f"--st-prompt takes the instruction's place: leave --instruction {instruction} out")
     place = Engine(engine, address, workers)
-    if place.remote and (benchmark != "mbeir" or embeddings or run):
-        raise InputError("--engine ray goes with a model and --benchmark mbeir: it embeds")
+    if place.remote and (benchmark != "mbeir" or run is not None):
+        raise InputError("--engine ray goes with --benchmark mbeir, and with a model or --embeddings")
     chosen = Chosen(model, st, st_prompt, dtype, attn, layers, place)
     from puma.evaluation.processes import is_first, processes
     from puma.evaluation.stored.resumable import Work

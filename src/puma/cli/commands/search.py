@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from puma.cli.commands._shared import (
 )
 from puma.cli.commands.index import ModalityList, describe_others
 from puma.errors import InputError
+from puma.items.item import Item
 
 
 def register(app: typer.Typer) -> None:
