@@ -63,7 +63,9 @@ class InlineRay:
         return made
 
     def wait(self, references: Any, num_returns: int = 1, timeout: float | None = None) -> Any:
-        chosen = self.random.choice(list(references))
+        actor = self.results[self.random.choice(list(references))][2]
+        among = [one for one in references if self.results[one][2] is actor]
+        chosen = among[0] if actor is not None else self.random.choice(among)  # an actor keeps the order
         return [chosen], [one for one in references if one is not chosen]
 
     def get(self, reference: Any) -> Any:

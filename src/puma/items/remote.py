@@ -63,7 +63,7 @@ class RayEncoder:
             self._make = lambda: actor.remote(load, describe)
             self._starting: dict[Any, Any] = {}
             self._ready: list[Any] = []
-            self.deaths = 0
+            self.deaths = self._sent = 0
             for _ in range(self.pool.workers):
                 self._start_one()
             about = self._wait_for_one()
@@ -126,7 +126,7 @@ class RayEncoder:
                 if found is not None:
                     done[task.number] = task.whole(found, self.dim)
                 else:
-                    self._lost(actor, task, todo)
+                    self._lost(actor, task, todo, running)
 
     def close(self) -> None:
         """End the actors; leave the cluster."""
@@ -156,6 +156,7 @@ class RayEncoder:
                 return
             task = todo.popleft()
             load[id(actor)] += 1
+            task.sent = self._sent = self._sent + 1
             running[actor.embed.remote(task.items, task.instruction)] = (task, actor)
 
     def _result(self, reference: Any) -> Any:
@@ -169,19 +170,23 @@ class RayEncoder:
         except errors.RayError:
             return None
 
-    def _lost(self, actor: Any, task: _Task, todo: deque[_Task]) -> None:
-        task.deaths += 1
-        if task.deaths >= DEATHS:
+    def _lost(self, actor: Any, task: _Task, todo: deque[_Task], running: dict[Any, tuple[_Task, Any]]) -> None:
+        todo.appendleft(task)
+        if actor not in self._ready:
+            return
+        self._ready.remove(actor)
+        self._start_one()
+        self.deaths += 1
+        # An actor works in the order it was asked: it died in the oldest of its batches, if in one.
+        others = [other for other, where in running.values() if where is actor]
+        blamed = min([task, *others], key=lambda one: one.sent)
+        blamed.deaths += 1
+        if blamed.deaths >= DEATHS:
             raise DependencyError(
-                f"batch {task.number} of {task.size} items ended {DEATHS} Ray workers, as {task.shown:.200}: most "
+                f"batch {blamed.number} of {blamed.size} items ended {DEATHS} Ray workers, as {blamed.shown:.200}: most "
                 "often memory ran out (`ray status`, and the workers' logs under /tmp/ray, say more); give a smaller "
                 "--batch-size"
             )
-        todo.appendleft(task)
-        if actor in self._ready:
-            self._ready.remove(actor)
-            self.deaths += 1
-            self._start_one()
 
     def _arrived(self, reference: Any) -> dict[str, Any] | None:
         actor = self._starting.pop(reference)
@@ -243,6 +248,7 @@ class _Task:
     instruction: str | None
     faults: list[tuple[int, str]]
     shown: str
+    sent: int = 0
     deaths: int = 0
 
     def whole(self, found: Embedded, dim: int) -> Embedded:
