@@ -183,9 +183,9 @@ class RayEncoder:
         blamed.deaths += 1
         if blamed.deaths >= DEATHS:
             raise DependencyError(
-                f"batch {blamed.number} of {blamed.size} items ended {DEATHS} Ray workers, as {blamed.shown:.200}: most "
-                "often memory ran out (`ray status`, and the workers' logs under /tmp/ray, say more); give a smaller "
-                "--batch-size"
+                f"batch {blamed.number} of {blamed.size} items ended {DEATHS} Ray workers, as {blamed.shown:.200}: "
+                "most often memory ran out (`ray status`, and the workers' logs under /tmp/ray, say more); give a "
+                "smaller --batch-size"
             )
 
     def _arrived(self, reference: Any) -> dict[str, Any] | None:
