@@ -28,7 +28,7 @@ test-fast: $(STAMP)
 
 # The extras bring other people's standard tests for our adapters, a second counter of our figures, and Ray.
 test-all: $(STAMP) browser
-	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,ray]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,servers,ray]"
 	$(PYTEST) -m ""
 
 lint: $(STAMP)

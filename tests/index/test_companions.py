@@ -23,8 +23,8 @@ def filled(path, count=6, **more):
     return index, ids
 
 
-def test_thumbnails_are_kept_by_content_and_told_with_rows_and_hits(tmp_path):
-    index = Index(tmp_path / "i")
+def test_thumbnails_are_kept_by_content_and_told_with_rows_and_hits(where):
+    index = Index(where("i"))
     vectors = units(4, 8)
     index.add(
         ["a", "b", "c", "d"],
@@ -54,9 +54,9 @@ def test_thumbnails_are_kept_by_content_and_told_with_rows_and_hits(tmp_path):
     assert index.thumbnail("d") is not None
 
 
-def test_sources_are_found_by_path_and_below_it(tmp_path):
+def test_sources_are_found_by_path_and_below_it(where):
     paths = ["/p/a.png", "/p/a.png.d/b.png", "/p/q/c.png", "/pp/d.png", "/p/100%_/e.png", "/p/it's/f.png"]
-    index, ids = filled(tmp_path / "i", sources=paths)
+    index, ids = filled(where("i"), sources=paths)
     pairs = set(zip(paths, ids, strict=True))
     assert index.sources(["/p"]) == {pair for pair in pairs if pair[0].startswith("/p/")}
     assert index.sources(["/p/"]) == index.sources(["/p"])
@@ -71,8 +71,8 @@ def test_sources_are_found_by_path_and_below_it(tmp_path):
     assert index.stats()["sources"] == 7
 
 
-def test_rows_go_with_their_last_source(tmp_path):
-    index, _ = filled(tmp_path / "i", sources=["/a", "/b", "/c", None, "/e", "/f"])
+def test_rows_go_with_their_last_source(where):
+    index, _ = filled(where("i"), sources=["/a", "/b", "/c", None, "/e", "/f"])
     index.note_sources([("/a2", "00"), ("/b2", "01")])
     assert index.forget_sources([("/a", "00"), ("/c", "02"), ("/nowhere", "03"), ("/nowhere", "04")]) == 1
     assert sorted(index.get(["00", "01", "02", "03", "04"])) == ["00", "01", "03", "04"]
@@ -85,9 +85,9 @@ def test_rows_go_with_their_last_source(tmp_path):
     assert index.verify() == []
 
 
-def test_many_sources_are_forgotten_at_once(tmp_path):
+def test_many_sources_are_forgotten_at_once(where):
     count = 1200
-    index = Index(tmp_path / "i")
+    index = Index(where("i"))
     ids = [f"{n:04d}" for n in range(count)]
     index.add(ids, units(count, 8), ["text"] * count, sources=[f"/x/{name}" for name in ids])
     index.note_sources((f"/y/{name}", name) for name in ids[:5])
@@ -96,18 +96,18 @@ def test_many_sources_are_forgotten_at_once(tmp_path):
     assert index.sources(["/"]) == {(f"/y/{name}", name) for name in ids[:5]}
 
 
-def test_indexes_without_companions_answer(tmp_path):
-    index, _ = filled(tmp_path / "i")
+def test_indexes_without_companions_answer(where):
+    index, _ = filled(where("i"))
     assert index.thumbnail("00") is None
     assert index.sources(["/"]) == set()
     assert index.forget_sources([("/a", "00")]) == 0
-    assert index.compact().keys() == {"bytes_before", "bytes_after", "thumbnails_dropped", "sources_dropped"}
-    nothing = Index(tmp_path / "nothing")
+    assert index.compact().keys() >= {"thumbnails_dropped", "sources_dropped"}
+    nothing = Index(where("nothing"))
     assert (nothing.thumbnail("a"), nothing.sources(["/"]), nothing.forget_sources([("/a", "a")])) == (None, set(), 0)
     assert (nothing.verify(), nothing.page(3), list(nothing.scan()), nothing.count()) == ([], [], [], 0)
     assert nothing.compact()["bytes_after"] == 0
     nothing.note_sources([("/a", "a")])
-    assert not (tmp_path / "nothing").exists()
+    assert not where.exists("nothing")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_indexes_without_companions_answer(tmp_path):
         ({"contents": ["a", 7]}, "ids"),
     ],
 )
-def test_companions_that_are_not_as_described_are_refused_whole(tmp_path, arguments, message):
-    index = Index(tmp_path / "i", dim=8)
+def test_companions_that_are_not_as_described_are_refused_whole(where, arguments, message):
+    index = Index(where("i"), dim=8)
     with pytest.raises(InputError, match=message):
         index.add(["a", "b"], units(2, 8), ["image", "image"], **arguments)
     assert len(index) == 0
@@ -135,8 +135,8 @@ def test_companions_that_are_not_as_described_are_refused_whole(tmp_path, argume
         index.note_sources([("/a", "")])
 
 
-def test_pages_are_in_the_order_of_ids(tmp_path):
-    index = Index(tmp_path / "i")
+def test_pages_are_in_the_order_of_ids(where):
+    index = Index(where("i"))
     ids = ["b", "a", "Z", "ü", "é", "👩", "it's", "~", "aa", "1", "10", "2"]
     kinds = ["image", "text", "image,text"] * 4
     index.add(ids, units(12, 8), kinds, [{"n": n} for n in range(12)])

@@ -9,6 +9,7 @@ from puma.errors import InputError
 from puma.index import Index, reader
 from puma.index.filters import MAX_COMPARISONS, MAX_VALUES, as_sql, checked_filter, filter_fields, matches
 from puma.items import MODALITIES
+from support.engines import ELSEWHERE, placed
 
 KEYS = ["brand", "price", "it's", 'a"b', "a.b", "$x", "", "ü", "id", "s:brand", "x') OR ('1'='1", "new\nline", "nul\0"]
 TEXTS = [
@@ -160,6 +161,32 @@ def test_filters_come_before_ranking_in_indexed_search(stored, where):
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in truth], abs=2e-6)
 
 
+@pytest.fixture(scope="module", params=ELSEWHERE)
+def elsewhere(request, tmp_path_factory):
+    """The same rows on each other engine."""
+    index = Index(placed(request, request.param, tmp_path_factory.mktemp("filters"))("i"))
+    index.add(IDS, units(COUNT, 16), KINDS, PAYLOADS)
+    return index
+
+
+@given(where=filters, kinds=st.sampled_from([None, "image", ["image", "text"], list(MODALITIES)]))
+@settings(max_examples=60, deadline=None)
+def test_other_engines_find_what_the_slow_meaning_finds(elsewhere, where, kinds):
+    plain = checked_filter(where)
+    wanted = MODALITIES if kinds is None else [kinds] if isinstance(kinds, str) else kinds
+    rows = zip(IDS, KINDS, PAYLOADS, strict=True)
+    expected = [name for name, kind, payload in rows if kind in wanted and matches(kind, payload, plain)]
+    assert [row.id for row in elsewhere.page(1000, None, kinds, where, vectors=False)] == expected
+    assert sorted(hit.id for hit in elsewhere.search(units(1, 16, seed=5), 1000, kinds, where=where)[0]) == expected
+
+
+def test_a_filter_of_as_many_values_as_there_may_be(elsewhere):
+    values = [f"no such brand {n}" for n in range(MAX_VALUES - 1)] + ["b1"]
+    expected = sum(payload.get("brand") == "b1" for payload in PAYLOADS)
+    assert elsewhere.count(where={"type": "in", "key": "brand", "value": values}) == expected > 0
+    assert elsewhere.count(where={"type": "nin", "key": "brand", "value": values}) == COUNT - expected
+
+
 def test_pages_go_on_where_the_last_one_ended(stored):
     where = {"type": "ne", "key": "brand", "value": "b1"}
     whole = [row.id for row in stored["flat"].page(1000, where=where)]
@@ -231,8 +258,8 @@ def test_what_is_stored_for_filters_keeps_kinds_apart():
     )
 
 
-def test_keys_that_json_turns_into_text_are_found(tmp_path):
-    index = Index(tmp_path / "i")
+def test_keys_that_json_turns_into_text_are_found(where):
+    index = Index(where("i"))
     index.add(["a"], units(1, 8), ["text"], [{7: "seven", "long": "x" * 5000}])
     assert index.count(where={"type": "eq", "key": "7", "value": "seven"}) == 1
     assert index.page(1)[0].payload == {"7": "seven", "long": "x" * 5000}

@@ -39,8 +39,8 @@ def brute_force(ids, vectors, query, k, keep=None):
 
 @pytest.mark.parametrize("modality", [None, *MODALITIES])
 @pytest.mark.parametrize("k", [1, 7, 1000])
-def test_small_indexes_are_exact_and_filter_before_ranking(tmp_path, modality, k):
-    index, ids, vectors = filled(tmp_path / "i")
+def test_small_indexes_are_exact_and_filter_before_ranking(where, modality, k):
+    index, ids, vectors = filled(where("i"))
     queries = units(5, 8, seed=9)
     for query, hits in zip(queries, index.search(queries, k, modality), strict=True):
         expected = brute_force(ids, vectors, query, k, lambda n: modality in (None, MODALITIES[n % 3]))
@@ -50,8 +50,8 @@ def test_small_indexes_are_exact_and_filter_before_ranking(tmp_path, modality, k
         assert all(hit.payload == {"n": ids.index(hit.id)} for hit in hits)
 
 
-def test_equal_scores_come_in_the_order_of_ids(tmp_path):
-    index = Index(tmp_path / "i")
+def test_equal_scores_come_in_the_order_of_ids(where):
+    index = Index(where("i"))
     same = np.repeat(units(1, 16), 50, axis=0)
     ids = [f"{n:02d}" for n in np.random.default_rng(1).permutation(50)]
     index.add(ids, same, ["text"] * 50)
@@ -114,8 +114,8 @@ def test_dimensions_that_the_fast_index_cannot_take_stay_exact(tmp_path, monkeyp
     assert index.search(vectors[3], 1)[0][0].id == ids[3]
 
 
-def test_adding_again_replaces_and_deleting_removes(tmp_path):
-    index, ids, vectors = filled(tmp_path / "i")
+def test_adding_again_replaces_and_deleting_removes(where):
+    index, ids, vectors = filled(where("i"))
     index.add(ids[:10], vectors[:10], ["text"] * 10, [{"again": True}] * 10)
     assert len(index) == 60
     assert index.search(vectors[1], 1)[0][0] == Hit(ids[1], 1.0, "text", {"again": True})
@@ -125,8 +125,8 @@ def test_adding_again_replaces_and_deleting_removes(tmp_path):
     assert index.delete([]) == 0
 
 
-def test_ids_and_payloads_of_any_writing(tmp_path):
-    index = Index(tmp_path / "i", dim=4)
+def test_ids_and_payloads_of_any_writing(where):
+    index = Index(where("i"), dim=4)
     names = ["it's", 'a "quote"', "x' OR '1'='1", "ナマズ", "👩‍🚀", "%_\\"]
     payloads = [{"deep": {"list": [1, None, "ü"]}, "name": name} for name in names]
     index.add(names, units(6, 4), ["text"] * 6, payloads)
@@ -135,11 +135,11 @@ def test_ids_and_payloads_of_any_writing(tmp_path):
     assert len(index) == 5
 
 
-def test_empty_indexes_answer(tmp_path):
-    assert len(Index(tmp_path / "nothing")) == 0
-    assert Index(tmp_path / "nothing").search(units(2, 4), 3) == [[], []]
-    assert not (tmp_path / "nothing").exists()
-    index = Index(tmp_path / "made", dim=4)
+def test_empty_indexes_answer(where):
+    assert len(Index(where("nothing"))) == 0
+    assert Index(where("nothing")).search(units(2, 4), 3) == [[], []]
+    assert not where.exists("nothing")
+    index = Index(where("made"), dim=4)
     assert index.search(units(2, 4), 3) == [[], []]
     assert index.search(np.zeros((0, 4)), 3) == []
     assert index.stats()["rows"] == 0
@@ -148,21 +148,21 @@ def test_empty_indexes_answer(tmp_path):
     assert len(index) == 0
 
 
-def test_reopening_keeps_rows_dimension_and_model(tmp_path):
-    _, ids, vectors = filled(tmp_path / "i", fingerprint="model-a")
-    again = Index(tmp_path / "i", create=False)
+def test_reopening_keeps_rows_dimension_and_model(where):
+    _, ids, vectors = filled(where("i"), fingerprint="model-a")
+    again = Index(where("i"), create=False)
     assert (len(again), again.dim, again.fingerprint) == (60, 8, "model-a")
     again.optimize()  # compaction must keep what the index knows of its model
-    assert Index(tmp_path / "i").fingerprint == "model-a"
+    assert Index(where("i")).fingerprint == "model-a"
     assert again.search(vectors[7], 1)[0][0].id == ids[7]
 
 
-def test_another_model_is_refused_with_a_way_out(tmp_path):
-    filled(tmp_path / "i", fingerprint="model-a")
+def test_another_model_is_refused_with_a_way_out(where):
+    filled(where("i"), fingerprint="model-a")
     with pytest.raises(IndexMismatchError, match=r"made with model model-a, this one is model-b.*new index"):
-        Index(tmp_path / "i", fingerprint="model-b")
+        Index(where("i"), fingerprint="model-b")
     with pytest.raises(IndexMismatchError, match="length 8, the model makes 16"):
-        Index(tmp_path / "i", dim=16)
+        Index(where("i"), dim=16)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_another_model_is_refused_with_a_way_out(tmp_path):
         ({"payloads": [{}, "text"]}, "must be a dict"),
     ],
 )
-def test_bad_rows_are_refused_whole(tmp_path, change, message):
-    index = Index(tmp_path / "i", dim=4)
+def test_bad_rows_are_refused_whole(where, change, message):
+    index = Index(where("i"), dim=4)
     rows = {"ids": ["a", "b"], "vectors": np.eye(4)[:2], "modalities": ["text", "image"], "payloads": None} | change
     with pytest.raises(InputError, match=message):
         index.add(**rows)
@@ -236,10 +236,10 @@ def test_a_half_made_index_is_made_whole_and_a_damaged_one_is_named(tmp_path):
         Index(tmp_path / "i")
 
 
-def test_other_handles_see_new_rows(tmp_path):
-    early = Index(tmp_path / "i")
-    writer, ids, vectors = filled(tmp_path / "i")
-    reader = Index(tmp_path / "i")
+def test_other_handles_see_new_rows(where):
+    early = Index(where("i"))
+    writer, ids, vectors = filled(where("i"))
+    reader = Index(where("i"))
     assert len(early) == len(reader) == 60
     assert reader.search(vectors[0], 1)[0][0].id == ids[0]
     writer.add(["new"], units(1, 8, seed=77), ["image"])
@@ -305,8 +305,8 @@ def test_the_index_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
-def test_an_open_index_is_bound_to_a_model_without_opening_it_again(tmp_path):
-    index = Index(tmp_path / "i")
+def test_an_open_index_is_bound_to_a_model_without_opening_it_again(where):
+    index = Index(where("i"))
     index.bind(4, "m1")
     assert (index.dim, index.fingerprint, len(index)) == (4, "m1", 0)
     index.bind(4, "m1")
@@ -315,5 +315,5 @@ def test_an_open_index_is_bound_to_a_model_without_opening_it_again(tmp_path):
     with pytest.raises(IndexMismatchError, match="made with model m1"):
         index.bind(4, "m2")
     with pytest.raises(IndexMismatchError, match="made with model m1"):
-        Index(tmp_path / "new", fingerprint="m1").bind(4, "m2")
-    assert not (tmp_path / "new").exists()
+        Index(where("new"), fingerprint="m1").bind(4, "m2")
+    assert not where.exists("new")

@@ -50,11 +50,15 @@ def toy_searcher(folder: Path, name: str = "my.index", encoder: ToyEncoder | Non
 
 @contextlib.contextmanager
 def served(
-    searchers: object, encoder: ToyEncoder | None = None, cutoffs: Cutoffs | None = None, **settings: object
+    searchers: object,
+    encoder: ToyEncoder | None = None,
+    cutoffs: Cutoffs | None = None,
+    load: object = None,
+    **settings: object,
 ) -> Iterator[str]:
     """The address of a running service."""
     alone = {} if searchers else {"encoder": encoder or ToyEncoder()}
-    app = create_app(searchers, settings=ServeSettings(**settings), cutoffs=cutoffs, **alone)  # type: ignore[arg-type]
+    app = create_app(searchers, settings=ServeSettings(**settings), cutoffs=cutoffs, load=load, **alone)  # type: ignore[arg-type]
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

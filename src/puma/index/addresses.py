@@ -12,7 +12,14 @@ from puma.errors import InputError
 from puma.index.interface import Engine
 
 FOLDER_ENGINE = "puma.index.lance"
-ENGINES: dict[str, str] = {}
+ENGINES: dict[str, str] = {
+    "milvus": "puma.index.milvus.engine",
+    "milvus+https": "puma.index.milvus.engine",
+    "milvus-lite": "puma.index.milvus.engine",
+    "s3": "puma.index.object_store",
+    "gs": "puma.index.object_store",
+    "az": "puma.index.object_store",
+}
 """The module of each scheme; it has ``open_table`` and ``create_table`` as :class:`EngineModule` describes them."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
 

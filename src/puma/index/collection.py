@@ -261,7 +261,8 @@ class Index(OpenedIndex):
         versions and what belongs to no row.
 
         Returns:
-            ``bytes_before``, ``bytes_after``, ``thumbnails_dropped``, ``sources_dropped``.
+            ``thumbnails_dropped``, ``sources_dropped`` and, where the engine knows its size, ``bytes_before`` and
+            ``bytes_after``.
         """
         engine = self._current()
         if engine is None:

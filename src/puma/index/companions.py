@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from puma.index.filters import quoted
 from puma.index.tables import (
     SOURCES,
     THUMBNAILS,
+    Folder,
     connect,
     exists,
     parts_of,
@@ -32,7 +32,7 @@ class Companion:
 
     name: str
 
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
+    def __init__(self, folder: Folder, fresh: bool = False) -> None:
         self.folder = folder
         self._fresh = fresh
         self._handle: Any = None
@@ -161,6 +161,10 @@ class Sources(Companion):
     def under(self, paths: Sequence[str]) -> set[tuple[str, str]]:
         """All pairs whose source is one of these paths or lies below one."""
         return {pair for condition in self.conditions_under(paths) for pair in self._pairs(condition)}
+
+    def every(self) -> set[tuple[str, str]]:
+        """All pairs."""
+        return {(source, name) for part in self.columns(["source", "id"]) for source, name in part}
 
     def orphaned_by(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """The ids that no source would hold any more without these pairs. Pairs that are not there orphan nothing."""

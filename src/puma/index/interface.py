@@ -118,7 +118,7 @@ class Engine(Protocol):
         """The first rows by id that come after ``after``."""
 
     def scan(self, batch: int, vectors: bool) -> Iterator[list[Row]]:
-        """All rows of one moment, in the order they are stored."""
+        """All rows: of one moment and in the order they are stored, or in the order of ids while others may write."""
 
     def search(
         self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
@@ -162,7 +162,7 @@ class Engine(Protocol):
         """Faults, in plain words."""
 
     def compact(self) -> dict[str, int]:
-        """Everything small and fast at once; bytes before and after."""
+        """Everything small and fast at once; what was dropped and, where known, bytes before and after."""
 
     def optimize(self) -> None:
         """Build or refresh what makes search fast; drop old versions."""

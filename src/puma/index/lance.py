@@ -6,28 +6,30 @@ sources are never torn by another's deletion; upkeep takes its own lock and lets
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import maintenance, reader, verifying
-from puma.index.companions import Thumbnails, one_of
-from puma.index.interface import NewRow, encoded_payload
-from puma.index.placing import PlaceWriter
-from puma.index.provenance import Place, Stamp
+from puma.index.companions import Sources, Thumbnails, one_of
+from puma.index.generations import current, is_superseded, root_of
+from puma.index.interface import NewRow, Row, encoded_payload
 from puma.index.stamps import Stamps
 from puma.index.tables import (
     FORMAT,
     ITEMS,
     METADATA_KEY,
     READABLE,
+    Folder,
     connect,
     exists,
     item_batch,
@@ -38,99 +40,74 @@ from puma.index.tables import (
     storage_error,
     writing,
 )
+from puma.index.writer import RowWriter
 
 UPGRADE_ROWS = 4096
 REST_SECONDS = 60.0
 """After upkeep failed (a full disk, say), how long before it is tried again."""
 
 
-class LanceEngine(PlaceWriter):
+class LanceEngine(reader.Reader, RowWriter):
     """See :class:`puma.index.interface.Engine`. Opened by :func:`open_table` or made by :func:`create_table`."""
 
-    def __init__(self, folder: Path, table: Any) -> None:
+    def __init__(self, folder: Folder, table: Any) -> None:
         described = _described(folder, table)
-        super().__init__(folder, table, int(described["dim"]), described["fingerprint"])
-        self._thumbnails, self._stamps = Thumbnails(folder), Stamps(folder)
+        super().__init__(folder, table, int(described["dim"]))
+        self.fingerprint = described["fingerprint"]
+        self._thumbnails, self._sources, self._stamps = Thumbnails(folder), Sources(folder), Stamps(folder)
         self._rest_until = 0.0
 
-    # Writing: under the write lock, so that a row, its image and its sources are never torn by another's deletion.
-
-    def put(
-        self, rows: Sequence[NewRow], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None
-    ) -> None:
-        if not rows:
-            return
+    @contextlib.contextmanager
+    def _locked(self, upgrade: bool = True) -> Iterator[None]:
+        # A row, its image and its sources are never torn by another's deletion.
         with locked(self.folder, "write"):
-            self._upgraded()
-            self._thumbnails.put(thumbnails or {})
-            with_image = self._thumbnails.present([row.content for row in rows])
-            rows = [replace(row, thumbnail=row.content in with_image) for row in rows]
-            self._drop_other_places(rows)
-            # Before the rows: a row without a source counts as one that was given directly.
-            self._sources.note(sources or ())
-            self._merge_rows(rows)
-        self._upkeep()
+            if isinstance(self.folder, Path) and is_superseded(self.folder):
+                raise StorageError(
+                    f"{root_of(self.folder)}: was changed to another model meanwhile; nothing was written. "
+                    "Open it again, with that model"
+                )
+            if upgrade:
+                self._upgraded()
+            yield
 
-    def delete(self, ids: Sequence[str]) -> int:
-        if not ids:
-            return 0
-        with locked(self.folder, "write"):
-            self._upgraded()
-            # First: a kill before the sources go must not leave files that count as read though their rows are gone.
-            self._stamps.drop({source for source, _ in self._sources.of_ids(ids)})
-            gone = self._delete(ids)
-            self._sources.drop_ids(ids)
-            self._places.drop_ids(ids)
-        self._upkeep()
-        return gone
+    def _merge_rows(self, rows: Sequence[NewRow]) -> None:
+        batch = item_batch(rows, self.dim, self.fingerprint)
+        merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        writing(self.folder, lambda: merge.execute(batch))
 
-    def note_sources(self, pairs: Sequence[tuple[str, str]]) -> None:
-        if pairs:
-            with locked(self.folder, "write"):
-                self._sources.note(pairs)
+    def put_copies(self, rows: Sequence[Row], vectors: np.ndarray, other: LanceEngine) -> None:
+        """Insert another engine's rows with other vectors; their thumbnails come along.
 
-    def forget_sources(self, pairs: Sequence[tuple[str, str]]) -> int:
-        if not pairs:
-            return 0
-        with locked(self.folder, "write"):
-            self._upgraded()
-            # The rows first: after a kill in between, the pairs are still there to be forgotten again.
-            orphans = sorted(self._sources.orphaned_by(pairs))
-            gone = self._delete(orphans)
-            self._places.drop_ids(orphans)
-            forgotten = set(pairs)
-            places = [place for some in self._places.of_ids(name for _, name in pairs).values() for place in some]
-            self._places.drop_places(place for place in places if (place.source, place.id) in forgotten)
-            self._follow_places({place.id for place in places})
-            self._sources.drop(pairs)
-        self._upkeep()
-        return gone
+        Args:
+            rows: n of them.
+            vectors: float32 [n, dim].
+        """
+        images = {row.content for row in rows if row.thumbnail}
+        thumbnails = {content: image for content in images if (image := other._thumbnails.get(content)) is not None}
+        new = [
+            NewRow(row.id, vector, row.modality, encoded_payload(row.payload, row.id), row.content)
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
+        self.put(new, thumbnails, None)
 
-    def add_places(self, places: Sequence[Place]) -> list[Place]:
-        if not places:
-            return []
-        with locked(self.folder, "write"):
-            self._upgraded()
-            return self._add_places(places)
+    def take_companions(self, other: LanceEngine, ids: Collection[str]) -> None:
+        """Take over another engine's sources, places and stamps of these rows, in the place of one's own."""
+        pairs = {pair for pair in other._sources.every() if pair[1] in ids}
+        listed = [place for places in other._places.of_ids(ids).values() for place in places]
+        kinds = {row.id: row.modality for row in self.get([place.id for place in listed], vectors=False).values()}
+        stamps = other._stamps.under(sorted(other._stamps.values("source")))
+        with self._locked():
+            self._sources.drop(self._sources.every() - pairs)
+            self._sources.note(pairs)
+            self._places.drop_ids(self._places.values("id"))
+            self._places.put(listed, kinds)
+            self._stamps.drop(self._stamps.values("source") - stamps.keys())
+            self._stamps.put(list(stamps.values()))
 
-    def forget_places(self, places: Sequence[Place]) -> None:
-        if not places:
-            return
-        with locked(self.folder, "write"):
-            self._upgraded()
-            gone = set(places)
-            listed = self._places.of_ids(place.id for place in places)
-            kept_one = {name for name, some in listed.items() if not gone.issuperset(some)}
-            self._places.drop_places(place for place in gone if place.id in kept_one)
-            self._follow_places(kept_one)
-
-    def _delete(self, ids: Sequence[str]) -> int:
+    def _delete_rows(self, ids: Sequence[str]) -> int:
         before = self.count()
-        contents = {row.content for row in self.get(ids, vectors=False).values()}
         for part in parts_of(ids, 500):
             writing(self.folder, partial(self._table.delete, one_of("id", part)))
-        # What was deleted is not to be seen. A kill in between leaves an image nobody asks for; compact drops it.
-        self._thumbnails.drop(contents - self._held(contents))
         return before - self.count()
 
     def _held(self, contents: Collection[str]) -> set[str]:
@@ -164,21 +141,6 @@ class LanceEngine(PlaceWriter):
 
         with locked(self.folder, "upkeep"):
             writing(self.folder, work)
-
-    def put_stamps(self, stamps: Sequence[Stamp]) -> None:
-        if stamps:
-            with locked(self.folder, "write"):
-                self._stamps.put(stamps)
-
-    def stamps(self, under: Sequence[str]) -> dict[str, Stamp]:
-        return self._stamps.under(under)
-
-    def thumbnail(self, name: str) -> bytes | None:
-        row = self.get([name], vectors=False).get(name)
-        return None if row is None else self._thumbnails.get(row.content)
-
-    def sources(self, under: Sequence[str]) -> set[tuple[str, str]]:
-        return self._sources.under(under)
 
     def optimize(self) -> None:
         if _described(self.folder, self._table)["format"] != FORMAT:
@@ -240,10 +202,20 @@ def open_table(folder: Path) -> LanceEngine | None:
         return None
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; an index is a folder")
-    if not exists(folder, ITEMS):
+    used = current(folder).folder(folder)
+    if not exists(used, ITEMS):
         if {name for name in os.listdir(folder) if not name.startswith(".")} - {f"{ITEMS}.lance"}:
             raise InputError(f"{folder}: is a folder with other things in it, and no index; choose an empty one")
         return None
+    return opened(used)
+
+
+def opened(folder: Folder) -> LanceEngine:
+    """The engine on a folder that has an index.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
     try:
         return LanceEngine(folder, connect(folder).open_table(ITEMS))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -274,7 +246,7 @@ def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine
         return LanceEngine(folder, writing(folder, work))
 
 
-def _described(folder: Path, table: Any) -> dict[str, Any]:
+def _described(folder: Folder, table: Any) -> dict[str, Any]:
     described: dict[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     if described.get("format") not in READABLE:
         raise IndexMismatchError(

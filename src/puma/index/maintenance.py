@@ -10,12 +10,24 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from puma.index.companions import Sources, Thumbnails
 from puma.index.places import Places
-from puma.index.tables import ITEMS, PLACES, SOURCES, STAMPS, THUMBNAILS, connect, exists, is_conflict, locked, writing
+from puma.index.remote import RemoteFolder
+from puma.index.tables import (
+    ITEMS,
+    PLACES,
+    SOURCES,
+    STAMPS,
+    THUMBNAILS,
+    Folder,
+    connect,
+    exists,
+    is_conflict,
+    locked,
+    writing,
+)
 
 KEEP_VERSIONS = timedelta(minutes=10)
 """How long a version that is no longer the newest stays, for those who are reading it."""
@@ -62,7 +74,7 @@ def due(table: Any, dim: int, flat_rows: int) -> bool:
     return dim % 8 == 0 and outside > max(flat_rows / 2, UNINDEXED * state["rows"])
 
 
-def maintain(folder: Path, table: Any, dim: int, flat_rows: int, *, wait: float, thorough: bool = False) -> bool:
+def maintain(folder: Folder, table: Any, dim: int, flat_rows: int, *, wait: float, thorough: bool = False) -> bool:
     """Build or refresh the search indexes, join small files, drop versions older than :data:`KEEP_VERSIONS`.
 
     Args:
@@ -126,7 +138,7 @@ def _few_tokens(table: Any) -> bool:
     return True
 
 
-def _optimize_companion(folder: Path, name: str, always: bool) -> None:
+def _optimize_companion(folder: Folder, name: str, always: bool) -> None:
     from lancedb.index import BTree
 
     if not exists(folder, name):
@@ -141,7 +153,7 @@ def _optimize_companion(folder: Path, name: str, always: bool) -> None:
     table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
 
-def drop_indexes(folder: Path, table: Any) -> None:
+def drop_indexes(folder: Folder, table: Any) -> None:
     """Drop what makes search fast; no row is lost by it."""
     for name in state_of(table)["columns"].values():
         writing(folder, partial(table.drop_index, name))
@@ -161,7 +173,7 @@ def drop_orphans(table: Any, thumbnails: Thumbnails, sources: Sources, places: P
     }
 
 
-def drop_old(folder: Path) -> None:
+def drop_old(folder: Folder) -> None:
     """Drop every version but the newest, and what killed writers left. The caller holds both locks: nobody else's
     unfinished files can be among them."""
     for name in (ITEMS, *COMPANIONS):
@@ -170,8 +182,10 @@ def drop_old(folder: Path) -> None:
             writing(folder, partial(table.optimize, cleanup_older_than=AT_ONCE, delete_unverified=True))
 
 
-def folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Folder) -> int:
     """Size of everything in a folder; files that vanish meanwhile do not count."""
+    if isinstance(folder, RemoteFolder):
+        return folder.size()
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from puma.index.companions import Sources
-from puma.index.interface import NewRow, encoded_payload
+from puma.index.interface import NewRow, Row, encoded_payload
 from puma.index.places import implied
 from puma.index.provenance import Place
-from puma.index.reader import Reader
-from puma.index.tables import item_batch, writing
 
 
-class PlaceWriter(Reader):
-    """The part of :class:`puma.index.lance.LanceEngine` that writes places. The caller holds the write lock.
+class PlaceWriter:
+    """The part of an engine that writes places, over its tables of places and sources. The caller holds the write lock,
+    where there is one."""
 
-    Args:
-        folder, table, dim: as :class:`puma.index.reader.Reader` takes them.
-        fingerprint: of the model whose vectors these are.
-    """
+    _places: Any
+    _sources: Any
 
-    def __init__(self, folder: Path, table: Any, dim: int, fingerprint: str | None) -> None:
-        super().__init__(folder, table, dim)
-        self.fingerprint = fingerprint
-        self._sources = Sources(folder)
-
-    def places(self, under: Sequence[str]) -> list[Place]:
-        return self._places.under(under)
+    def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
+        raise NotImplementedError
 
     def _merge_rows(self, rows: Sequence[NewRow]) -> None:
         """Insert or replace by id: a retry after a kill must not leave a row twice."""
-        batch = item_batch(rows, self.dim, self.fingerprint)
-        merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        writing(self.folder, lambda: merge.execute(batch))
+        raise NotImplementedError
+
+    def places(self, under: Sequence[str]) -> list[Place]:
+        found: list[Place] = self._places.under(under)
+        return found
 
     def _add_places(self, places: Sequence[Place]) -> list[Place]:
         """Those that were new. Where the payload is that of the whole item, only the source is remembered."""

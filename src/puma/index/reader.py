@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from puma.index.places import Places, other_payloads, shown_payloads
 from puma.index.provenance import Place
 from puma.index.sampling import Sampler
 from puma.index.snapshot import Snapshot
-from puma.index.tables import ITEMS, connect, matrix, parts_of, reading
+from puma.index.tables import ITEMS, Folder, connect, matrix, parts_of, reading
 
 FLAT_ROWS = 10_000
 """Up to here search is exact and no vector index is built."""
@@ -51,7 +50,7 @@ class Reader:
         dim: length of the vectors.
     """
 
-    def __init__(self, folder: Path, table: Any, dim: int) -> None:
+    def __init__(self, folder: Folder, table: Any, dim: int) -> None:
         self.folder = folder
         self.dim = dim
         self._table = table

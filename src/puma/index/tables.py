@@ -1,4 +1,6 @@
-"""LanceDB tables in a folder: columns, opening, retries, locks between processes. Loads no torch."""
+"""LanceDB tables in a folder, on disk or in an object store: columns, opening, retries, locks between processes. Loads
+no torch.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ import numpy as np
 from puma.errors import DependencyError, PumaError, StorageError
 from puma.index.filters import filter_fields
 from puma.index.interface import NewRow
+from puma.index.remote import RemoteFolder, storage_options
 
 FORMAT = 2
 """Format 1 had no columns for filters, thumbnails and checksums; it is read, and upgraded at the next write."""
@@ -31,6 +34,8 @@ CACHE_BYTES = 2**29
 what belonged to versions that are gone."""
 
 T = TypeVar("T")
+Folder = Path | RemoteFolder
+"""Where the tables of an index are."""
 
 
 def item_schema(dim: int, fingerprint: str | None) -> Any:
@@ -143,7 +148,7 @@ def _new_session() -> Any:
     return lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES // 2)
 
 
-def connect(folder: Path, fresh: bool = False) -> Any:
+def connect(folder: Folder, fresh: bool = False) -> Any:
     """A connection whose tables look for other processes' writes before every read (0.1 ms; the default never looks).
 
     Args:
@@ -158,19 +163,25 @@ def connect(folder: Path, fresh: bool = False) -> Any:
         import lancedb
     except ImportError:
         raise DependencyError("the embedded index needs LanceDB: pip install lancedb") from None
+    remote: dict[str, Any] = {"storage_options": storage_options()} if isinstance(folder, RemoteFolder) else {}
     return lancedb.connect(
-        folder, read_consistency_interval=timedelta(0), session=_new_session() if fresh else _session()
+        folder if isinstance(folder, Path) else folder.url,
+        read_consistency_interval=timedelta(0),
+        session=_new_session() if fresh else _session(),
+        **remote,
     )
 
 
-def exists(folder: Path, table: str) -> bool:
+def exists(folder: Folder, table: str) -> bool:
     """Whether a table was ever finished there: what a kill leaves before the first version has no manifest."""
+    if isinstance(folder, RemoteFolder):
+        return folder.exists(table)
     versions = folder / f"{table}.lance" / "_versions"
     return versions.is_dir() and any(not entry.name.startswith(".") for entry in versions.iterdir())
 
 
 @contextlib.contextmanager
-def locked(folder: Path, which: str, wait: float | None = None) -> Iterator[bool]:
+def locked(folder: Folder, which: str, wait: float | None = None) -> Iterator[bool]:
     """Hold one of :data:`LOCKS` against other threads and processes; a killed holder's is free at once.
 
     Args:
@@ -182,6 +193,10 @@ def locked(folder: Path, which: str, wait: float | None = None) -> Iterator[bool
     from filelock import FileLock, Timeout
 
     wait = LOCK_SECONDS if wait is None else wait
+    if isinstance(folder, RemoteFolder):
+        with folder.locked(LOCKS[which], wait) as mine:
+            yield mine
+        return
     # A fresh object each time: one object would let every thread of this process in.
     lock = FileLock(folder / LOCKS[which], thread_local=False)
     try:
@@ -201,7 +216,7 @@ def locked(folder: Path, which: str, wait: float | None = None) -> Iterator[bool
         lock.release()
 
 
-def writing(folder: Path, work: Callable[[], T], attempts: int = 8) -> T:
+def writing(folder: Folder, work: Callable[[], T], attempts: int = 8) -> T:
     """Run a write; try again when another process wrote at the same moment; say what is wrong with the disk."""
     for attempt in range(attempts):
         try:
@@ -216,7 +231,7 @@ def writing(folder: Path, work: Callable[[], T], attempts: int = 8) -> T:
     raise AssertionError("unreachable")
 
 
-def reading(folder: Path, work: Callable[[], T], attempts: int = 4) -> T:
+def reading(folder: Folder, work: Callable[[], T], attempts: int = 4) -> T:
     """Run a read; try again when another process has just dropped the version that was being read."""
     for attempt in range(attempts):
         try:
@@ -239,7 +254,7 @@ def is_conflict(error: Exception) -> bool:
     return "conflict" in text or "concurrent" in text or "preempted" in text
 
 
-def storage_error(folder: Path, error: Exception) -> StorageError:
+def storage_error(folder: Folder, error: Exception) -> StorageError:
     """What a failed write means as a message for the user."""
     text = str(error)
     if "no space left" in text.lower() or "os error 28" in text.lower() or getattr(error, "errno", None) == 28:

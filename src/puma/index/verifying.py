@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from puma.index.companions import Sources, Thumbnails
 from puma.index.filters import filter_fields
 from puma.index.interface import UNIT_TOLERANCE
 from puma.index.places import Places
-from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, checksum, connect, matrix, reading
+from puma.index.tables import ITEMS, PLACES, SOURCES, THUMBNAILS, Folder, checksum, connect, matrix, reading
 from puma.items.item import MODALITIES
 
 NAMED = 3
@@ -23,7 +22,7 @@ NAMED = 3
 PROBED = 16
 
 
-class _Findings:
+class Findings:
     """Kinds of faults with the ids that have them."""
 
     def __init__(self) -> None:
@@ -42,11 +41,11 @@ class _Findings:
         return lines
 
 
-def faults(folder: Path, dim: int) -> list[str]:
+def faults(folder: Folder, dim: int) -> list[str]:
     """Everything that is found wrong, read from the disk and not from memory; an empty list for a sound index."""
     table = reading(folder, lambda: connect(folder, fresh=True).open_table(ITEMS))
     thumbnails, sources = Thumbnails(folder, fresh=True), Sources(folder, fresh=True)
-    findings = _Findings()
+    findings = Findings()
     broken: list[str] = []
     # Images and sources without a row are no fault: a kill may leave them, nobody sees them, compact drops them.
     with_image: set[str] = set()
@@ -78,7 +77,7 @@ def _unreadable(name: str, error: Exception) -> str:
     return f"the table of {name} cannot be read: {' '.join(str(error).split())[:300]}"
 
 
-def _images(thumbnails: Thumbnails, findings: _Findings) -> set[str]:
+def _images(thumbnails: Thumbnails, findings: Findings) -> set[str]:
     found: set[str] = set()
     for part in thumbnails.columns(["content", "data", "checksum"], batch=256):
         found.update(content for content, _, _ in part)
@@ -98,7 +97,7 @@ def _pairs_of_several(sources: Sources) -> set[tuple[str, str]]:
 
 
 def _items(
-    table: Any, dim: int, findings: _Findings, several: set[tuple[str, str]]
+    table: Any, dim: int, findings: Findings, several: set[tuple[str, str]]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, np.ndarray]]]:
     """Check every row; ``(id, content)`` of those with a thumbnail, and some rows to look for."""
     names = [name for name in table.schema.names if name != "vector"]
@@ -147,7 +146,7 @@ def _image_path(payload: str) -> str | None:
     return image if isinstance(image, str) else None
 
 
-def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.ndarray, findings: _Findings) -> None:
+def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.ndarray, findings: Findings) -> None:
     try:
         payload = json.loads(columns["payload"][place])
     except ValueError:
@@ -172,14 +171,14 @@ def _check_row(name: str, place: int, columns: dict[str, list[Any]], vector: np.
         findings.add("rows that are not what was written (checksum)", [name])
 
 
-def index_faults(folder: Path, dim: int) -> list[str]:
+def index_faults(folder: Folder, dim: int) -> list[str]:
     """Only what is wrong with the search indexes."""
     table = reading(folder, lambda: connect(folder, fresh=True).open_table(ITEMS))
     found = reading(folder, lambda: table.search().select(["id", "vector"]).limit(PROBED).to_arrow())
     return _index_faults(folder, table, list(zip(found["id"].to_pylist(), matrix(found["vector"], dim), strict=True)))
 
 
-def _index_faults(folder: Path, table: Any, probes: list[tuple[str, np.ndarray]]) -> list[str]:
+def _index_faults(folder: Folder, table: Any, probes: list[tuple[str, np.ndarray]]) -> list[str]:
     """Look for stored rows through the search index and through the index of ids."""
     lost = []
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pkgutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
@@ -20,6 +20,7 @@ from puma.search.cutoffs import Cutoffs, cutoffs_of
 from puma.search.searcher import Searcher
 from puma.serve import routes
 from puma.serve.error_responses import install
+from puma.serve.following import follow
 from puma.serve.middleware import RequestGuard
 from puma.serve.schemas import ERRORS
 from puma.serve.service import Service
@@ -32,6 +33,7 @@ def create_app(
     encoder: Encoder | None = None,
     settings: ServeSettings | None = None,
     cutoffs: Cutoffs | None = None,
+    load: Callable[[str], Encoder] | None = None,
 ) -> FastAPI:
     """The service as an ASGI application. Under a server it warms the encoder before the first request, and finishes
     what it accepted before it ends.
@@ -41,6 +43,8 @@ def create_app(
         encoder: needed only without searchers.
         settings: see :class:`ServeSettings`.
         cutoffs: by which hits are marked as weak; those of the package's table if None.
+        load: makes the encoder of a model's folder or name: a service of one index then follows it to another model
+            (:mod:`puma.serve.following`).
 
     Raises:
         InputError: neither is given, or the searchers have several encoders.
@@ -60,8 +64,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await running.warm()
+        following = asyncio.create_task(follow(app, load)) if load else None
         yield
-        await asyncio.to_thread(running.close)
+        if following is not None:
+            following.cancel()
+        await asyncio.to_thread(app.state.service.close)
 
     app = FastAPI(
         title="PUMA",

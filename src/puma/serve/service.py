@@ -76,10 +76,11 @@ class Service:
         searchers: Mapping[str, Searcher],
         settings: ServeSettings,
         cutoffs: Cutoffs | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.encoder, self.searchers, self.settings = encoder, dict(searchers), settings
         self.cutoffs = cutoffs
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.batcher = Batcher(encoder, settings, self.metrics)
         self.metrics.watch_queue(lambda: self.batcher.depth)
         self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added

@@ -1,4 +1,4 @@
-"""``puma index add | ls | stats | verify | compact | export | rm``: filling an index, looking into it, upkeep."""
+"""``puma index add | ls | stats | verify | compact | export | rm | migrate``: an index filled, looked at, kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths, row_fields
+from puma.cli.commands._migrating import migrate
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -37,7 +38,7 @@ ModalityList = Annotated[
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Make an index, add to it, look into it.", rich_markup_mode=None)
-    for command in (add, ls, stats, verify, compact, export, rm):
+    for command in (add, ls, stats, verify, compact, export, rm, migrate):
         group.command(command.__name__)(command)
     app.add_typer(group, name="index")
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,7 +161,9 @@ def _run(
         from puma.serve.server import run
 
         searchers = {name: Searcher(retriever, index) for name, index in indexes.items()}
-        app = create_app(searchers, encoder=retriever, settings=settings, cutoffs=cutoffs_of(retriever, model))
+        cutoffs = cutoffs_of(retriever, model)
+        load = partial(load_retriever, **options)
+        app = create_app(searchers, encoder=retriever, settings=settings, cutoffs=cutoffs, load=load)
         asyncio.run(app.state.service.warm())  # here, where a model that does not work is reported in one line
         if settings.access_log:
             _log_requests()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from puma.errors import DependencyError, install_command
+from puma.errors import DependencyError, ImageError, install_command
 from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
@@ -67,6 +67,27 @@ def page_digest(identity: bytes, number: int) -> str:
         number: of the page, from 1.
     """
     return hashlib.sha256(RENDERING + identity + b"%d" % number).hexdigest()[:ID_LENGTH]
+
+
+def page_item(data: bytes, number: int) -> Item:
+    """One page of a document: its image and its words, as :func:`pages` gives it.
+
+    Args:
+        data: the document.
+        number: of the page, from 1.
+
+    Raises:
+        ImageError: it cannot be rendered.
+    """
+    try:
+        document = _opened(data)
+        try:
+            return _rendered(document, number)
+        finally:
+            with _ONE_AT_A_TIME:
+                document.close()
+    except _UnreadableError as error:
+        raise ImageError(f"page {number}: {error}") from None
 
 
 def count_pages(path: Path) -> int:

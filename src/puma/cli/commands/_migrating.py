@@ -1,0 +1,94 @@
+"""``puma index migrate``: another model for an index, while it is searched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puma.cli.commands._shared import (
+    Attention,
+    Dtype,
+    IndexAddress,
+    Json,
+    Model,
+    load_retriever,
+    model_path,
+    print_json,
+    print_skips,
+)
+
+
+def migrate(
+    index: IndexAddress,
+    model: Model = None,
+    dtype: Dtype = "auto",
+    attn: Attention = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Lose the items that cannot be made anew: their files are gone.")
+    ] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="Only remove what the models before the present one left.")
+    ] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Only remove what an unfinished migration has made so far.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed everything in an index with another model; searches go on meanwhile, and a running service follows.
+
+    Interrupted, it goes on where it was when the same command is given again. The old model's vectors stay until
+    --drop-old.
+
+    Example: puma index migrate my.index --model my-new-model
+
+    Example: puma index migrate my.index --drop-old
+    """
+    from puma.errors import InputError
+    from puma.index import Index, generations
+
+    opened = Index(index, create=False)
+    if drop_old or abandon:
+        if model is not None or (drop_old and abandon):
+            raise InputError("--drop-old and --abandon stand alone: they embed nothing")
+        if opened.path is None:
+            raise InputError(f"{index}: only an index in a folder is migrated")
+        if abandon:
+            generations.abandon(opened.path)
+        gone = generations.drop_old(opened.path) if drop_old else []
+        if as_json:
+            print_json({"removed": [str(path) for path in gone]})
+        else:
+            typer.echo(f"{index}: {len(gone)} folders of earlier models removed" if drop_old else f"{index}: abandoned")
+        return
+    if model is None:
+        raise InputError("--model: name the new model, as a folder or org/name on the hub")
+    from puma.search.migrating import migrate as migrated
+
+    path = model_path(model)
+    named = os.path.abspath(path) if Path(path).exists() else str(path)
+    done = migrated(
+        index, load_retriever(model, dtype=dtype, attn=attn), named, batch_size=batch_size, leave_out=leave_out
+    )
+    if as_json:
+        skips = [{"where": skip.where, "reason": skip.reason} for skip in done.skips]
+        print_json(
+            {
+                "embedded": done.embedded,
+                "present": done.present,
+                "from_thumbnails": done.from_thumbnails,
+                "skipped": len(skips),
+                "skips": skips,
+                "generation": done.generation,
+            }
+        )
+        return
+    print_skips(done.skips)
+    if done.from_thumbnails:
+        typer.echo(f"{done.from_thumbnails} images are thumbnails: their files are gone or have changed", err=True)
+    rows = len(Index(index, create=False))
+    typer.echo(f"{index}: {done.embedded} embedded, {done.present} there already; {rows} items, now with {named}")
+    typer.echo(f"the old vectors stay until 'puma index migrate {index} --drop-old'", err=True)

@@ -1,0 +1,209 @@
+"""A Milvus server as the engine sees it: its address, one client, and failures as messages for the user. Loads no torch
+and, until a server is called, no pymilvus.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from puma.errors import DependencyError, InputError, PumaError, StorageError, install_command
+
+PORT = 19530
+TOKEN, TIMEOUT = "PUMA_MILVUS_TOKEN", "PUMA_MILVUS_TIMEOUT"
+SECONDS = 30.0
+"""How long a request may take; :data:`TIMEOUT` in the environment is another number."""
+OLDEST = (2, 3)
+PAGE = 4096
+"""Rows a query returns at most (a server refuses more than 16,384)."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parsed address.
+
+    Args:
+        uri: what the client connects to: a URL, or the file of Milvus Lite.
+        database: the server's database; empty for its default one.
+        name: the collection's.
+        token: ``user:password`` or an API key; never shown.
+        shown: the address without secrets, for messages.
+    """
+
+    uri: str
+    database: str
+    name: str
+    token: str
+    shown: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """``milvus://[user:password@]host[:port]/[database/]name``, ``milvus+https://...``, or ``milvus-lite:///name``
+        with the path of a file that need not exist; it gets the ending ``.db``.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        form = "milvus://HOST:PORT/NAME"
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise InputError(f"index address {text.rpartition('@')[2]!r}: {error}; write {form}") from None
+        folders, _, name = parts.path.rpartition("/")
+        shown = f"{parts.scheme}://{text.partition('://')[2].rpartition('@')[2]}"
+        name = name.removesuffix(".index")
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"index address {shown!r}: the name {name!r} must be letters, digits and underscores, and begin with "
+                f"no digit, as a collection's does; write {form}"
+            )
+        if parts.scheme == "milvus-lite":
+            if parts.netloc:
+                raise InputError(f"index address {shown!r}: three slashes are needed: milvus-lite:///folder/name")
+            return cls(f"{parts.path.removesuffix('.index')}.db", "", name, "", shown)
+        database = folders.strip("/")
+        if not parts.hostname or "/" in database:
+            raise InputError(f"index address {shown!r}: write {form}, or milvus://HOST:PORT/DATABASE/NAME")
+        secure = "https" if parts.scheme == "milvus+https" else "http"
+        token = os.environ.get(TOKEN, "")
+        if parts.username:
+            token = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return cls(f"{secure}://{host}:{port or PORT}", database, name, token, shown)
+
+
+class Server:
+    """One server, by one client that all threads share.
+
+    Raises:
+        DependencyError: pymilvus is not installed.
+        StorageError: no server answers at the address, or it refuses the token.
+        InputError: the server is too old.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.seconds = _seconds()
+        self.is_lite = "://" not in address.uri
+        self.client = self.call(lambda: _client(address.uri, address.token, address.database, self.seconds))
+        self.version = "lite" if self.is_lite else self.call(lambda: str(self.client.get_server_version()))
+        found = re.match(r"v?(\d+)\.(\d+)", self.version)
+        if found and (int(found[1]), int(found[2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise InputError(f"{address.shown}: the server is Milvus {self.version}; {oldest} or newer is needed")
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run a request; what is wrong becomes a message that names the address."""
+        try:
+            return work()
+        except PumaError:
+            raise
+        except Exception as error:  # pymilvus raises its own kinds, grpc's, and ValueErrors
+            raise self._error(error) from None
+
+    def rows(self, collection: str, condition: str, fields: Sequence[str], most: int | None = None) -> Iterator[Any]:
+        """Rows in the order of their keys, a list at a time: ``key`` and these fields.
+
+        Args:
+            condition: an expression; empty for all.
+            most: rows at most in all; None for no bound.
+        """
+        left, last = most, ""
+        while left is None or left > 0:
+            after = f'key > "{last}"' if last else 'key >= ""'
+            limit = PAGE if left is None else min(PAGE, left)
+            found = list(self.query(collection, f"({condition}) and {after}" if condition else after, fields, limit))
+            if found:
+                yield found
+            if len(found) < limit:
+                return
+            last = found[-1]["key"]
+            left = None if left is None else left - len(found)
+
+    def query(self, collection: str, condition: str, fields: Sequence[str], limit: int) -> list[Any]:
+        """The first rows by key."""
+        return self.call(
+            lambda: sorted(
+                self.client.query(
+                    collection,
+                    filter=condition,
+                    output_fields=["key", *fields],
+                    limit=limit,
+                    timeout=self.seconds,
+                    # Each segment stops at `limit` of its smallest keys: only then are these the smallest of all.
+                    reduce_stop_for_best="True",
+                    iterator="True",
+                ),
+                key=lambda row: str(row["key"]),
+            )
+        )
+
+    def count(self, collection: str, condition: str) -> int:
+        """How many rows fit."""
+        found = self.call(
+            lambda: self.client.query(collection, filter=condition, output_fields=["count(*)"], timeout=self.seconds)
+        )
+        return int(found[0]["count(*)"])
+
+    def write(self, collection: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows or replace those of the same key, in one request."""
+        if rows:
+            self.call(lambda: self.client.upsert(collection, list(rows), timeout=self.seconds))
+
+    def drop(self, collection: str, keys: Sequence[str]) -> None:
+        """Remove rows by key."""
+        if keys:
+            self.call(lambda: self.client.delete(collection, ids=list(keys), timeout=self.seconds))
+
+    def _error(self, error: Exception) -> PumaError:
+        text = " ".join(str(getattr(error, "message", "") or error).split())
+        low, shown = text.lower(), self.address.shown
+        if any(word in low for word in ("unauthenticated", "auth check", "permission deny", "permissiondenied")):
+            return StorageError(f"{shown}: the server refuses the user or token; set {TOKEN}=user:password")
+        if "database not found" in low:
+            return InputError(f"{shown}: the server has no database {self.address.database!r}; make it there first")
+        away = ("fail connecting", "unavailable", "deadline", "timeout", "timed out", "refused", "not ready", "closed")
+        if any(word in low for word in away) or type(error).__name__ in ("RpcError", "ConnectionNotExistException"):
+            return StorageError(
+                f"{shown}: no answer from the Milvus server within {self.seconds:g} s; start it or correct the "
+                f"address, then repeat: what was added before is safe ({text[:200]})"
+            )
+        return StorageError(f"{shown}: Milvus cannot do this ({text[:300]})")
+
+
+@functools.lru_cache(maxsize=32)
+def _client(uri: str, token: str, database: str, seconds: float) -> Any:
+    try:
+        from pymilvus import MilvusClient
+
+        # It logs failures that it raises too, with their traces; the user gets one message.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        if "://" not in uri:
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        return MilvusClient(uri=uri, token=token, db_name=database, timeout=seconds)
+    except ImportError as error:
+        if "lite" in str(error).lower():
+            raise DependencyError("milvus-lite:// needs Milvus Lite: pip install milvus-lite") from None
+        raise DependencyError(f"an index on Milvus needs pymilvus: {install_command('milvus')}") from None
+
+
+def _seconds() -> float:
+    text = os.environ.get(TIMEOUT, "")
+    try:
+        seconds = float(text) if text else SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise InputError(f"{TIMEOUT}={text!r}: give a number of seconds above 0")
+    return seconds

@@ -1,0 +1,47 @@
+"""The engine of ``s3://``, ``gs://`` and ``az://`` addresses: LanceDB's tables in an object store. Loads no torch."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from puma.errors import InputError
+from puma.index.lance import LanceEngine, opened
+from puma.index.remote import RemoteFolder
+from puma.index.tables import ITEMS, connect, item_schema, locked, writing
+
+
+def open_table(where: Path | str) -> LanceEngine | None:
+    """The engine on an existing index; None where none was ever finished.
+
+    Raises:
+        InputError: the address has no name after the bucket, or there are other things.
+        StorageError: the store cannot be reached, refuses the credentials, or has no such bucket.
+        DependencyError: obstore is not installed.
+    """
+    folder = RemoteFolder(str(where))
+    bucket, _, name = folder.url.partition("://")[2].partition("/")
+    if not bucket or not name:
+        raise InputError(f"index address {folder}: write s3://BUCKET/NAME; an index needs a name in the bucket")
+    if folder.exists(ITEMS):
+        return opened(folder)
+    others = folder.others(f"{ITEMS}.lance")
+    if others:
+        raise InputError(f"{folder}: there are other things ({', '.join(others)}), and no index; choose another name")
+    return None
+
+
+def create_table(where: Path | str, dim: int, fingerprint: str | None) -> LanceEngine:
+    """Make an empty index; if another process was faster, open what it made.
+
+    Raises:
+        StorageError, InputError, DependencyError: as :func:`open_table`.
+    """
+    folder = RemoteFolder(str(where))
+    with locked(folder, "write"):
+        made = open_table(where)
+        if made is not None:
+            return made
+        schema = item_schema(dim, fingerprint)
+        work = partial(connect(folder).create_table, ITEMS, schema=schema, mode="overwrite")
+        return LanceEngine(folder, writing(folder, work))

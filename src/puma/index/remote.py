@@ -1,0 +1,215 @@
+"""A folder in an object store (S3, Google Cloud, Azure) as the tables of an index use it. Loads no torch.
+
+LanceDB commits a table's new version by a conditional put, so two writers never tear one table. What belongs together
+in several tables is kept apart by a lease: an object that is made only if it is not there, and renewed while it is
+held. A writer that was killed leaves it behind; whoever waits takes it over when it has not been renewed for
+:data:`LEASE_SECONDS` by the waiting machine's own clock, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from puma.errors import DependencyError, PumaError, StorageError, install_command
+
+LEASE_SECONDS = 60.0
+CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 15, 3
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def storage_options() -> dict[str, str]:
+    """LanceDB's options: an error within seconds, instead of minutes of retries."""
+    return {
+        "connect_timeout": f"{CONNECT_SECONDS}s",
+        "request_timeout": f"{REQUEST_SECONDS}s",
+        "client_max_retries": str(RETRIES),
+        "client_retry_timeout": str(RETRY_SECONDS),
+        "allow_http": str(_without_tls()).lower(),
+    }
+
+
+def _without_tls() -> bool:
+    """Whether the endpoint that the environment names is one of plain HTTP."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+    return any(os.environ.get(name, "").startswith("http://") for name in names)
+
+
+class RemoteFolder:
+    """All objects below ``scheme://bucket/name``. Credentials and endpoint come from the cloud's usual environment
+    variables (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...).
+
+    Args:
+        url: without a slash at its end.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    __fspath__ = __str__
+
+    def is_dir(self) -> bool:
+        """Always: an object store has no folders that could be missing."""
+        return True
+
+    def exists(self, table: str) -> bool:
+        """Whether a table was ever finished there."""
+        return any(True for _ in self._names(f"{table}.lance/_versions"))
+
+    def others(self, *known: str) -> list[str]:
+        """The first names there beside these tables and the leases."""
+        found = {name.partition("/")[0] for name in self._names(None)}
+        return sorted(name for name in found - set(known) if not name.startswith("."))[:3]
+
+    def size(self) -> int:
+        """Bytes of all objects."""
+        return self._asked(lambda store: sum(int(one["size"]) for page in store.list() for one in page))
+
+    @contextlib.contextmanager
+    def locked(self, name: str, wait: float) -> Iterator[bool]:
+        """Hold the lease of this name; yields False where another holds it and ``wait`` is 0.
+
+        Raises:
+            StorageError: it did not come free in ``wait`` seconds.
+        """
+        lease = _Lease(self, name)
+        if not lease.acquire(wait):
+            if not wait:
+                yield False
+                return
+            long = f"another process has been writing this index for {wait:.0f} seconds"
+            raise StorageError(f"{self}: {long}; repeat when it has finished")
+        try:
+            yield True
+        finally:
+            lease.release()
+
+    def _names(self, prefix: str | None) -> Iterator[str]:
+        pages = self._asked(lambda store: iter(store.list(prefix)))
+        while (page := self._asked(lambda _store: next(pages, None))) is not None:
+            for one in page:
+                name = str(one["path"])
+                yield name
+
+    def _asked(self, work: Callable[[Any], T]) -> T:
+        try:
+            return work(_store(self.url))
+        except PumaError:
+            raise
+        except Exception as error:  # obstore has a kind for each cloud's failures
+            if type(error).__module__.startswith("obstore") or isinstance(error, (OSError, ValueError)):
+                raise self._unreachable(error) from None
+            raise
+
+    def _unreachable(self, error: Exception) -> StorageError:
+        text = str(error).partition("\n\nDebug")[0]
+        return StorageError(
+            f"{self}: the object store cannot be used ({' '.join(text.split())[:300]}); check the bucket, the "
+            "credentials and the endpoint (AWS_ENDPOINT_URL and so on), then repeat"
+        )
+
+
+class _Lease:
+    """One holding of a lease."""
+
+    def __init__(self, folder: RemoteFolder, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._tag: Any = None
+        self._ended = threading.Event()
+        self._renewing: threading.Thread | None = None
+
+    def acquire(self, wait: float) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+
+        end = time.monotonic() + wait
+        seen: Any = None
+        since = time.monotonic()
+        while True:
+            mode: Any = "create"
+            if seen is not None and time.monotonic() - since > LEASE_SECONDS:
+                mode = {"e_tag": seen}
+            with contextlib.suppress(AlreadyExistsError, PreconditionError, NotFoundError):
+                made = self.folder._asked(functools.partial(self._put, mode))
+                if made is not None:
+                    self._tag = made
+                    self._renewing = threading.Thread(target=self._renew, daemon=True, name="puma-lease")
+                    self._renewing.start()
+                    return True
+            if time.monotonic() >= end:
+                return False
+            try:
+                tag = obstore.head(_store(self.folder.url), self.name)["e_tag"]
+            except FileNotFoundError:
+                tag = None
+            if tag != seen:
+                seen, since = tag, time.monotonic()
+            time.sleep(min(0.2, max(0.0, end - time.monotonic())))
+
+    def release(self) -> None:
+        import obstore
+
+        self._ended.set()
+        if self._renewing is not None:
+            self._renewing.join()
+        store = _store(self.folder.url)
+        # One that was taken over belongs to another now. If this fails, it is taken over when its time is up.
+        with contextlib.suppress(Exception):
+            if obstore.head(store, self.name)["e_tag"] == self._tag:
+                obstore.delete(store, self.name)
+
+    def _put(self, mode: Any, store: Any) -> Any:
+        """The new tag; None where another was faster."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        content = f"{os.getpid()} {uuid.uuid4().hex}".encode()
+        try:
+            return obstore.put(store, self.name, content, mode=mode)["e_tag"]
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            return None
+
+    def _renew(self) -> None:
+        while not self._ended.wait(LEASE_SECONDS / 3):
+            try:
+                made = self._put({"e_tag": self._tag}, _store(self.folder.url))
+            except Exception as error:  # the store is away for a moment: the next turn tries again
+                logging.getLogger(__name__).warning(
+                    "%s: the lease %s was not renewed: %s", self.folder, self.name, error
+                )
+                continue
+            if made is None:
+                _log.warning("%s: another writer took the lease %s", self.folder, self.name)
+                return
+            self._tag = made
+
+
+@functools.lru_cache(maxsize=32)
+def _store(url: str) -> Any:
+    try:
+        from obstore.store import from_url
+    except ImportError:
+        raise DependencyError(f"an index in an object store needs obstore: {install_command('object-store')}") from None
+    clients: Any = {
+        "connect_timeout": f"{CONNECT_SECONDS}s",
+        "timeout": f"{REQUEST_SECONDS}s",
+        "allow_http": _without_tls(),
+    }
+    return from_url(
+        url,
+        client_options=clients,
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+    )

@@ -1,0 +1,132 @@
+"""What is an object store's own: addresses, leases between writers, kills, and stores that cannot be used. A real S3
+server (moto's) on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from puma.errors import InputError, StorageError
+from puma.index import Index, remote
+from puma.index.remote import RemoteFolder
+from puma.index.tables import locked
+from support.engines import S3_ENVIRONMENT, free_port, placed
+from support.index_child import rows_of
+
+obstore = pytest.importorskip("obstore", reason="needs the extra object-store")
+
+
+@pytest.fixture
+def bucket(request, tmp_path):
+    return placed(request, "s3", tmp_path)
+
+
+def test_an_address_needs_a_name():
+    with pytest.raises(InputError, match="write s3://BUCKET/NAME"):
+        Index("s3://bucket")
+
+
+def test_no_store_is_said_within_seconds(monkeypatch):
+    for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    remote._store.cache_clear()
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match=r"s3://bucket/name: the object store cannot be used .*AWS_ENDPOINT_URL"):
+        Index("s3://bucket/name", dim=4)
+    assert time.monotonic() - begun < 60
+    remote._store.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_and_things_of_others(bucket):
+    with pytest.raises(StorageError, match=r"s3://nobody/name: the object store cannot be used .*check the bucket"):
+        Index("s3://nobody/name", dim=4)
+    store = remote._store(bucket("theirs"))
+    obstore.put(store, "holiday.jpg", b"x")
+    with pytest.raises(InputError, match=r"other things \(holiday.jpg\), and no index"):
+        Index(bucket("theirs"), dim=4)
+    assert [one["path"] for page in store.list() for one in page] == ["holiday.jpg"]
+
+
+@pytest.mark.slow
+def test_one_writer_at_a_time_and_a_dead_ones_lease_is_taken_over(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 1.0)
+    folder = RemoteFolder(bucket("i"))
+    order = []
+
+    def hold():
+        with locked(folder, "write"):
+            order.append("first")
+            time.sleep(2.5)  # longer than the lease: it is renewed
+            order.append("first ends")
+
+    first = threading.Thread(target=hold)
+    first.start()
+    while not order:
+        time.sleep(0.01)
+    with locked(folder, "write", wait=0) as mine:
+        assert not mine
+    with locked(folder, "write"):
+        order.append("second")
+    first.join()
+    assert order == ["first", "first ends", "second"]
+    store = remote._store(folder.url)
+    obstore.put(store, ".write.lock", b"of a process that was killed")
+    with locked(folder, "write", wait=0) as mine:
+        assert not mine
+    begun = time.monotonic()
+    with locked(folder, "write", wait=30) as mine:
+        assert mine
+    assert 1.0 <= time.monotonic() - begun < 20
+    obstore.put(store, ".write.lock", b"of another that lives")
+    busy = pytest.raises(StorageError, match="another process has been writing this index for 0 seconds")
+    with busy, locked(folder, "write", wait=0.3):
+        raise AssertionError
+
+
+@pytest.mark.slow
+def test_a_writer_killed_in_the_middle_loses_no_acknowledged_row(bucket):
+    address = bucket("i")
+    code = (
+        "import sys; from puma.index import remote; remote.LEASE_SECONDS = 2.0; "
+        "from support import index_child; index_child.write(sys.argv[1], 'a', 0, int(sys.argv[2]))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    acknowledged: list[int] = []
+    for kill in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", code, address, "1000"], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        acknowledged = [int(writer.stdout.readline()) for _ in range(3 + kill)]
+        time.sleep(0.05 * kill)
+        writer.kill()
+        writer.communicate()
+        index = Index(address, create=False)
+        stored = {row.id for part in index.scan(vectors=False) for row in part}
+        assert {name for batch in acknowledged for name in rows_of("a", batch)["ids"]} <= stored
+        assert index.verify() == []
+    last = acknowledged[-1] + 5
+    subprocess.run([sys.executable, "-c", code, address, str(last)], env=environment, check=True, capture_output=True)
+    index = Index(address)
+    wanted = [name for batch in range(last) for name in rows_of("a", batch)["ids"]]
+    assert [row.id for row in index.page(10_000, vectors=False)] == wanted
+    assert index.stats()["thumbnails"] == len(wanted) // 2
+    assert index.verify() == []
+
+
+@pytest.mark.slow
+def test_readers_see_a_writers_rows_and_compacting_keeps_them(bucket):
+    index = Index(bucket("i"), dim=4)
+    other = Index(bucket("i"))
+    index.add(["a"], np.eye(4)[:1], ["text"], sources=["/a"])
+    assert [hit.id for hit in other.search(np.eye(4)[0], 3)[0]] == ["a"]
+    before = index.compact()
+    assert 0 < before["bytes_after"] <= before["bytes_before"]
+    assert other.stats()["rows"] == 1

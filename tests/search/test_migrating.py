@@ -1,0 +1,237 @@
+"""An index gets another model: against one filled anew, under kills, while others write, behind a running service."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from puma.cli import app as cli
+from puma.errors import InputError, StorageError
+from puma.index import Index, Place, generations
+from puma.search import Searcher
+from puma.search.migrating import migrate
+from puma.serve import following
+from support import migration_child
+from support.encoders import ToyEncoder
+from support.served import served
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def old():
+    return ToyEncoder(32, "toy-1")
+
+
+def new():
+    return ToyEncoder(48, "toy-2")
+
+
+@pytest.fixture
+def things(tmp_path):
+    folder = tmp_path / "things"
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (8, 8), colour).save(folder / f"{name}.png")
+    (folder / "captions.jsonl").write_text(
+        '{"text": "green tea", "image": "green.png"}\n{"text": "red fox", "year": 3}\n'
+    )
+    return folder
+
+
+@pytest.fixture
+def filled(tmp_path, things):
+    Searcher(old(), tmp_path / "my.index").add_paths([things], progress=False)
+    index = Index(tmp_path / "my.index")
+    name = next(row.id for row in index.page(9) if row.payload.get("text") == "red fox")
+    index.add_places([Place("/elsewhere", name, '{"text": "red fox", "year": 4}')])
+    return index
+
+
+def rows_of(index):
+    return {
+        row.id: (
+            row.modality,
+            row.payload,
+            row.content,
+            row.thumbnail,
+            row.other_payloads,
+            np.round(row.vector, 5).tolist(),
+        )
+        for row in index.page(10_000)
+    }
+
+
+def test_it_becomes_the_index_that_the_new_model_would_have_filled(tmp_path, things, filled):
+    before = rows_of(filled)
+    done = migrate(filled.path, new(), "toy-2", progress=False)
+    assert (done.embedded, done.present, done.from_thumbnails, done.skips, done.generation) == (5, 0, 0, [], 2)
+    migrated = Index(filled.path)
+    assert (migrated.dim, migrated.fingerprint) == (48, "toy-2")
+    Searcher(new(), tmp_path / "anew").add_paths([things], progress=False)
+    anew = Index(tmp_path / "anew")
+    anew.add_places(migrated.places(["/elsewhere"]))
+    assert rows_of(migrated) == rows_of(anew)
+    assert migrated.sources(["/"]) - {("/elsewhere", name) for name in rows_of(migrated)} == anew.sources([str(things)])
+    assert migrated.stamps([str(things)]) == anew.stamps([str(things)])
+    assert {row.id: migrated.thumbnail(row.id) for row in anew.page(9)} == {
+        row.id: anew.thumbnail(row.id) for row in anew.page(9)
+    }
+    assert migrated.verify() == []
+    # Who had it open goes on with the old vectors, and may not write to them.
+    assert rows_of(filled) == before
+    with pytest.raises(StorageError, match="was changed to another model meanwhile; nothing was written"):
+        filled.add(["x"], np.eye(32)[:1], ["text"])
+    # What is added afterwards knows all that was there.
+    again = Searcher(new(), filled.path).add_paths([things], progress=False)
+    assert (again.embedded, again.present) == (0, 5)
+    third = migrate(filled.path, ToyEncoder(16, "toy-3"), "toy-3", progress=False)
+    assert third.generation == 3
+    assert [path.name for path in generations.drop_old(filled.path)] == [
+        *(f"{name}.lance" for name in ("items", "places", "sources", "stamps", "thumbnails")),
+        "gen-2",
+    ]
+    assert Index(filled.path).fingerprint == "toy-3"
+    assert generations.drop_old(filled.path) == []
+
+
+def test_files_that_are_gone_are_taken_from_thumbnails_and_what_is_lost_is_named(things, filled):
+    (things / "blue.png").unlink()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(things / "red.png")
+    filled.add(["secret"], np.eye(32)[:1], ["text"], [{"note": "its text was never stored"}])
+    with pytest.raises(InputError, match=r"1 items cannot be made anew \(secret: its text is not in the index\)"):
+        migrate(filled.path, new(), "toy-2", progress=False)
+    assert Index(filled.path).fingerprint == "toy-1"
+    done = migrate(filled.path, new(), "toy-2", leave_out=True, progress=False)
+    assert (done.embedded, done.present) == (0, 5)
+    assert [skip.where for skip in done.skips] == ["secret"]
+    migrated = Index(filled.path)
+    assert len(migrated) == 5
+    red = Searcher(new(), migrated).search("red", 1, "image")[0]
+    assert red.payload["image"].endswith("red.png")
+    assert migrated.verify() == []
+
+
+def test_what_others_add_and_remove_meanwhile_is_followed(filled):
+    class Meanwhile(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            if self.calls < 3:
+                other = Searcher(old(), filled.path)
+                other.add([f"a late text {self.calls}"])
+                other.index.delete([other.index.page(1)[0].id])
+            return super().encode(items, instruction=instruction)
+
+    migrate(filled.path, Meanwhile(48, "toy-2"), "toy-2", batch_size=2, progress=False)
+    migrated = Index(filled.path)
+    assert {row.id for row in migrated.page(99)} == {row.id for row in filled.page(99)}
+    texts = {row.payload.get("text") for row in migrated.page(99)}
+    assert any(str(text).startswith("a late text") for text in texts)
+
+
+def test_refusals(filled, tmp_path):
+    with pytest.raises(InputError, match="holds the vectors of this model already"):
+        migrate(filled.path, old(), "toy-1", progress=False)
+    with pytest.raises(InputError, match="no index there"):
+        migrate(tmp_path / "none", new(), "toy-2", progress=False)
+    generations.begin(filled.path, "toy-3", "toy-3")
+    with pytest.raises(InputError, match="a migration to toy-3 is under way"):
+        migrate(filled.path, new(), "toy-2", progress=False)
+    generations.abandon(filled.path)
+    (filled.path / generations.CURRENT).write_text("{")
+    with pytest.raises(StorageError, match="is not what 'puma index migrate' writes"):
+        Index(filled.path)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_lose_nothing_and_the_old_model_serves_throughout(tmp_path, kills):
+    searcher = Searcher(old(), tmp_path / "my.index")
+    texts = [f"text number {n} of many words" for n in range(40)]
+    searcher.add(texts)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(migration_child.__file__), str(tmp_path / "my.index")]
+    pauses = random.Random(0)
+    for _ in range(kills):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert child.stdout.readline() == "begun\n"
+        time.sleep(pauses.uniform(0, 0.6))
+        child.kill()
+        child.communicate()
+        index = Index(tmp_path / "my.index")
+        encoder = old() if index.fingerprint == "toy-1" else new()
+        assert Searcher(encoder, index).search(texts[7], 1)[0].payload["text"] == texts[7]
+        assert len(index) == 40
+    if Index(tmp_path / "my.index").fingerprint == "toy-1":
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    migrated = Index(tmp_path / "my.index")
+    assert (migrated.fingerprint, len(migrated), migrated.verify()) == ("toy-2", 40, [])
+    assert Searcher(new(), migrated).search(texts[3], 1)[0].payload["text"] == texts[3]
+
+
+def test_a_running_service_follows(filled, monkeypatch):
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.05)
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return new()
+
+    green = Searcher(old(), filled.path).search("green", 1, "image")[0].id
+    with served(Searcher(old(), filled.path), load=load, timeout_s=1.0) as address:
+        assert httpx.get(f"{address}/v1/models").json()["data"][0]["fingerprint"] == "toy-1"
+        migrate(filled.path, new(), "models/toy-2", progress=False)
+        end = time.monotonic() + 30
+        seen = set()
+        while "toy-2" not in seen and time.monotonic() < end:
+            answer = httpx.post(f"{address}/search", json={"text": "green", "modality": "image", "k": 1})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["hits"][0]["id"] == green
+            seen.add(httpx.get(f"{address}/v1/models").json()["data"][0]["fingerprint"])
+        assert "toy-2" in seen
+        assert loaded == ["models/toy-2"]
+        vector = httpx.post(f"{address}/v1/embeddings", json={"input": "green"}).json()["data"][0]["embedding"]
+        assert len(vector) == 48
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(filled, monkeypatch, caplog):
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.05)
+
+    def load(name):
+        raise InputError(f"{name}: no such model")
+
+    green = Searcher(old(), filled.path).search("green", 1, "image")[0].id
+    with served(Searcher(old(), filled.path), load=load) as address:
+        migrate(filled.path, new(), "gone", progress=False)
+        end = time.monotonic() + 20
+        while "cannot be served" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "the old one goes on: gone: no such model" in caplog.text
+        answer = httpx.post(f"{address}/search", json={"text": "green", "modality": "image", "k": 1})
+        assert answer.json()["hits"][0]["id"] == green
+
+
+def test_the_command(filled, capsys, monkeypatch):
+    monkeypatch.setattr("puma.cli.commands._migrating.load_retriever", lambda *_, **__: new())
+    monkeypatch.setattr("puma.cli.commands._migrating.model_path", lambda _: "toy-2")
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in ("index", "migrate", filled.path, *arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    assert run()[0] == 2
+    code, _, err = run("--model", "toy-2", "--drop-old")
+    assert (code, "stand alone" in err) == (2, True)
+    code, out, err = run("--model", "toy-2")
+    assert (code, "5 embedded, 0 there already; 5 items, now with toy-2" in out) == (0, True)
+    assert "--drop-old" in err
+    code, out, _ = run("--drop-old")
+    assert (code, out) == (0, f"{filled.path}: 4 folders of earlier models removed\n")
+    assert run("--abandon")[0] == 0
+    assert len(Index(filled.path)) == 5

@@ -1,0 +1,180 @@
+"""Where the tests of an index put theirs: a folder, a file of Milvus Lite, or a real Milvus server on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from puma.index.addresses import engine_of
+
+ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
+"""By name; those with a server are slow."""
+ELSEWHERE = ENGINES[1:]
+BUCKET = "bucket"
+S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+START_SECONDS = 90
+_SERVER = """
+import sys
+from milvus import MilvusServer
+server = MilvusServer(wait_for_started=True)
+server.set_base_dir(sys.argv[1])
+server.listen_port = int(sys.argv[2])
+server.start()
+sys.stdin.read()
+server.stop()
+"""
+
+
+class Where:
+    """Makes addresses of one engine for one test.
+
+    Args:
+        engine: a name of :data:`ENGINES`.
+        folder: the test's own.
+        server: ``host:port`` of the running server, for "milvus".
+    """
+
+    def __init__(self, engine: str, folder: Path, server: str = "") -> None:
+        self.engine, self.folder, self.server = engine, folder, server
+        self.own = f"t{uuid.uuid4().hex[:12]}"
+
+    def __call__(self, name: str = "i") -> str:
+        """The address of an index; the same name is the same index."""
+        if self.engine == "lancedb":
+            return str(self.folder / name)
+        if self.engine == "milvus-lite":
+            return f"milvus-lite://{self.folder / name}"
+        if self.engine == "s3":
+            return f"s3://{BUCKET}/{self.own}/{name}"
+        return f"milvus://{self.server}/{self.own}_{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether anything was made there."""
+        address = self(name)
+        if self.engine in ("milvus", "s3"):
+            module, where = engine_of(address)
+            return module.open_table(where) is not None
+        return any(self.folder.glob(f"{name}*"))
+
+
+class MilvusServer:
+    """A standalone server of the wheel ``milvus`` on the loopback interface.
+
+    Args:
+        folder: its data; started again on the same folder it goes on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time.
+        """
+        from pymilvus import MilvusClient
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "out.log", "ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port)],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(Exception):
+                MilvusClient(uri=f"http://127.0.0.1:{self.port}", timeout=2, dedicated=True).list_collections(timeout=2)
+                return
+            time.sleep(0.3)
+        self.kill()
+        raise RuntimeError(f"no answer from the Milvus server: see {self.folder / 'out.log'}")
+
+    def kill(self) -> None:
+        """kill -9 of it and all its processes."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+            self.process = None
+
+
+@contextlib.contextmanager
+def running_s3() -> Iterator[str]:
+    """The endpoint of moto's S3 server on the loopback interface, with :data:`BUCKET`; skips where there is none."""
+    if find_spec("moto") is None or find_spec("flask_cors") is None:
+        pytest.skip("moto's server is not installed: pip install moto flask flask-cors")
+    port = free_port()
+    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            endpoint = f"http://127.0.0.1:{port}"
+            end = time.monotonic() + START_SECONDS
+            while True:
+                with contextlib.suppress(OSError):
+                    put = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+                    urllib.request.urlopen(put, timeout=5).close()
+                    break
+                if time.monotonic() > end or process.poll() is not None:
+                    pytest.skip("moto's server did not start")
+                time.sleep(0.2)
+            yield endpoint
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port that nothing listens at now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_milvus(folder: Path) -> Iterator[MilvusServer]:
+    """A server for as long as this is open; the test is skipped with the reason where none can be started."""
+    for package in ("milvus", "pymilvus"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install milvus==2.3.5 pymilvus")
+    server = MilvusServer(folder)
+    try:
+        server.start()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
+    """Where tests of an engine put their indexes; skips where it is not installed."""
+    if engine == "lancedb":
+        return Where(engine, folder)
+    if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
+        pytest.skip("pymilvus or milvus-lite is not installed")
+    if engine == "s3":
+        request.getfixturevalue("s3_server")
+        return Where(engine, folder)
+    server = request.getfixturevalue("milvus_server") if engine == "milvus" else None
+    return Where(engine, folder, f"127.0.0.1:{server.port}" if server else "")
