@@ -26,9 +26,9 @@ test: $(STAMP) browser
 test-fast: $(STAMP)
 	$(PYTEST) -m "not slow and not network and not gpu and not heavy" tests
 
-# The extras bring other people's standard tests for our adapters, and a second counter of our figures.
+# The extras bring other people's standard tests for our adapters, a second counter of our figures, and Ray.
 test-all: $(STAMP) browser
-	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,servers,deploy]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,crosscheck,integrations,servers,deploy,ray]"
 	$(PYTEST) -m ""
 
 lint: $(STAMP)

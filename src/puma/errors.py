@@ -40,6 +40,7 @@ EXTRAS = {
     "mteb": ("mteb",),
     "langchain": ("langchain_core",),
     "llama-index": ("llama_index",),
+    "ray": ("ray",),
 }
 """The modules that each extra of the installation must bring, as ``pyproject.toml`` declares them."""
 

@@ -23,6 +23,7 @@ from puma.evaluation.metrics import (
 )
 from puma.evaluation.runs import write_run
 from puma.evaluation.scoring import Scored, score
+from puma.index.exact.sharded import ShardedSearch
 
 KS = (1, 5, 10)
 RANKED_K = 10
@@ -81,8 +82,10 @@ def count(
     memory: int | None = None,
     scratch: Path | None = None,
     progress: bool = False,
+    search: ShardedSearch | None = None,
 ) -> Tables:
-    """Score every task; ``memory`` is for the candidates' vectors and the scores together."""
+    """Score every task; ``memory`` is for the candidates' vectors and the scores together, ``search`` as in
+    :func:`puma.evaluation.scoring.score`."""
     vectors, readable, faulty = source.candidates(data)
     left = None if memory is None else memory - (0 if isinstance(vectors, np.memmap) else vectors.nbytes)
     tables: Tables = {}
@@ -103,6 +106,7 @@ def count(
                     scratch=scratch,
                     keep_run=keep,
                     progress=f"scores, task {task}, {pool}" if progress else None,
+                    search=search,
                 )
                 if number == 0:
                     skips = (

@@ -26,6 +26,7 @@ from puma.evaluation.processes import is_first
 from puma.evaluation.scored_runs import evaluate_runs
 from puma.evaluation.stored.reading import evaluate_embeddings
 from puma.evaluation.stored.resumable import Resumable, made_with, opened_store
+from puma.index.exact.sharded import ShardedSearch
 from puma.items.encoder import BATCH, Encoder
 from puma.items.item import MODALITIES
 from puma.storage.vectors import VectorStore
@@ -49,6 +50,7 @@ def evaluate(
     details: bool = False,
     memory: int | None = None,
     work: str | os.PathLike[str] | VectorStore | None = None,
+    search: ShardedSearch | None = None,
 ) -> Tables:
     """Embed the queries and candidates of a benchmark and score them.
 
@@ -73,6 +75,7 @@ def evaluate(
             call goes on from there, losing at most a batch, to the same figures; and the processes of a ``torchrun``
             embed their shares into it. It is removed when all is scored. An open store is used and left as it is. None:
             nothing is kept.
+        search: what searches the pools; this process if None. The same figures either way.
 
     Returns:
         See :data:`puma.evaluation.counting.Tables`; rates in [0, 1], ``wrong_modality@1`` is the share of queries whose
@@ -90,7 +93,7 @@ def evaluate(
     data = Judged.read(root, dataset, split, tasks, pools)
     check_modalities(encoder, data, pools)
     options: dict[str, Any] = {"run_dir": run_dir, "details": details, "spread": instruction == "all"}
-    options |= {"memory": memory, "progress": progress}
+    options |= {"memory": memory, "progress": progress, "search": search}
     if work is None:
         with scratch_folder(memory, None) as scratch:
             source = InMemory(encoder, batch_size, progress, instruction, memory, scratch)

@@ -19,6 +19,7 @@ from puma.evaluation.matrices import parts_of
 from puma.evaluation.metrics import gains_in_order
 from puma.index.exact.memory import resident_bytes
 from puma.index.exact.rescoring import pair_scores
+from puma.index.exact.sharded import ShardedSearch
 from puma.index.exact.streamed import ranks_of_positives_streamed, top_k
 from puma.index.interface import SCORE_DECIMALS
 
@@ -78,6 +79,7 @@ def score(
     scratch: Path | None = None,
     keep_run: bool = False,
     progress: str | None = None,
+    search: ShardedSearch | None = None,
 ) -> Scored:
     """Score a task's queries against a pool.
 
@@ -92,10 +94,12 @@ def score(
         keep_run: whether the first :data:`RUN_DEPTH` candidates of each query are kept; of equal scores those of a
             wrong modality, then those earlier in the pool.
         progress: a label for bars on stderr.
+        search: searches in this process if None.
 
     Raises:
         DataError: a row that is neither of unit length nor zeros.
     """
+    find_ranks, find_best = (ranks_of_positives_streamed, top_k) if search is None else (search.ranks, search.top_k)
     usable = np.where(query_ok[:, None], queries, np.float32(0))
     budget = resident_bytes() + max(LEAST_BYTES, AMPLE_BYTES if memory is None else memory)
     budget += 24 * RUN_DEPTH * len(usable) if keep_run else 0  # the run itself is no working memory
@@ -107,11 +111,11 @@ def score(
     positives = [place[columns] for columns in view.positives]
     run: Mapping[str, dict[str, float]] = {}
     with parts_of(vectors, view.places[order], scratch) as source:
-        ranks = ranks_of_positives_streamed(usable, source, positives, **options)
+        ranks = find_ranks(usable, source, positives, **options)
         if not keep_run and (view.codes == view.codes[0]).all() and readable[view.places].any():
             tops = np.where(query_ok, view.codes[0], -1)
         else:
-            ids, scores = top_k(usable, source, RUN_DEPTH if keep_run else 1, **options)
+            ids, scores = find_best(usable, source, RUN_DEPTH if keep_run else 1, **options)
             tops = np.where(ids[:, 0] < 0, -1, view.codes[order[ids[:, 0]]])
             run = _Run(view, order, ids, scores) if keep_run else {}
     gains = [

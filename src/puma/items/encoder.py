@@ -6,7 +6,7 @@ left out by itself, and the items around it are embedded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,12 @@ from puma.errors import ImageError
 from puma.items.item import Item
 from puma.items.skips import Skip
 
-__all__ = ["BATCH", "Skip", "embed_readable"]
+__all__ = ["BATCH", "Skip", "embed_batches", "embed_readable"]
+
+Batch = tuple[Sequence[Item], str | None]
+"""Items to embed together, and the instruction before each of them."""
+Embedded = tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]
+"""What :func:`embed_readable` returns."""
 
 
 class Encoder(Protocol):
@@ -47,7 +52,7 @@ def embed_readable(
     instruction: str | None = None,
     batch_size: int = BATCH,
     progress: str | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+) -> Embedded:
     """Embed all items whose images can be opened and are taken by the encoder.
 
     Args:
@@ -89,6 +94,18 @@ def embed_readable(
                 readable[[place for place, _ in bad]] = False
             bar.update(len(places))
     return vectors, readable, faults
+
+
+def embed_batches(encoder: Encoder, batches: Iterable[Batch]) -> Iterator[Embedded]:
+    """Embed batches one after the other, each as a whole, and give what :func:`embed_readable` gives of each, in their
+    order. An encoder with an ``embed_batches`` of its own (:class:`puma.items.remote.RayEncoder`) takes them several at
+    once: it draws batches ahead of the results."""
+    own = getattr(encoder, "embed_batches", None)
+    if own is not None:
+        yield from own(batches)
+        return
+    for items, instruction in batches:
+        yield embed_readable(encoder, items, instruction=instruction, batch_size=max(len(items), 1))
 
 
 def _unreadable(items: Sequence[Item], places: Sequence[int]) -> list[tuple[int, str]]:

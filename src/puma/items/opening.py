@@ -142,6 +142,9 @@ class FileBytes(bytes):
         made.path = path
         return made
 
+    def __reduce__(self) -> tuple[type[FileBytes], tuple[bytes, str]]:
+        return FileBytes, (bytes(self), self.path)  # bytes' own way would call __new__ without the path
+
 
 def image_name(source: ImageSource) -> str:
     """What messages call an image: its path, or its type in angle brackets."""

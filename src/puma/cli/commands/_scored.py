@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma.cli.commands._engine import Engine
 from puma.cli.commands._shared import chosen_model, load_encoder, note
 from puma.errors import InputError
 
@@ -26,9 +27,15 @@ class Chosen:
     dtype: str
     attn: str | None
     layers: int | None
+    engine: Engine
 
     def load(self) -> Any:
         return load_encoder(self.model, self.st, self.st_prompt, dtype=self.dtype, attn=self.attn, layers=self.layers)
+
+    def opened(self) -> contextlib.AbstractContextManager[Any]:
+        """The model where the engine runs it, for the time of a ``with`` statement."""
+        options = {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
+        return self.engine.encoder(self.model, self.st, self.st_prompt, **options)
 
 
 class Source:
@@ -61,12 +68,15 @@ class Source:
         from puma.evaluation import mbeir
         from puma.evaluation.processes import is_first, processes
         from puma.evaluation.stored.resumable import Work, opened_store, part_size
+        from puma.index.exact.sharded import ShardedSearch
         from puma.mini.fetch.packages import cache_home
         from puma.storage.vectors import NoRoomError, remove_abandoned
 
         chosen = dict(options)
         if self.model_needed:
-            encoder = self.chosen.load()
+            encoder = stack.enter_context(self.chosen.opened())
+            if self.chosen.engine.remote:
+                chosen["search"] = ShardedSearch(encoder.ray)
             self.fingerprint = encoder.fingerprint
             names = ("dataset", "split", "tasks", "pools", "instruction")
             chosen["batch_size"] = part_size(encoder)
@@ -92,6 +102,8 @@ class Source:
 
         stored = read_embeddings(str(self.embeddings), chosen["split"])
         self.fingerprint = stored.fingerprint
+        if self.chosen.engine.remote:
+            chosen["search"] = ShardedSearch(stack.enter_context(self.chosen.engine.cluster()))
         return mbeir.evaluate_embeddings(stored, root, run_dir=run_dir, **chosen)
 
     def written(self) -> None:

@@ -209,11 +209,18 @@ def default_folder() -> Path:
 
 
 def searcher_of(
-    index: Path | Index, model: Path | None, *, dtype: str = "auto", dimensions: int | None = None, **options: Any
+    index: Path | Index,
+    model: Path | None,
+    *,
+    loaded: Any = None,
+    dtype: str = "auto",
+    dimensions: int | None = None,
+    **options: Any,
 ) -> Any:
     """A Searcher of this index with the model of :func:`load_retriever`, whose arguments it takes.
 
     Args:
+        loaded: the encoder, where it is there already.
         dimensions: cut vectors to this length; None for that of the index, the model's own in a new one.
 
     Raises:
@@ -223,7 +230,8 @@ def searcher_of(
     from puma.search.searcher import Searcher
 
     try:
-        searcher = Searcher(encoder_of_length(load_retriever(model, dtype=dtype, **options), dimensions), index)
+        encoder = loaded or encoder_of_length(load_retriever(model, dtype=dtype, **options), dimensions)
+        searcher = Searcher(encoder, index)
     except IndexMismatchError as error:
         if dtype != "auto":
             raise IndexMismatchError(
@@ -261,13 +269,6 @@ def query_item(text: str | None, image: Path | None) -> Item:
     item = Item(text=text, image=image)
     item.open_image()
     return item
-
-
-def warn_of_cut(encoder: Any, query: Item) -> None:
-    """A line on stderr where the model does not read a query's words to their end."""
-    counter = getattr(encoder, "text_tokens", None)
-    if counter is not None and counter.is_cut(query.text):
-        typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
 
 
 def print_json(value: Any) -> None:

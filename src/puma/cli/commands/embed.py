@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from puma.cli.commands._dimensions import Dimensions, encoder_of_length
+from puma.cli.commands._dimensions import Dimensions
+from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -22,7 +23,6 @@ from puma.cli.commands._shared import (
     NoResume,
     Paths,
     WorkFolder,
-    load_encoder,
     note,
     print_json,
     print_skips,
@@ -46,11 +46,15 @@ def embed(
     dimensions: Dimensions = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Embed items and write an .npz file with ids, modalities and vectors (float32 [n, dim], rows of unit length).
 
-    Interrupted, the same command goes on where it was; under torchrun several processes share the embedding.
+    Interrupted, the same command goes on where it was; under torchrun several processes share the embedding, with
+    --engine ray the workers of a Ray cluster.
 
     Example: puma embed ~/Images captions.txt --out vectors.npz
     """
@@ -65,39 +69,40 @@ def embed(
 
     if out.suffix != ".npz":
         raise InputError(f"--out {out}: the file's name must end in .npz")
+    place = Engine(engine, address, workers)
     if st_prompt is not None and instruction is not None:
         raise InputError("give one of --instruction and --st-prompt, got both")
     found = list(read_items([path.expanduser() for path in paths]))
     skips = [entry for entry in found if isinstance(entry, Skip)]
     records = [entry for entry in found if isinstance(entry, Record)]
-    whole = load_encoder(model, st, st_prompt, dtype=dtype, attn=attn, layers=layers)
-    encoder = encoder_of_length(whole, dimensions)
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"
-    size = part_size(encoder)
-    values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)
-    with opened_store(beside, "embed", values, Work(work, not no_resume, note)) as store:
-        embedding = Resumable(encoder, store, batch_size=size)
-        wanted = Wanted("items", lambda: items, len(items), instruction)
-        embedding.share([wanted])
-        if not is_first():
-            return
-        vectors, readable, faults = embedding.embedded(wanted)
-        skips += [Skip(records[place].where, reason) for place, reason in faults]
-        kept = [record for record, good in zip(records, readable, strict=True) if good]
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            ids=np.array([record.id for record in kept], dtype=str),
-            modalities=np.array([record.item.modality for record in kept], dtype=str),
-            vectors=vectors[readable],
-            model=np.array(encoder.fingerprint),
-        )
-        write_whole(out, buffer.getvalue())
-        store.remove()
-        with contextlib.suppress(OSError):
-            beside.rmdir()
+    options = {"dtype": dtype, "attn": attn, "layers": layers}
+    with place.encoder(model, st, st_prompt, dimensions=dimensions, **options) as encoder:
+        size = part_size(encoder)
+        values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)
+        with opened_store(beside, "embed", values, Work(work, not no_resume, note)) as store:
+            embedding = Resumable(encoder, store, batch_size=size)
+            wanted = Wanted("items", lambda: items, len(items), instruction)
+            embedding.share([wanted])
+            if not is_first():
+                return
+            vectors, readable, faults = embedding.embedded(wanted)
+            skips += [Skip(records[place].where, reason) for place, reason in faults]
+            kept = [record for record, good in zip(records, readable, strict=True) if good]
+            buffer = io.BytesIO()
+            np.savez(
+                buffer,
+                ids=np.array([record.id for record in kept], dtype=str),
+                modalities=np.array([record.item.modality for record in kept], dtype=str),
+                vectors=vectors[readable],
+                model=np.array(encoder.fingerprint),
+            )
+            write_whole(out, buffer.getvalue())
+            store.remove()
+            with contextlib.suppress(OSError):
+                beside.rmdir()
     if as_json:
         listed = [{"where": skip.where, "reason": skip.reason} for skip in skips]
         print_json({"out": str(out), "items": len(kept), "dim": encoder.dim, "skipped": len(skips), "skips": listed})

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from puma.cli.commands import _benchmarks
+from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._scored import Chosen, Source
 from puma.cli.commands._shared import (
     Attention,
@@ -88,6 +89,9 @@ def evaluate(
     layers: Layers = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on every task of a benchmark. On M-BEIR the published figures stand above ours; elsewhere chance
@@ -110,7 +114,10 @@ def evaluate(
     check_foreign(model, st, st_prompt)
     if st_prompt is not None and instruction != "first":
         raise InputError(f"--st-prompt takes the instruction's place: leave --instruction {instruction} out")
-    chosen = Chosen(model, st, st_prompt, dtype, attn, layers)
+    place = Engine(engine, address, workers)
+    if place.remote and (benchmark != "mbeir" or run is not None):
+        raise InputError("--engine ray goes with --benchmark mbeir, and with a model or --embeddings")
+    chosen = Chosen(model, st, st_prompt, dtype, attn, layers, place)
     from puma.evaluation.processes import is_first, processes
     from puma.evaluation.stored.resumable import Work
 

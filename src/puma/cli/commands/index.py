@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._dimensions import Dimensions
+from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths, row_fields
 from puma.cli.commands._migrating import migrate
 from puma.cli.commands._shared import (
@@ -79,6 +81,9 @@ def add(
     image_memory: Annotated[
         int | None, typer.Option(min=1, metavar="MIB", help="What decoding one image may take; 2048 by default.")
     ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Embed images and texts and store them. What is stored already is not embedded again, and a file that is read
@@ -97,6 +102,7 @@ def add(
     from puma.search.ingest.options import ReadOptions
     from puma.search.ingest.prepared import PreparedPaths
 
+    place, loading = Engine(engine, address, workers), {"dtype": dtype, "attn": attn, "layers": layers}
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
@@ -104,14 +110,19 @@ def add(
         set_image_memory(image_memory * 2**20)
     options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
     prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
-    searcher = searcher_of(prepared.index, model, dtype=dtype, attn=attn, layers=layers, dimensions=dimensions)
-    kept: list[Added] = []
-    try:
-        added = searcher.add_prepared(prepared, batch_size=batch_size, on_batch=lambda done: kept.append(done))
-    except KeyboardInterrupt:
-        done = kept[-1].embedded if kept else 0
-        typer.echo(f"{index}: {done} items of this run are stored, {len(searcher.index)} in all", err=True)
-        raise
+    with contextlib.ExitStack() as stack:
+        remote = None
+        if place.remote:
+            chosen = place.encoder(model, dimensions=dimensions, index_dim=prepared.index.dim, **loading)
+            remote = stack.enter_context(chosen)
+        searcher = searcher_of(prepared.index, model, loaded=remote, dimensions=dimensions, **loading)
+        kept: list[Added] = []
+        try:
+            added = searcher.add_prepared(prepared, batch_size=batch_size, on_batch=lambda done: kept.append(done))
+        except KeyboardInterrupt:
+            done = kept[-1].embedded if kept else 0
+            typer.echo(f"{index}: {done} items of this run are stored, {len(searcher.index)} in all", err=True)
+            raise
     if as_json:
         print_json(added.as_dict() | {"rows": len(searcher.index)})
         raise typer.Exit(int(added.nothing_readable))

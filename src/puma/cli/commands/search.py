@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,10 @@ from puma.cli.commands._shared import (
     print_json,
     query_item,
     searcher_of,
-    warn_of_cut,
 )
 from puma.cli.commands.index import ModalityList, describe_others
 from puma.errors import InputError
+from puma.items.item import Item
 
 
 def register(app: typer.Typer) -> None:
@@ -116,7 +116,7 @@ def search(
         searcher = folder_searcher(Path(index), model, dtype=dtype, attn=attn, layers=layers)
     else:
         searcher = searcher_of(Index(index, create=False), model, dtype=dtype, attn=attn, layers=layers)
-    warn_of_cut(searcher.encoder, query)
+    _warn_of_cut(searcher.encoder, query)
     options = {"where": condition, "minus": minus or (), "merge": merge}
     if group:
         found = searcher.search(query, (offset + k) * FETCHED, modality or None, instruction, **options)
@@ -162,3 +162,10 @@ def search(
         what += " that is not weak" if drop_weak else ""
         what += f" with a score of at least {min_score:g}" if min_score is not None else ""
         typer.echo(f"nothing found: the index has {what}{of}", err=True)
+
+
+def _warn_of_cut(encoder: Any, query: Item) -> None:
+    """A line on stderr where the model does not read a query's words to their end."""
+    counter = getattr(encoder, "text_tokens", None)
+    if counter is not None and counter.is_cut(query.text):
+        typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from puma.errors import DataError, InputError
 from puma.evaluation.counting import KS, Tables, check_ks, count
 from puma.evaluation.judged import POOLS, Judged
 from puma.evaluation.matrices import check_memory, matrix, release, scratch_folder
+from puma.index.exact.sharded import ShardedSearch
 
 QUERIES_PER_DATASET = 500_000
 CANDIDATES_PER_DATASET = 10_000_000
@@ -237,6 +239,7 @@ def evaluate_embeddings(
     details: bool = False,
     memory: int | None = None,
     work: str | os.PathLike[str] | None = None,
+    search: ShardedSearch | None = None,
 ) -> Tables:
     """Score stored vectors as :func:`puma.evaluation.mbeir.evaluate` scores an encoder's: same arguments, same tables.
 
@@ -257,7 +260,8 @@ def evaluate_embeddings(
     data = Judged.read(root, dataset, split, tasks, pools)
     with scratch_folder(memory, work) as scratch:
         source = _Read(stored, memory, scratch)
-        return count(data, source, pools, ks, run_dir=run_dir, details=details, memory=memory, scratch=scratch)
+        options: dict[str, Any] = {"run_dir": run_dir, "details": details, "memory": memory, "search": search}
+        return count(data, source, pools, ks, scratch=scratch, **options)
 
 
 @dataclass(frozen=True)

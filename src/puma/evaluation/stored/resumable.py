@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from puma.errors import InputError
 from puma.evaluation.processes import first_does, processes, wait
-from puma.items.encoder import BATCH, Encoder, embed_readable
+from puma.items.encoder import BATCH, Batch, Encoder, embed_batches
 from puma.items.item import Item
 from puma.storage.vectors import Group, VectorStore
 
@@ -130,15 +131,20 @@ class Resumable:
         total = sum(len(self._of(items, part)) for part in parts)
         hidden = not self.progress or processes()[0] > 0
         with tqdm(total=total, desc=wanted.label, unit="item", disable=hidden, smoothing=0.1) as bar:
-            for part in parts:
-                own = self._of(items, part)
+            drawn: deque[tuple[int, str]] = deque()
+
+            def batches() -> Iterator[Batch]:
+                for part in parts:
+                    own = self._of(items, part)
+                    # The digest before its images are read: a later change is noticed.
+                    drawn.append((part, _digest(own, wanted.instruction)))
+                    yield own, wanted.instruction
+
+            for vectors, _, faults in embed_batches(self.encoder, batches()):
+                part, digest = drawn.popleft()
                 start = part * self.batch_size
-                digest = _digest(own, wanted.instruction)  # before its images are read: a later change is noticed
-                vectors, _, faults = embed_readable(
-                    self.encoder, own, instruction=wanted.instruction, batch_size=self.batch_size
-                )
                 group.write(part, start, vectors, digest, [(start + place, reason) for place, reason in faults])
-                bar.update(len(own))
+                bar.update(len(vectors))
 
 
 def part_size(encoder: Any) -> int:
@@ -156,6 +162,9 @@ def made_with(encoder: Encoder, batch_size: int, **more: Any) -> dict[str, Any]:
 
 def encoder_settings(encoder: Any) -> dict[str, str]:
     """Number type, attention and kind of device of an encoder around a torch model; empty for another one."""
+    settings = getattr(encoder, "settings", None)
+    if isinstance(settings, dict):  # of an encoder that is elsewhere
+        return dict(settings)
     model = getattr(encoder, "model", None)
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if callable(parameters) else None

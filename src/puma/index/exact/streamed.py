@@ -74,7 +74,7 @@ def top_k(
     """
     k, budget, threads = checked_k(k), parse_memory(memory), _checked_threads(threads)
     with open_source(source, work) as rows:
-        checked, query_ok = _checked_queries(queries, rows)
+        checked, query_ok = checked_queries(queries, rows)
         wanted = min(k, rows.count)
         ids = np.full((len(checked), k), -1, dtype=np.int64)
         scores = np.full((len(checked), k), np.nan, dtype=np.float32)
@@ -126,11 +126,11 @@ def ranks_of_positives_streamed(
     """
     budget, threads = parse_memory(memory), _checked_threads(threads)
     with open_source(source, work) as rows:
-        checked, query_ok = _checked_queries(queries, rows)
-        owner, place = _checked_positives(positives, len(checked), rows.count)
+        checked, query_ok = checked_queries(queries, rows)
+        owner, place = checked_positives(positives, len(checked), rows.count)
         plan = plan_for(budget, threads, len(checked), rows, None, (64 + 8 * AHEAD * threads) * len(owner))
         if len(owner):
-            found = _found(rows, place) & query_ok[owner]
+            found = found_rows(rows, place) & query_ok[owner]
             owner, place = owner[found], place[found]
         own, above = np.empty(0), np.zeros(0, dtype=np.int64)
         if len(owner):
@@ -139,8 +139,14 @@ def ranks_of_positives_streamed(
             with Checkpoints(work, key) as states, bars as bar, workers(plan.threads) as pool:
                 own = stored_scores(checked, rows, owner, place, pool)
                 above = _counted(Counting(checked, owner, own, score_bound(rows.dim)), rows, plan, states, pool, bar)
+    return ranks_in_order(len(checked), owner, own, above)
+
+
+def ranks_in_order(queries: int, owner: np.ndarray, own: np.ndarray, above: np.ndarray) -> list[np.ndarray]:
+    """The ranks of each query's positives: of each, whose it is (ascending), its score, and how many candidates score
+    as high or higher, itself included."""
     ranks = []
-    ends = np.searchsorted(owner, np.arange(len(checked) + 1))
+    ends = np.searchsorted(owner, np.arange(queries + 1))
     for low, high in pairwise(ends.tolist()):
         order = np.argsort(-own[low:high], kind="stable")
         scores, ahead = own[low:high][order], above[low:high][order]
@@ -148,6 +154,23 @@ def ranks_of_positives_streamed(
         level = (scores[None, :] >= scores[:, None]).sum(axis=1)
         ranks.append(1 + np.arange(high - low) + ahead - level)
     return ranks
+
+
+def count_ahead(
+    queries: np.ndarray, source: Source, owner: np.ndarray, own: np.ndarray, *, memory: str | int = "4GB"
+) -> np.ndarray:
+    """How many candidates score as high as each positive or higher, int64 [m], on one thread.
+
+    Args:
+        queries: float32 [n, dim], contiguous, lost rows zero.
+        source: the candidates, or some of them.
+        owner, own: int64 [m], ascending, and float64 [m]: whose each positive is, and its score.
+    """
+    with open_source(source, None) as rows, _bar(None, 0) as bar, workers(1) as pool:
+        plan = plan_for(parse_memory(memory), 1, len(queries), rows, None, (64 + 8 * AHEAD) * len(owner))
+        counting = Counting(queries, owner, own, score_bound(rows.dim))
+        with Checkpoints(None, "") as states:
+            return _counted(counting, rows, plan, states, pool, bar)
 
 
 def _one_pass(
@@ -221,7 +244,7 @@ def _finished(states: Checkpoints, ids: np.ndarray, scores: np.ndarray) -> int:
     return first
 
 
-def _found(rows: Rows, places: np.ndarray) -> np.ndarray:
+def found_rows(rows: Rows, places: np.ndarray) -> np.ndarray:
     """Which candidates are not lost, bool."""
     wanted, inverse = np.unique(places, return_inverse=True)
     found = np.ones(len(wanted), dtype=bool)
@@ -232,7 +255,7 @@ def _found(rows: Rows, places: np.ndarray) -> np.ndarray:
     return found[inverse]
 
 
-def _checked_queries(queries: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def checked_queries(queries: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """As float32 [n, dim], contiguous, lost rows zero; and which are not lost."""
     array = np.asarray(queries)
     if array.ndim != 2 or array.dtype.kind != "f" or (rows.count and array.shape[1] != rows.dim):
@@ -244,7 +267,7 @@ def _checked_queries(queries: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.where(lost[:, None], np.float32(0), array), ~lost
 
 
-def _checked_positives(positives: Any, queries: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def checked_positives(positives: Any, queries: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Flat: whose each positive is, ascending, and its place."""
     if len(positives) != queries:
         raise InputError(f"positives must have one entry per query, got {len(positives)} for {queries} queries")

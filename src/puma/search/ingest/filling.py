@@ -5,7 +5,7 @@ The next batch is read while the model works on this one; both are held in memor
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from puma.errors import InputError
 from puma.index import Index, Stamp
-from puma.items.encoder import BATCH, Encoder, Skip, embed_readable
+from puma.items.encoder import BATCH, Batch, Embedded, Encoder, Skip, embed_batches
 from puma.search.ingest.portions import Pair, Portion, PortionReader
 from puma.search.ingest.records import Found
 
@@ -97,8 +97,8 @@ def fill(
     reading = PortionReader(index, batch_size, known or set(), failed)
     bar_of = tqdm(total=total, desc="embedding", unit="item", disable=not progress, smoothing=0.1)
     with bar_of as bar, closing(_ahead(reading.portions(found))) as portions:
-        for portion in portions:
-            _store(encoder, index, portion, added, failed)
+        for portion, embedded in _embedded(encoder, portions):
+            _store(index, portion, embedded, added, failed)
             faulty.update(skip.source for skip in portion.skips)
             if remember is not None and portion.finished:
                 remember([stamp for stamp in portion.finished if stamp.source not in faulty])
@@ -115,12 +115,24 @@ def fill(
     return added
 
 
-def _store(encoder: Encoder, index: Index, portion: Portion, added: Added, failed: dict[str, str]) -> None:
+def _embedded(encoder: Encoder, portions: Iterable[Portion]) -> Iterator[tuple[Portion, Embedded]]:
+    """Each portion with what its fresh records gave, in the order of reading: a repetition comes after what it
+    repeats, and a file counts as read when all before it is stored."""
+    drawn: deque[Portion] = deque()
+
+    def batches() -> Iterator[Batch]:
+        for portion in portions:
+            drawn.append(portion)
+            yield [record.loaded_item for record in portion.fresh], None
+
+    for embedded in embed_batches(encoder, batches()):
+        yield drawn.popleft(), embedded
+
+
+def _store(index: Index, portion: Portion, embedded: Embedded, added: Added, failed: dict[str, str]) -> None:
     rows = list(portion.changed)
     if portion.fresh:
-        vectors, readable, faults = embed_readable(
-            encoder, [record.loaded_item for record in portion.fresh], batch_size=len(portion.fresh)
-        )
+        vectors, readable, faults = embedded
         for place, reason in faults:
             failed[portion.fresh[place].id] = reason
             portion.skips.append(portion.fresh[place].skipped(reason))
