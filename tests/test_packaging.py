@@ -89,7 +89,7 @@ def test_the_table_of_extras_is_what_pyproject_declares(extra):
 def test_every_extra_is_in_the_table_and_all_brings_every_command():
     assert set(PROJECT["optional-dependencies"]) - GROUPS == set(EXTRAS)
     parts = set().union(*(Requirement(line).extras for line in PROJECT["optional-dependencies"]["all"]))
-    assert set(EXTRAS) - parts == {"quantised", "langchain", "llama-index", "ray"}
+    assert set(EXTRAS) - parts == {"quantised", "langchain", "llama-index", "ray", "milvus", "object-store"}
 
 
 def test_every_import_has_a_package_that_brings_it():

@@ -41,6 +41,8 @@ EXTRAS = {
     "langchain": ("langchain_core",),
     "llama-index": ("llama_index",),
     "ray": ("ray",),
+    "milvus": ("pymilvus",),
+    "object-store": ("obstore",),
 }
 """The modules that each extra of the installation must bring, as ``pyproject.toml`` declares them."""
 

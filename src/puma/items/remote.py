@@ -60,7 +60,7 @@ class RayEncoder:
             self.pool = plan_pool(self.ray.available_resources(), workers)
             options = {"num_cpus": self.pool.cpus, "num_gpus": self.pool.gpus, "max_restarts": 0}
             actor = self.ray.remote(**options)(_Worker)
-            self._make = lambda: actor.remote(load, describe)
+            self._make: Callable[[], Any] = lambda: actor.remote(load, describe)
             self._starting: dict[Any, Any] = {}
             self._ready: list[Any] = []
             self.deaths = self._sent = 0

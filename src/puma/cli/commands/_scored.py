@@ -34,7 +34,7 @@ class Chosen:
 
     def opened(self) -> contextlib.AbstractContextManager[Any]:
         """The model where the engine runs it, for the time of a ``with`` statement."""
-        options = {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
+        options: dict[str, Any] = {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
         return self.engine.encoder(self.model, self.st, self.st_prompt, **options)
 
 

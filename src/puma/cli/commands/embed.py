@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,7 +78,7 @@ def embed(
     items = [record.item for record in records]
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"
-    options = {"dtype": dtype, "attn": attn, "layers": layers}
+    options: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
     with place.encoder(model, st, st_prompt, dimensions=dimensions, **options) as encoder:
         size = part_size(encoder)
         values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)

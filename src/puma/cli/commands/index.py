@@ -102,7 +102,8 @@ def add(
     from puma.search.ingest.options import ReadOptions
     from puma.search.ingest.prepared import PreparedPaths
 
-    place, loading = Engine(engine, address, workers), {"dtype": dtype, "attn": attn, "layers": layers}
+    place = Engine(engine, address, workers)
+    loading: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
