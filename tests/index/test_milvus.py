@@ -86,6 +86,16 @@ def test_no_server_is_said_in_time(monkeypatch):
         Index("milvus://127.0.0.1:1/my")
 
 
+def test_consistency_is_for_the_user_to_weaken(lite, monkeypatch):
+    monkeypatch.setenv("PUMA_MILVUS_CONSISTENCY", "Bounded")
+    index = Index(lite("i"), dim=4)
+    index.add(["a"], np.eye(4)[:1], ["text"])
+    assert [hit.id for hit in index.search(np.eye(4)[0], 1)[0]] == ["a"]
+    monkeypatch.setenv("PUMA_MILVUS_CONSISTENCY", "weak")
+    with pytest.raises(InputError, match="PUMA_MILVUS_CONSISTENCY='weak': give one of Strong, Session, Bounded"):
+        Index(lite("i"))
+
+
 def test_a_collection_of_others_is_left_alone(lite):
     from pymilvus import MilvusClient
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,11 @@ from puma.index.places import place_key
 from puma.index.provenance import FileState, Place, Stamp
 from puma.index.tables import parts_of
 
-AT_ONCE = 256
+AT_ONCE = 1000
 """Rows a request, and values an expression."""
+NONE_SECONDS, SOME_SECONDS = 2.0, 60.0
+"""How long it is remembered that no item has several places, and that some have: the first place of all that another
+client adds is seen so much later."""
 
 
 class Companion:
@@ -160,8 +164,21 @@ class Places(Companion):
     kind = "p"
     fields = ("source", "item", "data")
 
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._known: tuple[float, bool] | None = None
+
+    def any(self) -> bool:
+        """Whether any item has several. Each question costs a server's time tick, and mostly the answer is no."""
+        known = self._known
+        if known is None or time.monotonic() >= known[0]:
+            found = bool(self.server.query(self.collection, self._own(), [], 1))
+            known = self._known = time.monotonic() + (SOME_SECONDS if found else NONE_SECONDS), found
+        return known[1]
+
     def put(self, places: Iterable[Place], modalities: Mapping[str, str]) -> None:
         """Insert places, with the modalities of their items by id."""
+        self._known = None
         self._write(
             {
                 "key": self.kind + place_key(place),
@@ -177,7 +194,7 @@ class Places(Companion):
     def of_ids(self, ids: Iterable[str]) -> dict[str, list[Place]]:
         """The places of those of these ids that have several, in a fixed order."""
         found: dict[str, list[Place]] = {}
-        for place in sorted(map(_place, self._where_any("item", ids, self.fields))):
+        for place in sorted(map(_place, self._where_any("item", ids, self.fields))) if self.any() else ():
             found.setdefault(place.id, []).append(place)
         return found
 
@@ -187,6 +204,8 @@ class Places(Companion):
 
     def ids_that_fit(self, where: Filter) -> list[str]:
         """The ids of which a listed place fits a checked filter."""
+        if not self.any():
+            return []
         return sorted({unhexed(row["item"]) for row in self._where(expression(where), ["item"])})
 
     def drop_ids(self, ids: Iterable[str]) -> int:

@@ -17,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 from puma.errors import DependencyError, InputError, PumaError, StorageError, install_command
 
 PORT = 19530
-TOKEN, TIMEOUT = "PUMA_MILVUS_TOKEN", "PUMA_MILVUS_TIMEOUT"
+TOKEN, TIMEOUT, CONSISTENCY = "PUMA_MILVUS_TOKEN", "PUMA_MILVUS_TIMEOUT", "PUMA_MILVUS_CONSISTENCY"
+LEVELS = ("Strong", "Session", "Bounded", "Eventually")
+"""Of consistency, strongest first: the default sees every acknowledged write, and waits for a server's time tick."""
 SECONDS = 30.0
 """How long a request may take; :data:`TIMEOUT` in the environment is another number."""
 OLDEST = (2, 3)
@@ -94,7 +96,7 @@ class Server:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.seconds = _seconds()
+        self.seconds, self.level = _seconds(), _level()
         self.is_lite = "://" not in address.uri
         self.client = self.call(lambda: _client(address.uri, address.token, address.database, self.seconds))
         self.version = "lite" if self.is_lite else self.call(lambda: str(self.client.get_server_version()))
@@ -141,6 +143,7 @@ class Server:
                     output_fields=["key", *fields],
                     limit=limit,
                     timeout=self.seconds,
+                    consistency_level=self.level,
                     # Each segment stops at `limit` of its smallest keys: only then are these the smallest of all.
                     reduce_stop_for_best="True",
                     iterator="True",
@@ -152,7 +155,13 @@ class Server:
     def count(self, collection: str, condition: str) -> int:
         """How many rows fit."""
         found = self.call(
-            lambda: self.client.query(collection, filter=condition, output_fields=["count(*)"], timeout=self.seconds)
+            lambda: self.client.query(
+                collection,
+                filter=condition,
+                output_fields=["count(*)"],
+                timeout=self.seconds,
+                consistency_level=self.level,
+            )
         )
         return int(found[0]["count(*)"])
 
@@ -196,6 +205,13 @@ def _client(uri: str, token: str, database: str, seconds: float) -> Any:
         if "lite" in str(error).lower():
             raise DependencyError("milvus-lite:// needs Milvus Lite: pip install milvus-lite") from None
         raise DependencyError(f"an index on Milvus needs pymilvus: {install_command('milvus')}") from None
+
+
+def _level() -> str:
+    level = os.environ.get(CONSISTENCY, LEVELS[0])
+    if level not in LEVELS:
+        raise InputError(f"{CONSISTENCY}={level!r}: give one of {', '.join(LEVELS)}")
+    return level
 
 
 def _seconds() -> float:

@@ -117,6 +117,7 @@ class MilvusReader:
                     output_fields=["key", "vector", "modality", "payload", "thumbnail"],
                     search_params={"metric_type": "IP", "params": {"nprobe": probes}},
                     timeout=self.server.seconds,
+                    consistency_level=self.server.level,
                 )
             )
         )
