@@ -28,7 +28,7 @@ from puma.index.milvus.connection import Address
 from puma.index.milvus.expressions import hexed, stored_value, unhexed
 from support import index_child
 from support.encoders import ToyEncoder
-from support.engines import free_port, placed, running_milvus
+from support.engines import free_port, placed
 from support.index_child import BATCH, rows_of
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
@@ -222,33 +222,35 @@ def test_every_command_takes_the_address(request, name, tmp_path, capsys, monkey
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(tmp_path):
+def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvus_server):
     """kill -9 of the server; the writer says that it is gone; the same command goes on when it is back."""
-    with running_milvus(tmp_path / "server") as server:
-        address = f"milvus://127.0.0.1:{server.port}/killed"
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "PUMA_MILVUS_TIMEOUT": "5",
-        }
-        command = [sys.executable, str(Path(index_child.__file__)), "write", address, "a"]
-        writer = subprocess.Popen(
-            [*command, "0", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        acknowledged = [int(writer.stdout.readline()) for _ in range(6)]
-        server.kill()
+    server = milvus_server
+    address = f"milvus://127.0.0.1:{server.port}/killed"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PUMA_MILVUS_TIMEOUT": "5",
+    }
+    command = [sys.executable, str(Path(index_child.__file__)), "write", address, "a"]
+    writer = subprocess.Popen(
+        [*command, "0", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    acknowledged = [int(writer.stdout.readline()) for _ in range(6)]
+    server.kill()
+    try:
         rest, errors = writer.communicate(timeout=120)
-        acknowledged += map(int, rest.split())
-        assert "no answer from the Milvus server within 5 s" in errors
+    finally:
         server.start()
-        index = Index(address, create=False)
-        wanted = {name for batch in acknowledged for name in rows_of("a", batch)["ids"]}
-        stored = {row.id for part in index.scan(vectors=False) for row in part}
-        assert wanted <= stored
-        assert len(stored) <= len(wanted) + BATCH
-        last = acknowledged[-1] + 3
-        done = subprocess.run([*command, "0", str(last)], capture_output=True, text=True, env=environment, timeout=200)
-        assert done.returncode == 0, done.stderr
-        rows = [row for part in index.scan() for row in part]
-        assert [row.id for row in rows] == [name for batch in range(last) for name in rows_of("a", batch)["ids"]]
-        assert index.stats()["thumbnails"] == last * BATCH // 2
-        assert index.verify() == []
+    acknowledged += map(int, rest.split())
+    assert "no answer from the Milvus server within 5 s" in errors
+    index = Index(address, create=False)
+    wanted = {name for batch in acknowledged for name in rows_of("a", batch)["ids"]}
+    stored = {row.id for part in index.scan(vectors=False) for row in part}
+    assert wanted <= stored
+    assert len(stored) <= len(wanted) + BATCH
+    last = acknowledged[-1] + 3
+    done = subprocess.run([*command, "0", str(last)], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    rows = [row for part in index.scan() for row in part]
+    assert [row.id for row in rows] == [name for batch in range(last) for name in rows_of("a", batch)["ids"]]
+    assert index.stats()["thumbnails"] == last * BATCH // 2
+    assert index.verify() == []
