@@ -248,7 +248,7 @@ def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvu
     assert wanted <= stored
     assert len(stored) <= len(wanted) + BATCH
     last = acknowledged[-1] + 3
-    done = subprocess.run([*command, "0", str(last)], capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run([*command, "0", str(last)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [row for part in index.scan() for row in part]
     assert [row.id for row in rows] == [name for batch in range(last) for name in rows_of("a", batch)["ids"]]

@@ -25,7 +25,8 @@ ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow
 ELSEWHERE = ENGINES[1:]
 BUCKET = "bucket"
 S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-START_SECONDS = 90
+START_SECONDS = 240
+"""After a kill -9 a server waits until its own earlier sessions have expired, a minute or more."""
 _SERVER = """
 import sys
 from milvus import MilvusServer
