@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from puma.index.addresses import engine_of
+from puma.index.milvus.connection import RECONNECTING
 
 ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
 """By name; those with a server are slow."""
@@ -102,7 +103,11 @@ class MilvusServer:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(Exception):
-                MilvusClient(uri=f"http://127.0.0.1:{self.port}", timeout=2, dedicated=True).list_collections(timeout=2)
+                client = MilvusClient(
+                    uri=f"http://127.0.0.1:{self.port}", timeout=2, dedicated=True, grpc_options=RECONNECTING
+                )
+                client.list_collections(timeout=2)
+                client.close()
                 return
             time.sleep(0.3)
         self.kill()

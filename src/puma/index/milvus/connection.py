@@ -25,6 +25,13 @@ SECONDS = 30.0
 OLDEST = (2, 3)
 PAGE = 4096
 """Rows a query returns at most (a server refuses more than 16,384)."""
+RECONNECTING = {
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.min_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 2000,
+    "grpc.use_local_subchannel_pool": 1,
+}
+"""A server that comes back is found again within seconds: gRPC by itself waits up to two minutes between attempts."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 T = TypeVar("T")
@@ -200,7 +207,7 @@ def _client(uri: str, token: str, database: str, seconds: float) -> Any:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         if "://" not in uri:
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        return MilvusClient(uri=uri, token=token, db_name=database, timeout=seconds)
+        return MilvusClient(uri=uri, token=token, db_name=database, timeout=seconds, grpc_options=RECONNECTING)
     except ImportError as error:
         if "lite" in str(error).lower():
             raise DependencyError("milvus-lite:// needs Milvus Lite: pip install milvus-lite") from None
