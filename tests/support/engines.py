@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -149,10 +150,13 @@ def running_s3() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens at now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nothing listens at now, below those that the system gives to clients: a client that tries again and
+    again to reach a port of that range can get it for its own end, and the server that restarts finds it taken."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
 
 
 @contextlib.contextmanager
