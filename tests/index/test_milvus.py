@@ -235,8 +235,6 @@ def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvu
         [*command, "0", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     acknowledged = [int(writer.stdout.readline()) for _ in range(6)]
-    early = Index(address, create=False)
-    assert len(early) >= 6 * BATCH
     server.kill()
     try:
         rest, errors = writer.communicate(timeout=120)
@@ -244,7 +242,6 @@ def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvu
         server.start()
     acknowledged += map(int, rest.split())
     assert "no answer from the Milvus server within 5 s" in errors
-    assert len(early) >= len(acknowledged) * BATCH  # it finds the server again by itself
     index = Index(address, create=False)
     wanted = {name for batch in acknowledged for name in rows_of("a", batch)["ids"]}
     stored = {row.id for part in index.scan(vectors=False) for row in part}

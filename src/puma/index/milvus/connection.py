@@ -31,7 +31,7 @@ RECONNECTING = {
     "grpc.max_reconnect_backoff_ms": 2000,
     "grpc.use_local_subchannel_pool": 1,
 }
-"""A server that comes back is found again within seconds: gRPC by itself waits up to two minutes between attempts."""
+"""Attempts to reach a server again: gRPC by itself waits up to two minutes between them."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 T = TypeVar("T")
