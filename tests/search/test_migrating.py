@@ -143,6 +143,22 @@ def test_what_others_add_and_remove_meanwhile_is_followed(filled):
     assert any(str(text).startswith("a late text") for text in texts)
 
 
+def test_of_two_migrations_at_once_the_later_one_changes_nothing(filled):
+    class Nested(ToyEncoder):
+        def encode(self, items, *, instruction=None):
+            if not self.calls:
+                self.calls = 1
+                migrate(filled.path, new(), "toy-2", progress=False)
+                Searcher(new(), filled.path).add(["added after the change"])
+            return super().encode(items, instruction=instruction)
+
+    with pytest.raises(StorageError, match="another migration has changed the model meanwhile"):
+        migrate(filled.path, Nested(48, "toy-2"), "toy-2", progress=False)
+    texts = {row.payload.get("text") for row in Index(filled.path).page(99)}
+    assert "added after the change" in texts
+    assert len(Index(filled.path)) == 6
+
+
 def test_refusals(filled, tmp_path):
     with pytest.raises(InputError, match="holds the vectors of this model already"):
         migrate(filled.path, old(), "toy-1", progress=False)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from puma.errors import ImageError, InputError, StorageError
 from puma.index import Index, Row
 from puma.index.addresses import scheme_of
-from puma.index.generations import Generation, begin, current, filling, switch
+from puma.index.generations import Generation, begin, current, filling, is_superseded, switch
 from puma.index.lance import LanceEngine, create_table, opened
 from puma.index.tables import locked, parts_of
 from puma.items.encoder import BATCH, Encoder, Skip, embed_readable
@@ -95,6 +95,8 @@ def migrate(
         work.check(made.verify())
         # From here writers wait. They find themselves superseded when they go on, and say so.
         with locked(source.folder, "write"):
+            if is_superseded(source.folder):  # else rows added since the other run's change would be taken for gone
+                raise StorageError(f"{root}: another migration has changed the model meanwhile; nothing was changed")
             work.turn(bar)
             if work.done.skips and not leave_out:
                 return _refuse(root, work.done)
