@@ -164,7 +164,7 @@ class Sources(Companion):
 
     def every(self) -> set[tuple[str, str]]:
         """All pairs."""
-        return {(source, name) for part in self.columns(["source", "id"]) for source, name in part}
+        return self._pairs(None)
 
     def orphaned_by(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """The ids that no source would hold any more without these pairs. Pairs that are not there orphan nothing."""
@@ -194,7 +194,7 @@ class Sources(Companion):
         """Remove all pairs of these ids; how many there were."""
         return self._drop("id", ids)
 
-    def _pairs(self, condition: str) -> set[tuple[str, str]]:
+    def _pairs(self, condition: str | None) -> set[tuple[str, str]]:
         def work() -> set[tuple[str, str]]:
             return {(source, name) for part in self.columns(["source", "id"], condition) for source, name in part}
 

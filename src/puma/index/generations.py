@@ -85,10 +85,7 @@ def drop_old(root: Path) -> list[Path]:
     """Remove the tables of all generations before the current one; what was removed."""
     newest = current(root)
     gone = [] if newest.number == 1 else sorted(root.glob("*.lance"))
-    for folder in root.glob("gen-*"):
-        match = _NAME.fullmatch(folder.name)
-        if match and int(match[1]) < newest.number:
-            gone.append(folder)
+    gone += [folder for folder in root.glob("gen-*") if 1 < _number(folder) < newest.number]
     for folder in gone:
         shutil.rmtree(folder)
     return gone
@@ -99,8 +96,13 @@ def is_superseded(folder: Path) -> bool:
     root = root_of(folder)
     if not (root / CURRENT).exists():
         return False
-    match = _NAME.fullmatch(folder.name) if root != folder else None
-    return (int(match[1]) if match else 1) < current(root).number
+    return (1 if root == folder else _number(folder)) < current(root).number
+
+
+def _number(folder: Path) -> int:
+    """Of a folder by its name; 1 for one of another name."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else 1
 
 
 def _read(path: Path) -> Generation | None:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -227,8 +227,6 @@ def opened(folder: Folder) -> LanceEngine:
 def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine:
     """Make an empty index; if another thread or process was faster, open what it made.
 
-    Whether there is one already is decided under the write lock: two creations at once would fail in LanceDB.
-
     Raises:
         StorageError: the folder cannot be written.
     """
@@ -236,8 +234,16 @@ def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(folder, error) from None
+    return created(folder, partial(open_table, folder), dim, fingerprint)
+
+
+def created(
+    folder: Folder, opening: Callable[[], LanceEngine | None], dim: int, fingerprint: str | None
+) -> LanceEngine:
+    """What ``opening`` opens, else an empty index that is made now. Whether there is one already is decided under the
+    write lock: two creations at once would fail in LanceDB."""
     with locked(folder, "write"):
-        made = open_table(folder)
+        made = opening()
         if made is not None:
             return made
         schema = item_schema(dim, fingerprint)

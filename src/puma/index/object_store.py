@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from puma.errors import InputError
-from puma.index.lance import LanceEngine, opened
+from puma.index.lance import LanceEngine, created, opened
 from puma.index.remote import RemoteFolder
-from puma.index.tables import ITEMS, connect, item_schema, locked, writing
+from puma.index.tables import ITEMS
 
 
 def open_table(where: Path | str) -> LanceEngine | None:
@@ -38,10 +38,4 @@ def create_table(where: Path | str, dim: int, fingerprint: str | None) -> LanceE
         StorageError, InputError, DependencyError: as :func:`open_table`.
     """
     folder = RemoteFolder(str(where))
-    with locked(folder, "write"):
-        made = open_table(where)
-        if made is not None:
-            return made
-        schema = item_schema(dim, fingerprint)
-        work = partial(connect(folder).create_table, ITEMS, schema=schema, mode="overwrite")
-        return LanceEngine(folder, writing(folder, work))
+    return created(folder, partial(open_table, where), dim, fingerprint)

@@ -10,14 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from puma.index.companions import IDS_AT_ONCE, Companion, one_of
 from puma.index.filters import Filter, as_sql, filter_fields, matches
+from puma.index.interface import Hit, Row
 from puma.index.provenance import Place
 from puma.index.tables import PLACES, parts_of, place_schema, reading, writing
 
 Payload = dict[str, Any]
+
+
+class ListedPlaces(Protocol):
+    """Any engine's table of places."""
+
+    def of_ids(self, ids: Iterable[str]) -> dict[str, list[Place]]:
+        """The places of those of these ids that have several, in a fixed order."""
 
 
 class Places(Companion):
@@ -120,6 +129,28 @@ def other_payloads(first: Payload, places: Sequence[Place]) -> tuple[Payload, ..
         if payload != first and payload not in found:
             found.append(payload)
     return tuple(found)
+
+
+def with_other_payloads(rows: Sequence[Row], places: ListedPlaces) -> list[Row]:
+    """Rows with the payloads of their listed places."""
+    several = places.of_ids(row.id for row in rows) if rows else {}
+    return [
+        replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
+        for row in rows
+    ]
+
+
+def shown_hits(found: list[list[Hit]], places: ListedPlaces, where: Filter | None) -> list[list[Hit]]:
+    """Hits with the payloads of their listed places: each is shown with the one that :func:`shown_payloads` says."""
+    several = places.of_ids(hit.id for row in found for hit in row)
+
+    def shown(hit: Hit) -> Hit:
+        if hit.id not in several:
+            return hit
+        payload, others = shown_payloads(hit.modality, hit.payload, several[hit.id], where)
+        return replace(hit, payload=payload, other_payloads=others)
+
+    return [[shown(hit) for hit in row] for row in found] if several else found
 
 
 def shown_payloads(

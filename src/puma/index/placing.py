@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,19 +12,20 @@ from puma.index.places import implied
 from puma.index.provenance import Place
 
 
-class PlaceWriter:
+class PlaceWriter(ABC):
     """The part of an engine that writes places, over its tables of places and sources. The caller holds the write lock,
     where there is one."""
 
     _places: Any
     _sources: Any
 
+    @abstractmethod
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
-        raise NotImplementedError
+        """The rows of these ids, as :class:`puma.index.interface.Engine` has it."""
 
+    @abstractmethod
     def _merge_rows(self, rows: Sequence[NewRow]) -> None:
         """Insert or replace by id: a retry after a kill must not leave a row twice."""
-        raise NotImplementedError
 
     def places(self, under: Sequence[str]) -> list[Place]:
         found: list[Place] = self._places.under(under)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,10 @@ import numpy as np
 from puma.errors import InputError
 from puma.index import maintenance
 from puma.index.companions import one_of
-from puma.index.exact.small import Block, exact_search, rounded
+from puma.index.exact.small import Block, exact_search, hits_of, rounded
 from puma.index.filters import Filter, as_sql, quoted
 from puma.index.interface import Hit, Row
-from puma.index.places import Places, other_payloads, shown_payloads
-from puma.index.provenance import Place
+from puma.index.places import Places, shown_hits, with_other_payloads
 from puma.index.sampling import Sampler
 from puma.index.snapshot import Snapshot
 from puma.index.tables import ITEMS, Folder, connect, matrix, parts_of, reading
@@ -64,7 +62,7 @@ class Reader:
         rows: list[Row] = []
         for part in parts_of(ids, 500):
             rows += self._found(one_of("id", part), len(part), vectors)
-        return {row.id: row for row in self._with_other_payloads(rows)}
+        return {row.id: row for row in with_other_payloads(rows, self._places)}
 
     def page(
         self,
@@ -97,7 +95,7 @@ class Reader:
 
         batches = iter(reading(self.folder, opened))
         while (found := reading(self.folder, lambda: next(batches, None), attempts=1)) is not None:
-            yield self._with_other_payloads(self._rows(found, vectors))
+            yield with_other_payloads(self._rows(found, vectors), self._places)
 
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         condition = self._condition(modalities, where)
@@ -107,8 +105,7 @@ class Reader:
         self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
     ) -> list[list[Hit]]:
         found = reading(self.folder, lambda: self._search(vectors, k, self._condition(modalities, where), exact))
-        several = self._places.of_ids(hit.id for row in found for hit in row)
-        return [[_shown(hit, several[hit.id], where) if hit.id in several else hit for hit in row] for row in found]
+        return shown_hits(found, self._places, where)
 
     def sample(self) -> dict[str, np.ndarray]:
         return reading(self.folder, lambda: self._sampler.sample(self._table))
@@ -165,13 +162,6 @@ class Reader:
             for name, modality, payload, content, vector, thumbnail in zip(*lists, rows, with_image, strict=True)
         ]
 
-    def _with_other_payloads(self, rows: list[Row]) -> list[Row]:
-        several = self._places.of_ids(row.id for row in rows)
-        return [
-            replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
-            for row in rows
-        ]
-
     def _search(self, vectors: np.ndarray, k: int, condition: str | None, exact: bool) -> list[list[Hit]]:
         state = self._state()
         if not state["rows"]:
@@ -225,14 +215,7 @@ class Reader:
         """Exact search past the memory: only rows that fit are read."""
         found = exact_search(vectors, self._blocks(condition), k)
         stored = self.get(sorted({name for row in found for name, _ in row}), vectors=False)
-        return [
-            [
-                Hit(name, score, stored[name].modality, stored[name].payload, stored[name].thumbnail)
-                for name, score in row
-                if name in stored
-            ]
-            for row in found
-        ]
+        return hits_of(found, stored)
 
     def _ids(self, condition: str | None) -> list[str]:
         found: list[str] = self._table.search().where(condition).select(["id"]).to_arrow()["id"].to_pylist()
@@ -251,11 +234,6 @@ class Reader:
             columns = [*_hit_columns(self._table), "vector"]
             self._cached = version, Snapshot(self._table.search().select(columns).to_arrow(), self.dim)
         return self._cached[1]
-
-
-def _shown(hit: Hit, places: Sequence[Place], where: Filter | None) -> Hit:
-    payload, others = shown_payloads(hit.modality, hit.payload, places, where)
-    return replace(hit, payload=payload, other_payloads=others)
 
 
 def _columns(table: Any, vectors: bool) -> list[str]:

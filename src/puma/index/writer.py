@@ -5,6 +5,7 @@ between loses nothing. Loads no torch.
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,13 +34,13 @@ class RowWriter(PlaceWriter):
     def _upkeep(self) -> None:
         """What is due after a write; it must not fail, the write is safe already."""
 
+    @abstractmethod
     def _delete_rows(self, ids: Sequence[str]) -> int:
         """Remove rows; how many there were."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _held(self, contents: Collection[str]) -> set[str]:
         """Which of these contents some row has."""
-        raise NotImplementedError
 
     def put(
         self, rows: Sequence[NewRow], thumbnails: Mapping[str, bytes] | None, sources: Sequence[tuple[str, str]] | None

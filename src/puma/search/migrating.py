@@ -85,7 +85,8 @@ def migrate(
     if old.fingerprint == encoder.fingerprint:
         raise InputError(f"{root}: holds the vectors of this model already ({encoder.fingerprint})")
     target = _target(root, model, encoder.fingerprint)
-    source = opened(current(root).folder(root))
+    used = current(root).folder(root)
+    source = opened(used)
     made = create_table(target.folder(root), encoder.dim, encoder.fingerprint)
     work = _Work(old, source, made, encoder, batch_size)
     with tqdm(total=len(old), desc="migrating", unit="item", disable=not progress, smoothing=0.1) as bar:
@@ -94,12 +95,12 @@ def migrate(
         made.optimize()
         work.check(made.verify())
         # From here writers wait. They find themselves superseded when they go on, and say so.
-        with locked(source.folder, "write"):
-            if is_superseded(source.folder):  # else rows added since the other run's change would be taken for gone
+        with locked(used, "write"):
+            if is_superseded(used):  # else rows added since the other run's change would be taken for gone
                 raise StorageError(f"{root}: another migration has changed the model meanwhile; nothing was changed")
             work.turn(bar)
             if work.done.skips and not leave_out:
-                return _refuse(root, work.done)
+                raise _refusal(root, work.done)
             work.finish()
             switch(root, target)
     work.done.generation = target.number
@@ -118,9 +119,9 @@ def _target(root: Path, model: str, fingerprint: str) -> Generation:
     return begin(root, model, fingerprint)
 
 
-def _refuse(root: Path, done: Migrated) -> Migrated:
+def _refusal(root: Path, done: Migrated) -> InputError:
     first = "; ".join(f"{skip.where}: {skip.reason}" for skip in done.skips[:3])
-    raise InputError(
+    return InputError(
         f"{root}: {len(done.skips)} items cannot be made anew ({first}); the old model goes on. Bring their files "
         "back and repeat, or leave them out with --leave-out"
     )

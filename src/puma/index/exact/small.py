@@ -4,11 +4,11 @@ Loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from puma.index.interface import SCORE_DECIMALS
+from puma.index.interface import SCORE_DECIMALS, Hit, Row
 
 BLOCK_FLOATS = 2**24
 """Largest block of scores or rows held at once, in floats (128 MiB)."""
@@ -39,6 +39,18 @@ def exact_search(queries: np.ndarray, blocks: Iterable[Block], k: int) -> list[l
             for place, row in enumerate(scores):
                 best[place] = _merged(best[place], part, row, k)
     return best
+
+
+def hits_of(found: Sequence[Sequence[tuple[str, float]]], stored: Mapping[str, Row]) -> list[list[Hit]]:
+    """What :func:`exact_search` found as hits, without the rows that were deleted meanwhile."""
+    return [
+        [
+            Hit(name, score, stored[name].modality, stored[name].payload, stored[name].thumbnail)
+            for name, score in row
+            if name in stored
+        ]
+        for row in found
+    ]
 
 
 def rounded(scores: np.ndarray) -> np.ndarray:

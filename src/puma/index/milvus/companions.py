@@ -18,14 +18,12 @@ from typing import Any
 from puma.errors import InputError
 from puma.index.filters import Filter
 from puma.index.milvus.collections import TEXT, companions_of, read_text, stored_text, within
-from puma.index.milvus.connection import Server
+from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import below, expression, hexed, one_of, stored_fields, unhexed
 from puma.index.places import place_key
 from puma.index.provenance import FileState, Place, Stamp
 from puma.index.tables import parts_of
 
-AT_ONCE = 1000
-"""Rows a request, and values an expression."""
 NONE_SECONDS, SOME_SECONDS = 2.0, 60.0
 """How long it is remembered that no item has several places, and that some have: the first place of all that another
 client adds is seen so much later."""
@@ -74,11 +72,7 @@ class Companion:
 
     def _drop(self, keys: Iterable[str]) -> int:
         """Remove rows by key; how many there were."""
-        gone = 0
-        for part in parts_of(sorted(set(keys)), AT_ONCE):
-            gone += len(self.server.query(self.collection, one_of("key", part), [], len(part)))
-            self.server.drop(self.collection, part)
-        return gone
+        return self.server.drop(self.collection, keys)
 
     def values(self, column: str) -> set[str]:
         """Everything that stands in the column ``source`` or, by ``id`` or ``content``, in ``item``."""

@@ -8,13 +8,15 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from puma.errors import DependencyError, InputError, PumaError, StorageError, install_command
+from puma.index.milvus.expressions import one_of
+from puma.index.tables import parts_of
 
 PORT = 19530
 TOKEN, TIMEOUT, CONSISTENCY = "PUMA_MILVUS_TOKEN", "PUMA_MILVUS_TIMEOUT", "PUMA_MILVUS_CONSISTENCY"
@@ -23,6 +25,8 @@ LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 SECONDS = 30.0
 """How long a request may take; :data:`TIMEOUT` in the environment is another number."""
 OLDEST = (2, 3)
+AT_ONCE = 1000
+"""Rows a request, and values an expression."""
 PAGE = 4096
 """Rows a query returns at most (a server refuses more than 16,384)."""
 RECONNECTING = {
@@ -54,6 +58,11 @@ class Address:
     name: str
     token: str
     shown: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of Milvus Lite, without a server of its own."""
+        return "://" not in self.uri
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -104,9 +113,8 @@ class Server:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.seconds, self.level = _seconds(), _level()
-        self.is_lite = "://" not in address.uri
         self.client = self.call(lambda: _client(address.uri, address.token, address.database, self.seconds))
-        self.version = "lite" if self.is_lite else self.call(lambda: str(self.client.get_server_version()))
+        self.version = "lite" if address.is_file else self.call(lambda: str(self.client.get_server_version()))
         found = re.match(r"v?(\d+)\.(\d+)", self.version)
         if found and (int(found[1]), int(found[2])) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
@@ -177,10 +185,13 @@ class Server:
         if rows:
             self.call(lambda: self.client.upsert(collection, list(rows), timeout=self.seconds))
 
-    def drop(self, collection: str, keys: Sequence[str]) -> None:
-        """Remove rows by key."""
-        if keys:
-            self.call(lambda: self.client.delete(collection, ids=list(keys), timeout=self.seconds))
+    def drop(self, collection: str, keys: Iterable[str]) -> int:
+        """Remove rows by key; how many there were."""
+        gone = 0
+        for part in parts_of(sorted(set(keys)), AT_ONCE):
+            gone += len(self.query(collection, one_of("key", part), [], len(part)))
+            self.call(lambda part=part: self.client.delete(collection, ids=part, timeout=self.seconds))  # type: ignore[misc]
+        return gone
 
     def _error(self, error: Exception) -> PumaError:
         text = " ".join(str(getattr(error, "message", "") or error).split())

@@ -24,7 +24,7 @@ from puma.index.milvus.collections import (
     row_entity,
 )
 from puma.index.milvus.companions import Sources, Stamps, Thumbnails
-from puma.index.milvus.connection import Address, Server
+from puma.index.milvus.connection import AT_ONCE, Address, Server
 from puma.index.milvus.expressions import hexed, one_of, unhexed
 from puma.index.milvus.reader import FLAT_ROWS, MilvusReader
 from puma.index.tables import parts_of
@@ -58,16 +58,13 @@ class MilvusEngine(MilvusReader, RowWriter):
         self._sampler.forget()
 
     def _delete_rows(self, ids: Sequence[str]) -> int:
-        gone = 0
-        for part in parts_of(sorted(map(hexed, ids)), 256):
-            gone += len(self.server.query(self.name, one_of("key", part), [], len(part)))
-            self.server.drop(self.name, part)
+        gone = self.server.drop(self.name, map(hexed, ids))
         self._sampler.forget()
         return gone
 
     def _held(self, contents: Collection[str]) -> set[str]:
         found: set[str] = set()
-        for part in parts_of(sorted(map(hexed, contents)), 256):
+        for part in parts_of(sorted(map(hexed, contents)), AT_ONCE):
             for page in self.server.rows(self.name, one_of("content", part), ["content"]):
                 found.update(unhexed(row["content"]) for row in page)
         return found
@@ -79,7 +76,7 @@ class MilvusEngine(MilvusReader, RowWriter):
 
     def optimize(self) -> None:
         """Finish segments, so that the server indexes what they hold; it joins them by itself."""
-        if not self.server.is_lite:
+        if not self.server.address.is_file:
             self.server.call(lambda: self.server.client.flush(self.name, timeout=10 * self.server.seconds))
 
     def compact(self) -> dict[str, int]:
@@ -95,7 +92,7 @@ class MilvusEngine(MilvusReader, RowWriter):
         }
         self._stamps.drop(self._stamps.values("source") - self._sources.values("source"))
         self.optimize()
-        if not self.server.is_lite:
+        if not self.server.address.is_file:
             for name in (self.name, companions_of(self.name)):
                 try:
                     self.server.call(lambda name=name: self.server.client.compact(name, timeout=self.server.seconds))  # type: ignore[misc]
@@ -125,7 +122,7 @@ def open_table(where: Path | str) -> MilvusEngine | None:
         DependencyError: pymilvus is not installed.
     """
     address = Address.parse(str(where))
-    if address.uri.endswith(".db") and "://" not in address.uri and not Path(address.uri).exists():
+    if address.is_file and not Path(address.uri).exists():
         return None
     server = Server(address)
     about = described(server)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from puma.index.exact.small import exact_search, rounded
+from puma.index.exact.small import exact_search, hits_of, rounded
 from puma.index.filters import Filter
 from puma.index.interface import Hit, Row
 from puma.index.milvus.collections import CELLS, ROW_FIELDS, row_of
 from puma.index.milvus.companions import Places
-from puma.index.milvus.connection import Server
+from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import expression, hexed, one_of, unhexed
 from puma.index.milvus.sampling import Sampler
-from puma.index.places import other_payloads, shown_payloads
+from puma.index.places import shown_hits, with_other_payloads
 from puma.index.tables import parts_of
 
 FLAT_ROWS = 10_000
@@ -44,9 +43,9 @@ class MilvusReader:
 
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         rows: list[Row] = []
-        for part in parts_of(sorted(set(map(hexed, ids))), 256):
+        for part in parts_of(sorted(set(map(hexed, ids))), AT_ONCE):
             rows += map(row_of, self.server.query(self.name, one_of("key", part), self._fields(vectors), len(part)))
-        return {row.id: row for row in self._with_other_payloads(rows)}
+        return {row.id: row for row in with_other_payloads(rows, self._places)}
 
     def page(
         self,
@@ -60,13 +59,13 @@ class MilvusReader:
         if after is not None:
             condition = f'key > "{hexed(after)}"' + (f" and ({condition})" if condition else "")
         pages = self.server.rows(self.name, condition, self._fields(vectors), limit)
-        return self._with_other_payloads([row_of(entity) for page in pages for entity in page])
+        return with_other_payloads([row_of(entity) for page in pages for entity in page], self._places)
 
     def scan(self, batch: int, vectors: bool) -> Iterator[list[Row]]:
         """In the order of ids. Rows that are written meanwhile may be among them."""
         for page in self.server.rows(self.name, "", self._fields(vectors)):
             for part in parts_of(page, batch):
-                yield self._with_other_payloads([row_of(entity) for entity in part])
+                yield with_other_payloads([row_of(entity) for entity in part], self._places)
 
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         return self.server.count(self.name, self._condition(modalities, where))
@@ -87,7 +86,7 @@ class MilvusReader:
             every = exact or rows <= FLAT_ROWS or (bool(condition) and rows <= FILTERED_ROWS)
             probes = CELLS if every else min(CELLS, PROBES * (4 if condition else 1))
             found = self._nearest(vectors, k, condition, probes)
-        return self._shown(found, where)
+        return shown_hits(found, self._places, where)
 
     def _nearest(self, vectors: np.ndarray, k: int, condition: str, probes: int) -> list[list[Hit]]:
         """The server's candidates, scored again in double precision, with all that tie with the k-th."""
@@ -97,7 +96,7 @@ class MilvusReader:
             for part in parts_of(left, 64):
                 given = vectors[part]
                 for place, query, entities in zip(
-                    part, given, self._asked(given, limit, condition, probes), strict=True
+                    part, given, self._candidates(given, limit, condition, probes), strict=True
                 ):
                     hits = _ranked(query, entities)
                     tied = len(hits) >= limit and hits[-1].score == hits[k - 1].score
@@ -106,7 +105,7 @@ class MilvusReader:
             limit = min(2 * limit, MOST)
         return [hits or [] for hits in results]
 
-    def _asked(self, vectors: np.ndarray, limit: int, condition: str, probes: int) -> list[Any]:
+    def _candidates(self, vectors: np.ndarray, limit: int, condition: str, probes: int) -> list[Any]:
         return list(
             self.server.call(
                 lambda: self.server.client.search(
@@ -130,27 +129,7 @@ class MilvusReader:
 
         found = exact_search(vectors, blocks(), k)
         stored = self.get(sorted({name for row in found for name, _ in row}), vectors=False)
-        return [
-            [
-                Hit(name, score, stored[name].modality, stored[name].payload, stored[name].thumbnail)
-                for name, score in row
-                if name in stored
-            ]
-            for row in found
-        ]
-
-    def _shown(self, found: list[list[Hit]], where: Filter | None) -> list[list[Hit]]:
-        several = self._places.of_ids(hit.id for row in found for hit in row)
-        if not several:
-            return found
-
-        def shown(hit: Hit) -> Hit:
-            if hit.id not in several:
-                return hit
-            payload, others = shown_payloads(hit.modality, hit.payload, several[hit.id], where)
-            return replace(hit, payload=payload, other_payloads=others)
-
-        return [[shown(hit) for hit in row] for row in found]
+        return hits_of(found, stored)
 
     def _condition(self, modalities: Sequence[str] | None, where: Filter | None) -> str:
         elsewhere = [] if where is None else self._places.ids_that_fit(where)
@@ -163,13 +142,6 @@ class MilvusReader:
 
     def _fields(self, vectors: bool) -> list[str]:
         return [*ROW_FIELDS, *(["vector"] if vectors else [])]
-
-    def _with_other_payloads(self, rows: list[Row]) -> list[Row]:
-        several = self._places.of_ids(row.id for row in rows) if rows else {}
-        return [
-            replace(row, other_payloads=other_payloads(row.payload, several[row.id])) if row.id in several else row
-            for row in rows
-        ]
 
     def _rows_about(self) -> int:
         """Rows in finished segments, deleted ones counted: known at once, and enough to choose how to search."""
