@@ -44,6 +44,65 @@ def test_no_store_is_said_within_seconds(monkeypatch):
     remote._store.cache_clear()
 
 
+@pytest.fixture
+def memory(monkeypatch):
+    """A store in this process, which has conditional puts as well, and a lease of half a second."""
+    from obstore.store import MemoryStore
+
+    store = MemoryStore()
+    monkeypatch.setattr(remote, "_store", lambda _url: store)
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 0.6)
+    return store
+
+
+def test_a_renewal_whose_answer_is_lost_keeps_the_lease(memory, monkeypatch):
+    real, lost = obstore.put, []
+
+    def put(store, name, content, mode=None):
+        result = real(store, name, content, mode=mode)
+        if threading.current_thread().name == "puma-lease" and not lost:
+            lost.append(name)
+            raise OSError("the answer was lost")
+        return result
+
+    monkeypatch.setattr(obstore, "put", put)
+    folder = RemoteFolder("s3://bucket/i")
+    with folder.locked("x", 1):
+        time.sleep(1.5)  # some renewals: the first one's answer is lost
+        with folder.locked("x", 0) as second:
+            assert not second
+        with pytest.raises(StorageError, match="another process has been writing"), folder.locked("x", 1.0):
+            raise AssertionError
+    assert lost
+    assert not list(memory.list().collect())
+
+
+def test_a_writer_whose_lease_was_taken_is_told_so(memory):
+    folder = RemoteFolder("s3://bucket/i")
+
+    def write():
+        with folder.locked("x", 1):
+            obstore.put(memory, "x", b"of another writer")
+            time.sleep(0.7)
+
+    with pytest.raises(StorageError, match="another writer came in between; repeat"):
+        write()
+    assert bytes(obstore.get(memory, "x").bytes()) == b"of another writer"
+
+
+def test_a_store_that_fails_while_a_writer_waits_is_named(memory, monkeypatch):
+    obstore.put(memory, "x", b"held")
+
+    def head(*_):
+        raise obstore.exceptions.GenericError("connection reset")
+
+    monkeypatch.setattr(obstore, "head", head)
+    folder = RemoteFolder("s3://bucket/i")
+    named = pytest.raises(StorageError, match=r"s3://bucket/i: the object store cannot be used .*reset")
+    with named, folder.locked("x", 1):
+        raise AssertionError
+
+
 @pytest.mark.slow
 def test_a_bucket_that_is_not_there_and_things_of_others(bucket):
     with pytest.raises(StorageError, match=r"s3://nobody/name: the object store cannot be used .*check the bucket"):

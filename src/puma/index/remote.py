@@ -76,14 +76,14 @@ class RemoteFolder:
 
     def size(self) -> int:
         """Bytes of all objects."""
-        return self._asked(lambda store: sum(int(one["size"]) for page in store.list() for one in page))
+        return self._requested(lambda store: sum(int(one["size"]) for page in store.list() for one in page))
 
     @contextlib.contextmanager
     def locked(self, name: str, wait: float) -> Iterator[bool]:
         """Hold the lease of this name; yields False where another holds it and ``wait`` is 0.
 
         Raises:
-            StorageError: it did not come free in ``wait`` seconds.
+            StorageError: it did not come free in ``wait`` seconds, or another writer took it while it was held.
         """
         lease = _Lease(self, name)
         if not lease.acquire(wait):
@@ -96,15 +96,17 @@ class RemoteFolder:
             yield True
         finally:
             lease.release()
+        if lease.lost:
+            raise StorageError(f"{self}: another writer came in between; repeat, which sets right what is torn")
 
     def _names(self, prefix: str | None) -> Iterator[str]:
-        pages = self._asked(lambda store: iter(store.list(prefix)))
-        while (page := self._asked(lambda _store: next(pages, None))) is not None:
+        pages = self._requested(lambda store: iter(store.list(prefix)))
+        while (page := self._requested(lambda _store: next(pages, None))) is not None:
             for one in page:
                 name = str(one["path"])
                 yield name
 
-    def _asked(self, work: Callable[[Any], T]) -> T:
+    def _requested(self, work: Callable[[Any], T]) -> T:
         try:
             return work(_store(self.url))
         except PumaError:
@@ -123,38 +125,32 @@ class RemoteFolder:
 
 
 class _Lease:
-    """One holding of a lease."""
+    """One holding of a lease. Its object holds a mark of its own, by which a renewal whose answer was lost is known."""
 
     def __init__(self, folder: RemoteFolder, name: str) -> None:
         self.folder, self.name = folder, name
+        self.lost = False
+        """Whether another writer took it while it was held."""
+        self._mark, self._puts = f"{os.getpid()} {uuid.uuid4().hex}".encode(), 0
         self._tag: Any = None
         self._ended = threading.Event()
         self._renewing: threading.Thread | None = None
 
     def acquire(self, wait: float) -> bool:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
-
         end = time.monotonic() + wait
         seen: Any = None
         since = time.monotonic()
         while True:
-            mode: Any = "create"
-            if seen is not None and time.monotonic() - since > LEASE_SECONDS:
-                mode = {"e_tag": seen}
-            with contextlib.suppress(AlreadyExistsError, PreconditionError, NotFoundError):
-                made = self.folder._asked(functools.partial(self._put, mode))
-                if made is not None:
-                    self._tag = made
-                    self._renewing = threading.Thread(target=self._renew, daemon=True, name="puma-lease")
-                    self._renewing.start()
-                    return True
+            dead = seen is not None and time.monotonic() - since > LEASE_SECONDS
+            made = self.folder._requested(functools.partial(self._put, {"e_tag": seen} if dead else "create"))
+            if made is not None:
+                self._tag = made
+                self._renewing = threading.Thread(target=self._renew, daemon=True, name="puma-lease")
+                self._renewing.start()
+                return True
             if time.monotonic() >= end:
                 return False
-            try:
-                tag = obstore.head(_store(self.folder.url), self.name)["e_tag"]
-            except FileNotFoundError:
-                tag = None
+            tag = self.folder._requested(self._present)
             if tag != seen:
                 seen, since = tag, time.monotonic()
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
@@ -165,34 +161,55 @@ class _Lease:
         self._ended.set()
         if self._renewing is not None:
             self._renewing.join()
-        store = _store(self.folder.url)
         # One that was taken over belongs to another now. If this fails, it is taken over when its time is up.
         with contextlib.suppress(Exception):
-            if obstore.head(store, self.name)["e_tag"] == self._tag:
+            store = _store(self.folder.url)
+            if not self.lost and self._present(store) == self._tag:
                 obstore.delete(store, self.name)
+
+    def _present(self, store: Any) -> Any:
+        """The tag of the object that is there; None for none."""
+        import obstore
+
+        try:
+            return obstore.head(store, self.name)["e_tag"]
+        except FileNotFoundError:
+            return None
 
     def _put(self, mode: Any, store: Any) -> Any:
         """The new tag; None where another was faster."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        content = f"{os.getpid()} {uuid.uuid4().hex}".encode()
+        # Another content each time: some stores make the tag of it, and waiting writers look for its change.
+        self._puts += 1
+        content = self._mark + b" %d" % self._puts
         try:
             return obstore.put(store, self.name, content, mode=mode)["e_tag"]
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
 
+    def _own(self, store: Any) -> Any:
+        """The tag of the object that is there, if it is this holding's; else None."""
+        import obstore
+
+        try:
+            found = obstore.get(store, self.name)
+            return found.meta["e_tag"] if bytes(found.bytes()).startswith(self._mark) else None
+        except FileNotFoundError:
+            return None
+
     def _renew(self) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
+            store = _store(self.folder.url)
             try:
-                made = self._put({"e_tag": self._tag}, _store(self.folder.url))
+                # A renewal whose answer was lost has changed the tag all the same.
+                made = self._put({"e_tag": self._tag}, store) or self._own(store)
             except Exception as error:  # the store is away for a moment: the next turn tries again
-                logging.getLogger(__name__).warning(
-                    "%s: the lease %s was not renewed: %s", self.folder, self.name, error
-                )
+                _log.warning("%s: the lease %s was not renewed: %s", self.folder, self.name, error)
                 continue
             if made is None:
-                _log.warning("%s: another writer took the lease %s", self.folder, self.name)
+                self.lost = True
                 return
             self._tag = made
 
