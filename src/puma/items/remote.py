@@ -177,7 +177,7 @@ class RayEncoder:
         self._ready.remove(actor)
         self._start_one()
         self.deaths += 1
-        # An actor works in the order it was asked: it died in the oldest of its batches, if in one.
+        # An actor takes its batches in the order they were sent: it died in the oldest of its batches, if in one.
         others = [other for other, where in running.values() if where is actor]
         blamed = min([task, *others], key=lambda one: one.sent)
         blamed.deaths += 1
@@ -221,7 +221,7 @@ class _Worker:
         self.failure: PumaError | None = None
         try:
             self.encoder = load()
-        except PumaError as error:  # told by `about`: raised here, it would look like the death of the actor
+        except PumaError as error:  # `about` raises it: raised here, it would look like the death of the actor
             self.failure = error
         self.describe = describe
 

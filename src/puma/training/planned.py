@@ -19,8 +19,8 @@ def is_movable(config: TrainConfig, checkpoint: str | None) -> bool:
     """Whether a run may go on from this checkpoint with another number of processes. Not under FSDP2, whose checkpoints
     are cut for theirs (untested); not with stored targets, which were made of the pairs that the first number of
     processes meets; not from a checkpoint that does not say how many processes reached it."""
-    told = checkpoint is None or (Path(checkpoint) / PARTS).is_file()
-    return told and not is_sharded() and (config.distillation_weight == 0 or config.teacher == "shared")
+    counted = checkpoint is None or (Path(checkpoint) / PARTS).is_file()
+    return counted and not is_sharded() and (config.distillation_weight == 0 or config.teacher == "shared")
 
 
 def moved_parts(checkpoint: str | None, accumulate: int) -> list[tuple[int, int]]:

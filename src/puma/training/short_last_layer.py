@@ -18,6 +18,7 @@ import torch
 from puma.pruning import decoder_of
 from puma.retriever.encoding.ret_states import allows_short_pass
 from puma.retriever.encoding.short_pass import LastLayer
+from puma.retriever.pooling import last_positions
 from puma.training.sharding import is_sharded
 
 
@@ -51,8 +52,7 @@ def short_last_layer(model: Any, attention_mask: torch.Tensor) -> Iterator[None]
         attention_mask: of the batch that goes through it, [n, length].
     """
     layer = decoder_of(model).layers[-1]
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    layer.forward = LastLayer(copy.copy(layer), (attention_mask * positions).argmax(1)).forward
+    layer.forward = LastLayer(copy.copy(layer), last_positions(attention_mask)).forward
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from puma.cli.commands._dimensions import encoder_of_length
-from puma.cli.commands._shared import load_encoder
+from puma.cli.commands._shared import chosen_model, load_encoder
 from puma.errors import InputError
 
 ENGINES = ("local", "ray")
@@ -75,10 +75,10 @@ class Engine:
             dimensions: cut vectors to this length; None for whole ones.
             index_dim: with ``dimensions`` None, of an index that holds vectors cut to this length.
         """
-        given = Path(os.environ["PUMA_MODEL"]) if model is None and os.environ.get("PUMA_MODEL") else model
-        if self.remote and given is not None and given.exists():
-            given = given.absolute()  # the workers run in another folder
-        load = functools.partial(load_cut, given, st, st_prompt, dimensions, index_dim, **options)
+        if self.remote and st is None:  # the workers have an environment of their own, and run in another folder
+            model = Path(chosen_model(model))
+            model = model.absolute() if model.exists() else model
+        load = functools.partial(load_cut, model, st, st_prompt, dimensions, index_dim, **options)
         if not self.remote:
             yield load()
             return

@@ -29,13 +29,16 @@ class Chosen:
     layers: int | None
     engine: Engine
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
+
     def load(self) -> Any:
-        return load_encoder(self.model, self.st, self.st_prompt, dtype=self.dtype, attn=self.attn, layers=self.layers)
+        return load_encoder(self.model, self.st, self.st_prompt, **self._options)
 
     def opened(self) -> contextlib.AbstractContextManager[Any]:
         """The model where the engine runs it, for the time of a ``with`` statement."""
-        options: dict[str, Any] = {"dtype": self.dtype, "attn": self.attn, "layers": self.layers}
-        return self.engine.encoder(self.model, self.st, self.st_prompt, **options)
+        return self.engine.encoder(self.model, self.st, self.st_prompt, **self._options)
 
 
 class Source:

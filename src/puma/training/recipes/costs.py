@@ -10,15 +10,13 @@ beside what a GPU measures.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from puma.errors import ConfigError
 from puma.pruning import count_parameters, decoder_of
 from puma.pruning.shapes import empty_model, image_shape
+from puma.training.chunking import equal_chunks
 from puma.training.config import TrainConfig
 from puma.training.recipes.step_work import decoder_work, trainable_parameters, vision_bytes, vision_flops, weight_bytes
 
@@ -210,12 +208,12 @@ def _alone(stage: TrainConfig) -> TrainConfig:
 
 
 def step_chunks(train: TrainConfig, workload: Workload, image_tokens: int) -> list[tuple[int, int, int]]:
-    """A step's chunks as the collator cuts them, shortest items first: (items, padded length, images) each."""
+    """A step's chunks, shortest items first, all of as many items (training cuts where padding costs less): (items,
+    padded length, images) each."""
     items = train.batch_size * (2 + train.hard_negatives)
     images = round(items * workload.images(train.stage))
     lengths = [workload.text_tokens] * (items - images) + [workload.text_tokens + image_tokens] * images
     size = train.grad_cache
     count = -(-items // size) if size else train.chunks
-    bounds = np.linspace(0, items, min(count, items) + 1).astype(int)
-    parts = [lengths[a:b] for a, b in itertools.pairwise(bounds) if b > a]
+    parts = [[lengths[row] for row in rows] for rows in equal_chunks(lengths, min(count, items))]
     return [(len(p), max(p), sum(length > workload.text_tokens for length in p)) for p in parts]
