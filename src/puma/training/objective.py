@@ -26,6 +26,7 @@ from puma.losses.matryoshka import mean_over_widths, nested_comparisons
 from puma.losses.negatives import repeated
 from puma.losses.split_mac import split_losses
 from puma.training.gathered import Batch, gather_batch
+from puma.training.sharding import is_sharded
 from puma.training.states import StepStates, Targets
 
 
@@ -67,6 +68,8 @@ class RetrievalObjective(nn.Module):
             the model's end (:func:`puma.losses.distillation.row_softmax_loss` at ``distillation_temperature``).
         short: compute the last layer at ``[RET]`` alone where there are neither exits nor a shared teacher
             (:mod:`puma.training.short_last_layer`, which says whether a model allows it).
+        autocast: the type of the trainer's autocast, as :class:`puma.training.states.StepStates` takes it. The losses
+            are computed outside it.
 
     Raises:
         InputError: a value out of range, or an unknown loss.
@@ -97,6 +100,7 @@ class RetrievalObjective(nn.Module):
         exit_weight: float = 1.0,
         exit_distillation: float = 0.0,
         short: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if loss not in LOSS_FUNCTIONS:
@@ -111,7 +115,7 @@ class RetrievalObjective(nn.Module):
         self.dimensions = tuple(dimensions)
         self.exits, self.exit_weight, self.exit_distillation = tuple(exits), exit_weight, exit_distillation
         shared = shared_teacher if distillation_weight else None
-        self.states = StepStates(self.exits, grad_cache, shared, teacher_share, short)
+        self.states = StepStates(self.exits, grad_cache, shared, teacher_share, short, autocast)
         self.progress = 0.0
         """Fraction of training done; a callback sets it from the trainer's state, so it survives a resume."""
         if not (other_weight >= 0 and math.isfinite(other_weight)):
@@ -141,7 +145,10 @@ class RetrievalObjective(nn.Module):
         """
         names = set(inspect.signature(cls).parameters) & {field.name for field in fields(config)}
         settings = {name: getattr(config, name) for name in names}
-        return cls(model, **settings, shared_teacher=shared_teacher, student_map=student_map, short=short)
+        # FSDP2 gathers a layer's weights anew for each chunk: no cast of them may outlive one.
+        autocast = torch.bfloat16 if config.precision == "bf16" and not is_sharded() else None
+        more = {"shared_teacher": shared_teacher, "student_map": student_map, "short": short, "autocast": autocast}
+        return cls(model, **settings, **more)
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,13 +30,22 @@ class StepStates:
         teacher_share: the part of the chunks that it runs on.
         short: compute the last layer at ``[RET]`` alone (:mod:`puma.training.short_last_layer`), where there are
             neither exits nor a shared teacher.
+        autocast: the type that the model computes in under autocast, for each weight to be cast once a step and not
+            once a chunk, where there is neither ``grad_cache`` nor a shared teacher; None to leave autocast to the
+            trainer.
 
     Raises:
         InputError: a value out of range, or exits with a shared teacher.
     """
 
     def __init__(
-        self, exits: Sequence[int], grad_cache: int, shared: Any, teacher_share: float, short: bool = False
+        self,
+        exits: Sequence[int],
+        grad_cache: int,
+        shared: Any,
+        teacher_share: float,
+        short: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if grad_cache < 0:
             raise InputError(f"grad_cache={grad_cache!r}: give a number of items, or 0 for none")
@@ -45,6 +55,7 @@ class StepStates:
             raise InputError(f"exits={list(exits)}: not with teacher='shared'; give a teacher that is stored")
         self.exits, self.grad_cache, self.shared, self.teacher_share = tuple(exits), grad_cache, shared, teacher_share
         self.short = short and not exits and shared is None
+        self.autocast = autocast if shared is None else None
 
     def __call__(self, model: Any, chunks: list[dict[str, Any]]) -> tuple[torch.Tensor, Targets | None]:
         """States [q + c, d] in the batch's order, and the shared teacher's if there is one."""
@@ -75,12 +86,18 @@ class StepStates:
         if self.grad_cache:
             states = cached_states(run, again, chunks, model)
         else:
-            states = torch.cat([run(chunk) for chunk in chunks])
+            with self._casting_once(chunks[0]["attention_mask"].device):
+                states = torch.cat([run(chunk) for chunk in chunks])
         order = torch.argsort(torch.cat([chunk[batch_keys.ROWS] for chunk in chunks]))
         if not targets:
             return states[order], None
         teacher_states, rows = (torch.cat(column)[order] for column in zip(*targets, strict=True))
         return states[order], (teacher_states, rows)
+
+    def _casting_once(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Around a step's chunks: autocast forgets the weights it has cast where its outermost context ends, and the
+        trainer opens one for each call of the model."""
+        return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 
     def _own_states(self, model: Any, inputs: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
         """[n, d] in fp32, or with exits [n, (1 + exits) * d]."""
