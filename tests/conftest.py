@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import families, tiny
+from support.engines import ENGINES, S3_ENVIRONMENT, placed, running_milvus, running_s3
 from support.shared import built_once
 
 # Children that tests start find the helpers too.
@@ -101,3 +102,23 @@ def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return built_once(tmp_path_factory, f"family-{family}", lambda folder: families.build(family, folder))
 
     return base_of
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    with running_milvus(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    with running_s3() as endpoint, pytest.MonkeyPatch.context() as patch:
+        for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint}).items():
+            patch.setenv(name, value)
+        yield endpoint
+
+
+@pytest.fixture(params=ENGINES)
+def where(request, tmp_path):
+    """Makes addresses of an engine: a test that takes this runs on each of them."""
+    return placed(request, request.param, tmp_path)

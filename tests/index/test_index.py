@@ -1,6 +1,7 @@
 """The index against brute force, its refusals, several handles, and a real kill -9 in the middle of ingest."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -123,6 +124,30 @@ def test_adding_again_replaces_and_deleting_removes(where):
     assert len(index) == 59
     assert ids[0] not in index.get(ids)
     assert index.delete([]) == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_are_found_wherever_the_engine_has_put_them(where, monkeypatch, seed):
+    """Rows that were written apart, replaced and deleted, some of them in parts that an engine has finished."""
+    chance = random.Random(seed)
+    monkeypatch.setattr("puma.index.milvus.connection.PAGE", chance.choice([1, 2, 5]))
+    index, stored = Index(where("rows"), dim=8), {}
+    for step in range(5):
+        ids = chance.sample([f"{letter}{digit}" for letter in "abcdef" for digit in range(5)], chance.randint(1, 8))
+        index.add(ids, np.eye(8)[: len(ids)], ["text"] * len(ids), [{"step": step}] * len(ids))
+        stored |= dict.fromkeys(ids, step)
+        if chance.random() < 0.7:
+            index.optimize()
+        for name in chance.sample(sorted(stored), 1):
+            index.delete([name])
+            del stored[name]
+        names = sorted(stored)
+        assert {row.id: row.payload["step"] for part in index._engine.scan(256, False) for row in part} == stored
+        assert {name: row.payload["step"] for name, row in index.get(names).items()} == stored
+        assert [row.id for row in index.page(4)] == names[:4]
+        assert [row.id for row in index.page(99, after="c")] == [name for name in names if name > "c"]
+        assert len(index) == len(stored)
+    assert index.verify() == []
 
 
 def test_ids_and_payloads_of_any_writing(where):

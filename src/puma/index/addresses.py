@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from puma.errors import InputError
+from puma.index.generations import Generations
 from puma.index.interface import Engine
 
 FOLDER_ENGINE = "puma.index.lance"
@@ -32,6 +33,9 @@ class EngineModule(Protocol):
 
     def create_table(self, where: Path | str, dim: int, fingerprint: str | None) -> Engine:
         """Make an empty index; if another process was faster, open what it made."""
+
+    def generations(self, where: Path | str) -> Generations:
+        """The models that the index has or had."""
 
 
 def scheme_of(address: str | os.PathLike[str]) -> str | None:
@@ -72,3 +76,13 @@ def engine_of(address: str | os.PathLike[str]) -> tuple[EngineModule, Path | str
     scheme = scheme_of(address)
     module = import_module(FOLDER_ENGINE if scheme is None else ENGINES[scheme])
     return cast(EngineModule, module), Path(address) if scheme is None else os.fspath(address)
+
+
+def generations_of(address: str | os.PathLike[str]) -> Generations:
+    """The models that the index at an address has or had.
+
+    Raises:
+        InputError: an index there keeps its model. And what reaching it raises.
+    """
+    module, where = engine_of(address)
+    return module.generations(where)

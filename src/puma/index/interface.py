@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -100,6 +100,13 @@ class Engine(Protocol):
     ) -> None:
         """Insert or replace rows, by id, all or none. ``thumbnails`` by content digest are stored before them,
         ``(source, id)`` pairs too. A row that is replaced loses its other places, unless its payload is one of them."""
+
+    def put_copies(self, rows: Sequence[Row], vectors: np.ndarray, other: Any) -> None:
+        """Insert rows of another engine of this kind with other vectors, float32 [n, dim]; their thumbnails come
+        along."""
+
+    def take_companions(self, other: Any, ids: Collection[str]) -> None:
+        """Take over another engine's sources, places and stamps of these rows, in the place of one's own."""
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows and their sources; how many rows there were."""

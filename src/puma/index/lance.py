@@ -16,13 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from puma.errors import IndexMismatchError, InputError, StorageError
 from puma.index import maintenance, reader, verifying
 from puma.index.companions import Sources, Thumbnails, one_of
-from puma.index.generations import current, is_superseded, root_of
-from puma.index.interface import NewRow, Row, encoded_payload
+from puma.index.folder_generations import FolderGenerations, current, folder_of, is_superseded, root_of
+from puma.index.interface import NewRow, encoded_payload
 from puma.index.stamps import Stamps
 from puma.index.tables import (
     FORMAT,
@@ -74,35 +72,6 @@ class LanceEngine(reader.Reader, RowWriter):
         batch = item_batch(rows, self.dim, self.fingerprint)
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         writing(self.folder, lambda: merge.execute(batch))
-
-    def put_copies(self, rows: Sequence[Row], vectors: np.ndarray, other: LanceEngine) -> None:
-        """Insert another engine's rows with other vectors; their thumbnails come along.
-
-        Args:
-            rows: n of them.
-            vectors: float32 [n, dim].
-        """
-        images = {row.content for row in rows if row.thumbnail}
-        thumbnails = {content: image for content in images if (image := other._thumbnails.get(content)) is not None}
-        new = [
-            NewRow(row.id, vector, row.modality, encoded_payload(row.payload, row.id), row.content)
-            for row, vector in zip(rows, vectors, strict=True)
-        ]
-        self.put(new, thumbnails, None)
-
-    def take_companions(self, other: LanceEngine, ids: Collection[str]) -> None:
-        """Take over another engine's sources, places and stamps of these rows, in the place of one's own."""
-        pairs = {pair for pair in other._sources.every() if pair[1] in ids}
-        listed = [place for places in other._places.of_ids(ids).values() for place in places]
-        kinds = {row.id: row.modality for row in self.get([place.id for place in listed], vectors=False).values()}
-        stamps = other._stamps.under(sorted(other._stamps.values("source")))
-        with self._locked():
-            self._sources.drop(self._sources.every() - pairs)
-            self._sources.note(pairs)
-            self._places.drop_ids(self._places.values("id"))
-            self._places.put(listed, kinds)
-            self._stamps.drop(self._stamps.values("source") - stamps.keys())
-            self._stamps.put(list(stamps.values()))
 
     def _delete_rows(self, ids: Sequence[str]) -> int:
         before = self.count()
@@ -202,7 +171,7 @@ def open_table(folder: Path) -> LanceEngine | None:
         return None
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; an index is a folder")
-    used = current(folder).folder(folder)
+    used = folder_of(folder, current(folder))
     if not exists(used, ITEMS):
         if {name for name in os.listdir(folder) if not name.startswith(".")} - {f"{ITEMS}.lance"}:
             raise InputError(f"{folder}: is a folder with other things in it, and no index; choose an empty one")
@@ -235,6 +204,11 @@ def create_table(folder: Path, dim: int, fingerprint: str | None) -> LanceEngine
     except OSError as error:
         raise storage_error(folder, error) from None
     return created(folder, partial(open_table, folder), dim, fingerprint)
+
+
+def generations(where: Path | str) -> FolderGenerations:
+    """The models that the index in a folder has or had."""
+    return FolderGenerations(Path(where), opened, create_table)
 
 
 def created(

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from puma.errors import InputError
+from puma.index.generations import Generations
 from puma.index.lance import LanceEngine, created, opened
 from puma.index.remote import RemoteFolder
 from puma.index.tables import ITEMS
@@ -39,3 +40,12 @@ def create_table(where: Path | str, dim: int, fingerprint: str | None) -> LanceE
     """
     folder = RemoteFolder(str(where))
     return created(folder, partial(open_table, where), dim, fingerprint)
+
+
+def generations(where: Path | str) -> Generations:
+    """None of them.
+
+    Raises:
+        InputError: always: an index in an object store keeps its model.
+    """
+    raise InputError(f"{where}: an index in an object store cannot be migrated; fill a new one instead")

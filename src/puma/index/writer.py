@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from puma.index.interface import NewRow
+import numpy as np
+
+from puma.index.interface import NewRow, Row, encoded_payload
 from puma.index.placing import PlaceWriter
 from puma.index.provenance import Place, Stamp
 
@@ -56,6 +58,28 @@ class RowWriter(PlaceWriter):
             self._sources.note(sources or ())
             self._merge_rows(rows)
         self._upkeep()
+
+    def put_copies(self, rows: Sequence[Row], vectors: np.ndarray, other: Any) -> None:
+        images = {row.content for row in rows if row.thumbnail}
+        thumbnails = {content: image for content in images if (image := other._thumbnails.get(content)) is not None}
+        new = [
+            NewRow(row.id, vector, row.modality, encoded_payload(row.payload, row.id), row.content)
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
+        self.put(new, thumbnails, None)
+
+    def take_companions(self, other: Any, ids: Collection[str]) -> None:
+        pairs = {pair for pair in other._sources.every() if pair[1] in ids}
+        listed = [place for places in other._places.of_ids(ids).values() for place in places]
+        kinds = {row.id: row.modality for row in self.get([place.id for place in listed], vectors=False).values()}
+        stamps = other._stamps.under(sorted(other._stamps.values("source")))
+        with self._locked():
+            self._sources.drop(self._sources.every() - pairs)
+            self._sources.note(pairs)
+            self._places.drop_ids(self._places.values("id"))
+            self._places.put(listed, kinds)
+            self._stamps.drop(self._stamps.values("source") - stamps.keys())
+            self._stamps.put(list(stamps.values()))
 
     def delete(self, ids: Sequence[str]) -> int:
         if not ids:

@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from puma.errors import ImageError, InputError, StorageError
 from puma.index import Index, Row
-from puma.index.addresses import scheme_of
-from puma.index.generations import Generation, begin, current, filling, is_superseded, switch
-from puma.index.lance import LanceEngine, create_table, opened
-from puma.index.tables import locked, parts_of
+from puma.index.addresses import generations_of
+from puma.index.generations import Generation, Generations
+from puma.index.interface import Engine
+from puma.index.tables import parts_of
 from puma.items.encoder import BATCH, Encoder, Skip, embed_readable
 from puma.items.item import Item
 from puma.search.ingest.documents import page_item
@@ -66,7 +65,7 @@ def migrate(
     they wait.
 
     Args:
-        address: of a folder.
+        address: of a folder, or on Milvus.
         encoder: the new model.
         model: what to load it from, for those who follow: a folder or a name on the hub.
         batch_size: items embedded and stored at once.
@@ -78,51 +77,45 @@ def migrate(
             (with ``leave_out`` False) items cannot be made anew. Nothing was changed then.
         StorageError: the new generation is not what it should be; the old one stays.
     """
-    if scheme_of(address) is not None:
-        raise InputError(f"{os.fspath(address)}: only an index in a folder can be migrated; fill a new one instead")
-    old = Index(address, create=False)
-    root = Path(address)
+    generations = generations_of(address)
+    old, shown = Index(address, create=False), generations.shown
     if old.fingerprint == encoder.fingerprint:
-        raise InputError(f"{root}: holds the vectors of this model already ({encoder.fingerprint})")
-    target = _target(root, model, encoder.fingerprint)
-    used = current(root).folder(root)
-    source = opened(used)
-    made = create_table(target.folder(root), encoder.dim, encoder.fingerprint)
-    work = _Work(old, source, made, encoder, batch_size)
+        raise InputError(f"{shown}: holds the vectors of this model already ({encoder.fingerprint})")
+    target = _target(generations, model, encoder.fingerprint)
+    used = generations.current()
+    source, made = generations.open(used), generations.make(target, encoder.dim)
+    work = _Work(old, source, made, encoder, batch_size, shown)
     with tqdm(total=len(old), desc="migrating", unit="item", disable=not progress, smoothing=0.1) as bar:
         while work.turn(bar) > batch_size:
             pass  # more came meanwhile: another turn, while others may still write
         made.optimize()
         work.check(made.verify())
-        # From here writers wait. They find themselves superseded when they go on, and say so.
-        with locked(used, "write"):
-            if is_superseded(used):  # else rows added since the other run's change would be taken for gone
-                raise StorageError(f"{root}: another migration has changed the model meanwhile; nothing was changed")
+        with generations.closed(used):
             work.turn(bar)
             if work.done.skips and not leave_out:
-                raise _refusal(root, work.done)
-            work.finish()
-            switch(root, target)
+                raise _refusal(shown, work.done)
+            work.finish(generations, used)
+            generations.switch(target)
     work.done.generation = target.number
     return work.done
 
 
-def _target(root: Path, model: str, fingerprint: str) -> Generation:
-    under_way = filling(root)
-    if under_way is not None and under_way.number > current(root).number:
+def _target(generations: Generations, model: str, fingerprint: str) -> Generation:
+    under_way = generations.filling()
+    if under_way is not None and under_way.number > generations.current().number:
         if under_way.fingerprint != fingerprint:
             raise InputError(
-                f"{root}: a migration to {under_way.model or under_way.fingerprint} is under way; go on with that "
-                "model, or drop it with --abandon"
+                f"{generations.shown}: a migration to {under_way.model or under_way.fingerprint} is under way; go on "
+                "with that model, or drop it with --abandon"
             )
         return under_way
-    return begin(root, model, fingerprint)
+    return generations.begin(model, fingerprint)
 
 
-def _refusal(root: Path, done: Migrated) -> InputError:
+def _refusal(shown: str, done: Migrated) -> InputError:
     first = "; ".join(f"{skip.where}: {skip.reason}" for skip in done.skips[:3])
     return InputError(
-        f"{root}: {len(done.skips)} items cannot be made anew ({first}); the old model goes on. Bring their files "
+        f"{shown}: {len(done.skips)} items cannot be made anew ({first}); the old model goes on. Bring their files "
         "back and repeat, or leave them out with --leave-out"
     )
 
@@ -130,8 +123,9 @@ def _refusal(root: Path, done: Migrated) -> InputError:
 class _Work:
     """The turns of one migration."""
 
-    def __init__(self, old: Index, source: LanceEngine, made: LanceEngine, encoder: Encoder, batch_size: int) -> None:
+    def __init__(self, old: Index, source: Engine, made: Engine, encoder: Encoder, batch_size: int, shown: str) -> None:
         self.old, self.source, self.made, self.encoder, self.batch_size = old, source, made, encoder, batch_size
+        self.shown = shown
         self.done = Migrated()
 
     def turn(self, bar: tqdm) -> int:
@@ -151,7 +145,7 @@ class _Work:
         self.done.embedded += embedded
         return embedded
 
-    def finish(self) -> None:
+    def finish(self, generations: Generations, used: Generation) -> None:
         """Take over what lies beside the rows, drop rows that are gone, and compare both generations' rows.
 
         Raises:
@@ -160,6 +154,8 @@ class _Work:
         names = {row.id for rows in self.source.scan(4096, False) for row in rows}
         there = {row.id for rows in self.made.scan(4096, False) for row in rows}
         lost = {skip.where for skip in self.done.skips}
+        if generations.current().number != used.number:  # without a lock: these rows may have been added since
+            raise generations.superseded()
         for part in parts_of(sorted(there - names), 500):
             self.made.delete(part)
         self.made.take_companions(self.source, names - lost)
@@ -169,7 +165,7 @@ class _Work:
     def check(self, faults: Sequence[str]) -> None:
         """Raise StorageError if there are any."""
         if faults:
-            raise StorageError(f"{self.made.folder}: the new generation is not sound ({'; '.join(faults[:3])}); repeat")
+            raise StorageError(f"{self.shown}: the new generation is not sound ({'; '.join(faults[:3])}); repeat")
 
     def _unfound(self) -> list[str]:
         probes = self.made.page(PROBED, None, None, None)

@@ -48,21 +48,22 @@ def migrate(
     Example: puma index migrate my.index --drop-old
     """
     from puma.errors import InputError
-    from puma.index import Index, generations
+    from puma.index import Index
+    from puma.index.addresses import generations_of
 
-    opened = Index(index, create=False)
+    Index(index, create=False)  # there is one
     if drop_old or abandon:
         if model is not None or (drop_old and abandon):
             raise InputError("--drop-old and --abandon stand alone: they embed nothing")
-        if opened.path is None:
-            raise InputError(f"{index}: only an index in a folder is migrated")
+        generations = generations_of(index)
         if abandon:
-            generations.abandon(opened.path)
-        gone = generations.drop_old(opened.path) if drop_old else []
+            generations.abandon()
+        gone = generations.drop_old() if drop_old else []
         if as_json:
-            print_json({"removed": [str(path) for path in gone]})
+            print_json({"removed": gone})
         else:
-            typer.echo(f"{index}: {len(gone)} folders of earlier models removed" if drop_old else f"{index}: abandoned")
+            left = f"removed of earlier models: {', '.join(gone) or 'nothing'}"
+            typer.echo(f"{generations.shown}: {left if drop_old else 'abandoned'}")
         return
     if model is None:
         raise InputError("--model: name the new model, as a folder or org/name on the hub")

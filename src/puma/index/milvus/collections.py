@@ -15,6 +15,7 @@ from puma.errors import IndexMismatchError, InputError
 from puma.index.interface import NewRow, Row
 from puma.index.milvus.connection import Server
 from puma.index.milvus.expressions import hexed, stored_fields, unhexed
+from puma.index.milvus.names import companions_of
 from puma.index.tables import checksum
 
 FORMAT = 1
@@ -34,11 +35,6 @@ COMPANION_TEXTS = {
 ROW_FIELDS = ("modality", "payload", "content", "thumbnail")
 
 
-def companions_of(name: str) -> str:
-    """The name of the collection with an index's images, sources, places and stamps."""
-    return f"{name}_companions"
-
-
 def described(server: Server) -> dict[str, Any] | None:
     """What the server says of the index: its format, dim and fingerprint; None where there is none.
 
@@ -53,10 +49,10 @@ def described(server: Server) -> dict[str, Any] | None:
     has_companions = server.call(lambda: server.client.has_collection(beside, timeout=server.seconds))
     if has_companions:
         load(server, beside)
-    rows = server.query(beside, f'key == "{ABOUT}"', ["data"], 1) if has_companions else []
-    if not rows:
+    about = noted(server, ABOUT) if has_companions else None
+    if about is None:
         raise InputError(f"{shown}: the server has a collection {name!r} that is no index of PUMA; choose another name")
-    found = json.loads(rows[0]["data"])
+    found = json.loads(about)
     if found.get("format") != FORMAT:
         raise IndexMismatchError(
             f"{shown}: an index of format {found.get('format')!r} on Milvus; this PUMA reads format {FORMAT}. Update "
@@ -65,18 +61,33 @@ def described(server: Server) -> dict[str, Any] | None:
     return dict(found)
 
 
-def create(server: Server, dim: int, fingerprint: str | None) -> None:
-    """Make both collections, that of the rows last: an index is there when it is."""
+def create(server: Server, dim: int, fingerprint: str | None, model: str = "") -> None:
+    """Make both collections, that of the rows last: an index is there when it is.
+
+    Args:
+        model: what to load to search it, where a migration makes it.
+    """
     name, beside = server.address.name, companions_of(server.address.name)
     text, number = "VARCHAR", "INT64"
     _create(server, beside, 2, {**COMPANION_TEXTS, "fields": ("JSON", 0)})
     load(server, beside)
-    if not server.query(beside, f'key == "{ABOUT}"', [], 1):
-        about = json.dumps({"format": FORMAT, "dim": dim, "fingerprint": fingerprint})
-        texts = dict.fromkeys(COMPANION_TEXTS, "")
-        server.write(beside, [{"key": ABOUT, "vector": [0.0, 0.0], **texts, "kind": "a", "data": about, "fields": {}}])
+    if noted(server, ABOUT) is None:
+        about = {"format": FORMAT, "dim": dim, "fingerprint": fingerprint}
+        note(server, ABOUT, json.dumps(about | ({"model": model} if model else {})))
     rows = {"modality": (text, 16), "payload": (text, TEXT), "content": (text, KEY), "thumbnail": ("BOOL", 0)}
     _create(server, name, dim, {**rows, "fields": ("JSON", 0), "draw": (number, 0), "checksum": (number, 0)})
+
+
+def note(server: Server, key: str, data: str) -> None:
+    """Store something about the whole index."""
+    texts = dict.fromkeys(COMPANION_TEXTS, "") | {"kind": "a", "data": data}
+    server.write(companions_of(server.address.name), [{"key": key, "vector": [0.0, 0.0], **texts, "fields": {}}])
+
+
+def noted(server: Server, key: str) -> str | None:
+    """What :func:`note` stored; None for nothing."""
+    rows = server.query(companions_of(server.address.name), f'key == "{key}"', ["data"], 1)
+    return str(rows[0]["data"]) if rows else None
 
 
 def _create(server: Server, name: str, dim: int, columns: Mapping[str, tuple[str, int]]) -> None:

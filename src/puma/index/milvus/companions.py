@@ -17,9 +17,10 @@ from typing import Any
 
 from puma.errors import InputError
 from puma.index.filters import Filter
-from puma.index.milvus.collections import TEXT, companions_of, read_text, stored_text, within
+from puma.index.milvus.collections import TEXT, read_text, stored_text, within
 from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import below, expression, hexed, one_of, stored_fields, unhexed
+from puma.index.milvus.names import companions_of
 from puma.index.places import place_key
 from puma.index.provenance import FileState, Place, Stamp
 from puma.index.tables import parts_of
@@ -137,6 +138,10 @@ class Sources(Companion):
         """All pairs whose source is one of these paths or lies below one."""
         return set(map(_pair, self._under(paths, ["source", "item"])))
 
+    def every(self) -> set[tuple[str, str]]:
+        """All pairs."""
+        return set(map(_pair, self._where("", ["source", "item"])))
+
     def orphaned_by(self, pairs: Iterable[tuple[str, str]]) -> set[str]:
         """The ids that no source would hold any more without these pairs. Pairs that are not there orphan nothing."""
         gone = set(pairs)
@@ -170,9 +175,13 @@ class Places(Companion):
             known = self._known = time.monotonic() + (SOME_SECONDS if found else NONE_SECONDS), found
         return known[1]
 
+    def forget(self) -> None:
+        """Look anew the next time whether any item has several."""
+        self._known = None
+
     def put(self, places: Iterable[Place], modalities: Mapping[str, str]) -> None:
         """Insert places, with the modalities of their items by id."""
-        self._known = None
+        self.forget()
         self._write(
             {
                 "key": self.kind + place_key(place),

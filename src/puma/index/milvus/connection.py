@@ -4,18 +4,20 @@ and, until a server is called, no pymilvus.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from puma.errors import DependencyError, InputError, PumaError, StorageError, install_command
 from puma.index.milvus.expressions import one_of
+from puma.index.milvus.names import is_reserved
 from puma.index.tables import parts_of
 
 PORT = 19530
@@ -86,6 +88,11 @@ class Address:
                 f"index address {shown!r}: the name {name!r} must be letters, digits and underscores, and begin with "
                 f"no digit, as a collection's does; write {form}"
             )
+        if is_reserved(name):
+            raise InputError(
+                f"index address {shown!r}: the name {name!r} ends like those that 'puma index migrate' gives; choose "
+                "another"
+            )
         if parts.scheme == "milvus-lite":
             if parts.netloc:
                 raise InputError(f"index address {shown!r}: three slashes are needed: milvus-lite:///folder/name")
@@ -120,6 +127,27 @@ class Server:
             oldest = ".".join(map(str, OLDEST))
             raise InputError(f"{address.shown}: the server is Milvus {self.version}; {oldest} or newer is needed")
 
+    def at(self, name: str, level: str | None = None) -> Server:
+        """The same server with another collection, and perhaps another consistency."""
+        other = copy.copy(self)
+        other.address, other.level = replace(self.address, name=name), level or self.level
+        return other
+
+    def target(self, alias: str) -> str | None:
+        """The collection of an alias; None where there is no such alias."""
+        try:
+            return str(self.client.describe_alias(alias, timeout=self.seconds)["collection_name"])
+        except Exception as error:
+            if re.search(r"alias not found|alias \S+ does not exist", str(error)):  # a server, and Milvus Lite
+                return None
+            raise self._error(error) from None
+
+    def aliases(self, collection: str) -> list[str] | None:
+        """The aliases of a collection; None where it is gone."""
+        if not self.call(lambda: self.client.has_collection(collection, timeout=self.seconds)):
+            return None
+        return list(self.call(lambda: self.client.list_aliases(collection, timeout=self.seconds))["aliases"])
+
     def call(self, work: Callable[[], T]) -> T:
         """Run a request; what is wrong becomes a message that names the address."""
         try:
@@ -140,16 +168,24 @@ class Server:
         while left is None or left > 0:
             after = f'key > "{last}"' if last else 'key >= ""'
             limit = PAGE if left is None else min(PAGE, left)
-            found = list(self.query(collection, f"({condition}) and {after}" if condition else after, fields, limit))
-            if found:
-                yield found
-            if len(found) < limit:
+            whole = f"({condition}) and {after}" if condition else after
+            found = self.query(collection, whole, fields, limit, in_order=True)[:left]
+            if not found:  # fewer than `limit` need not be the last ones
                 return
+            yield found
             last = found[-1]["key"]
             left = None if left is None else left - len(found)
 
-    def query(self, collection: str, condition: str, fields: Sequence[str], limit: int) -> list[Any]:
-        """The first rows by key."""
+    def query(
+        self, collection: str, condition: str, fields: Sequence[str], limit: int, in_order: bool = False
+    ) -> list[Any]:
+        """Rows that fit: all, where at most ``limit`` do.
+
+        Args:
+            in_order: the first ones by key, one at least where there are any. ``limit`` holds for each of the server's
+                segments, and it stops where one has no more: there may be more or fewer than that.
+        """
+        ordered = {"reduce_stop_for_best": "True", "iterator": "True"} if in_order else {}
         return self.call(
             lambda: sorted(
                 self.client.query(
@@ -159,9 +195,7 @@ class Server:
                     limit=limit,
                     timeout=self.seconds,
                     consistency_level=self.level,
-                    # Each segment stops at `limit` of its smallest keys: only then are these the smallest of all.
-                    reduce_stop_for_best="True",
-                    iterator="True",
+                    **ordered,
                 ),
                 key=lambda row: str(row["key"]),
             )

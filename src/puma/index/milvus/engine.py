@@ -8,24 +8,21 @@ same call does not set right.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from puma.errors import StorageError
 from puma.index.interface import NewRow
 from puma.index.milvus import verifying
-from puma.index.milvus.collections import (
-    companions_of,
-    create,
-    described,
-    load,
-    row_entity,
-)
+from puma.index.milvus.collections import create, described, load, row_entity
 from puma.index.milvus.companions import Sources, Stamps, Thumbnails
 from puma.index.milvus.connection import AT_ONCE, Address, Server
 from puma.index.milvus.expressions import hexed, one_of, unhexed
+from puma.index.milvus.generations import MilvusGenerations
+from puma.index.milvus.names import companions_of, current_alias, sealed_alias
 from puma.index.milvus.reader import FLAT_ROWS, MilvusReader
 from puma.index.tables import parts_of
 from puma.index.writer import RowWriter
@@ -49,6 +46,25 @@ class MilvusEngine(MilvusReader, RowWriter):
         load(server, self.name)
 
     # Writing
+
+    @contextlib.contextmanager
+    def _locked(self, upgrade: bool = True) -> Iterator[None]:
+        """Milvus has no lock: only whether the rows are still those that count is looked at, before and after."""
+        self._refuse_sealed("nothing was written")
+        yield
+        self._refuse_sealed("what was just written is not in it")
+
+    def _refuse_sealed(self, consequence: str) -> None:
+        aliases = self.server.aliases(self.name)
+        if aliases is None or sealed_alias(self.name) in aliases:
+            raise StorageError(
+                f"{self.server.address.shown}: was changed to another model meanwhile, or is being changed now; "
+                f"{consequence}. Open it again, with that model"
+            )
+
+    def take_companions(self, other: Any, ids: Collection[str]) -> None:
+        other._places.forget()  # what others have added just now counts too
+        super().take_companions(other, ids)
 
     def _merge_rows(self, rows: Sequence[NewRow]) -> None:
         entities = [row_entity(row) for row in rows]  # all, before the first is sent: one that cannot be stored raises
@@ -124,9 +140,7 @@ def open_table(where: Path | str) -> MilvusEngine | None:
     address = Address.parse(str(where))
     if address.is_file and not Path(address.uri).exists():
         return None
-    server = Server(address)
-    about = described(server)
-    return None if about is None else MilvusEngine(server, about)
+    return _opened(_with_current_rows(Server(address)))
 
 
 def create_table(where: Path | str, dim: int, fingerprint: str | None) -> MilvusEngine:
@@ -135,10 +149,25 @@ def create_table(where: Path | str, dim: int, fingerprint: str | None) -> Milvus
     Raises:
         StorageError, InputError, DependencyError: as :func:`open_table`.
     """
-    server = Server(Address.parse(str(where)))
-    about = described(server)
-    if about is None:
+    server = _with_current_rows(Server(Address.parse(str(where))))
+    made = _opened(server)
+    if made is None:
         create(server, dim, fingerprint)
-        about = described(server)
-    assert about is not None
-    return MilvusEngine(server, about)
+        made = _opened(server)
+    assert made is not None
+    return made
+
+
+def generations(where: Path | str) -> MilvusGenerations:
+    """The models that the index has or had."""
+    return MilvusGenerations(Server(Address.parse(str(where))), _opened)
+
+
+def _opened(server: Server) -> MilvusEngine | None:
+    about = described(server)
+    return None if about is None else MilvusEngine(server, about)
+
+
+def _with_current_rows(server: Server) -> Server:
+    name = server.address.name
+    return server.at(server.target(current_alias(name)) or name)
