@@ -60,7 +60,7 @@ class World:
     @classmethod
     def open(cls) -> World:
         """From the cache folder (``PUMA_HOME``), built first where it is not there yet."""
-        plan = for_this_machine(read_recipe("mini", {"retrieve.minutes": 0}))  # every cell sets its steps
+        plan = for_this_machine(read_recipe("mini-distilled", {"retrieve.minutes": 0}))  # every cell sets its steps
         root = images.build()
         base = assemble(settings=base_settings(plan), images=root)
         return cls(root, base, known_images(base, root, None), plan)

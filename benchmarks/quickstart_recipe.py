@@ -44,16 +44,16 @@ def main() -> None:
     quiet_libraries()
     options = arguments()
     changes = {"seed": options.seed, "save_steps": 10**9, **parsed(options.set)}
-    plan = read_recipe("mini", {"retrieve.minutes": options.seconds / 60} if options.seconds else None)
+    plan = read_recipe(options.recipe, {"retrieve.minutes": options.seconds / 60} if options.seconds else None)
     if changes.get("steps"):  # a fixed length, which the recipe's minutes must not cut short
         changes = {"minutes": 0.0, **changes}
-    stage_1 = {**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}
+    stage_1 = None if plan.distil is None else {**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}
     plan = replace(
         plan,
         layers=options.layers or plan.layers,
         prompt=options.prompt or plan.prompt,
         retrieve=TrainConfig.from_dict({**vars(plan.retrieve), **changes}),
-        distil=TrainConfig.from_dict(stage_1) if stage_1["steps"] else None,
+        distil=TrainConfig.from_dict(stage_1) if stage_1 and stage_1["steps"] else None,
     )
     root = images.build()
     base = assemble(settings=base_settings(plan), images=root)
@@ -97,6 +97,9 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--recipe", default="mini", help="the recipe that is varied: mini, or mini-distilled for a first stage"
+    )
     parser.add_argument("--name", required=True, help="what to call this variant in the results")
     parser.add_argument("--layers", type=int, help="decoder layers kept")
     parser.add_argument("--prompt", help="the student's prompt format")

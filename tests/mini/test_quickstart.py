@@ -76,7 +76,7 @@ def benchmark(tmp_path_factory):
     return root
 
 
-SMALL = read_recipe("mini")
+SMALL = read_recipe("mini-distilled")
 SMALL = replace(
     SMALL,
     layers=2,
@@ -123,7 +123,7 @@ def test_the_report_is_one_file_without_outside_addresses(finished):
     assert "Task 0" in page
     assert "Stage 1: self-distillation" in page
     assert "Stage 2: split MAC-Loss" in page
-    assert "Distilled for 3 and trained for 4 steps of 8 pairs, seed 0" in page
+    assert "Distilled for 3 steps, then trained for 4 steps of 8 pairs, seed 0" in page
     assert "data:image/" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert any("puma search" in line for line in told)
@@ -211,5 +211,5 @@ def test_where_bf16_is_emulated_everything_is_fp32(monkeypatch):
         monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
         assert devices.has_fast_bf16() is fast
         assert vision.tower_precision() == ("bfloat16" if fast else "float32")
-        plan = training.for_this_machine(read_recipe("mini"))
+        plan = training.for_this_machine(read_recipe("mini-distilled"))
         assert {plan.distil.precision, plan.retrieve.precision} == {"bf16" if fast else "fp32"}

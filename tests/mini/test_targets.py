@@ -48,7 +48,7 @@ def config_of(out, stage):
 def test_a_text_teacher_on_items_without_pairs_and_beside_the_contrast(home, benchmark):  # noqa: F811
     beside = {"retrieve.distillation": "row-softmax", "retrieve.distillation_weight": 1}
     teacher = {f"{stage}.teacher": "all-minilm-l6-v2" for stage in ("distil", "retrieve")}
-    recipe = read_recipe("mini", {**SMALL, **ALONE, **ROWS, **beside, **teacher})
+    recipe = read_recipe("mini-distilled", {**SMALL, **ALONE, **ROWS, **beside, **teacher})
     training.train_recipe(recipe, benchmark, home / "out")
     assert {"distillation", "loss"} <= log_of(home / "out", "distil")[0].keys()
     assert "contrastive" not in log_of(home / "out", "distil")[0]
@@ -61,7 +61,9 @@ def test_a_text_teacher_on_items_without_pairs_and_beside_the_contrast(home, ben
 def test_a_trained_retriever_teaches_images_that_have_no_caption(home, benchmark, tiny_base):  # noqa: F811
     deep = Retriever.from_base(tiny_base, prompt="short", dtype=torch.float32, device="cpu")
     deep.save_pretrained(home / "deep")
-    recipe = read_recipe("mini", {**SMALL, **ALONE, "distil.distillation": "cosine", "distil.teacher": f"{home}/deep"})
+    recipe = read_recipe(
+        "mini-distilled", {**SMALL, **ALONE, "distil.distillation": "cosine", "distil.teacher": f"{home}/deep"}
+    )
     training.train_recipe(recipe, benchmark, home / "out")
     assert config_of(home / "out", "distil")["rows"] == 18 + 36
     assert log_of(home / "out", "distil")[0]["distillation"] > 0
@@ -73,7 +75,7 @@ def test_a_trained_retriever_teaches_images_that_have_no_caption(home, benchmark
 
 
 def test_the_papers_stage_is_what_it_was(home, benchmark):  # noqa: F811
-    recipe = read_recipe("mini", {**SMALL, "distil.distillation": "mse", "distil.contrastive_weight": 0.9})
+    recipe = read_recipe("mini-distilled", {**SMALL, "distil.distillation": "mse", "distil.contrastive_weight": 0.9})
     training.train_recipe(recipe, benchmark, home / "out")
     assert {"distillation", "contrastive"} <= log_of(home / "out", "distil")[0].keys()
     assert "distillation" not in log_of(home / "out", "retrieve")[0]
@@ -89,7 +91,7 @@ def test_the_papers_stage_is_what_it_was(home, benchmark):  # noqa: F811
 )
 def test_teachers_that_cannot_be_had(home, benchmark, changes, said):  # noqa: F811
     with pytest.raises(InputError, match=said):
-        training.train_recipe(read_recipe("mini", {**SMALL, **changes}), benchmark, home / "out")
+        training.train_recipe(read_recipe("mini-distilled", {**SMALL, **changes}), benchmark, home / "out")
 
 
 def test_the_text_teacher_is_pinned_whole():

@@ -18,6 +18,7 @@ from support import tiny
 FAMILIES = tiny.FAMILIES
 RECIPES = {  # the family that each shipped recipe's base belongs to
     "mini": "fast_vlm",
+    "mini-distilled": "fast_vlm",
     "qwen2-vl-2b": "qwen2_vl",
     "qwen2-vl-7b": "qwen2_vl",
     "qwen2.5-vl-3b": "qwen2_5_vl",

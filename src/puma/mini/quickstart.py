@@ -88,7 +88,7 @@ def quickstart(
     root: Path | None = None,
     base: Path | None = None,
 ) -> dict[str, Any]:
-    """Assemble the mini base, build OpenPics, prune, distil, train, evaluate, index, search, report.
+    """Assemble the mini base, build OpenPics, prune, train, evaluate, index, search, report.
 
     Args:
         out: the folder of results: ``model``, ``index``, ``report.html``, ``results.json``, ``runs``.
@@ -228,11 +228,12 @@ def _notes(recipe: Recipe, root: Path, retriever: Retriever, steps: Mapping[str,
 
     counts, layers = count_parameters(retriever.model), len(decoder_of(retriever.model).layers)
     config = recipe.retrieve
+    distilled = f"Distilled for {steps['distil']} steps, then t" if steps.get("distil") else "T"
     within = f" in the {config.minutes:g} minutes that it had" if config.minutes else ""
     return [
         f"{layers} decoder layers of the base kept: {counts['total'] / 1e6:.1f} M parameters with token "
         f"embeddings, {counts['without_embeddings'] / 1e6:.1f} M without.",
-        f"Distilled for {steps.get('distil', 0)} and trained for {steps.get('retrieve', 0)} steps of "
+        f"{distilled}rained for {steps.get('retrieve', 0)} steps of "
         f"{config.batch_size} pairs{within}, seed {config.seed}. No concept of the test pools occurs in a training "
         "pair.",
         f"Data: {root.name}; its DATASHEET.md tells sources, licences and flaws.",

@@ -25,6 +25,7 @@ DEPTHS = {
     "smolvlm-256m": 13,
     "smolvlm-500m": 14,
     "mini": 6,
+    "mini-distilled": 6,
     "puma-mini": 6,
 }
 
@@ -44,20 +45,20 @@ def faults_of(path, changes=None):
 def test_the_shipped_recipes_are_these_and_sound():
     assert {name: read_recipe(name).layers for name in shipped_recipes()} == DEPTHS
     bases = {read_recipe(name).base for name in shipped_recipes()}
-    assert len(bases) == len(DEPTHS) - 1  # mini and puma-mini have one
+    assert len(bases) == len(DEPTHS) - 2  # three have the mini base
 
 
 def test_depths_other_than_the_papers_are_in_its_proportion():
     from puma.training.recipes.recipe import base_config
 
-    for name in DEPTHS.keys() - {"mini", "puma-mini"}:
+    for name in DEPTHS.keys() - {"mini", "mini-distilled", "puma-mini"}:
         recipe = read_recipe(name)
         whole = base_config(recipe).get_text_config().num_hidden_layers
         assert recipe.layers == round(whole * 12 / 28), name
 
 
 def test_the_papers_stages_are_the_methods_table():
-    for name in DEPTHS.keys() - {"mini", "puma-mini"}:
+    for name in DEPTHS.keys() - {"mini", "mini-distilled", "puma-mini"}:
         recipe = read_recipe(name)
         first, second = recipe.distil, recipe.retrieve
         assert (first.batch_size, first.learning_rate, first.lora_dropout, first.epochs) == (72, 2e-4, 0.05, 2)
@@ -72,7 +73,7 @@ def test_the_papers_stages_are_the_methods_table():
 def test_only_the_papers_own_recipe_trains_its_loss(tmp_path):
     losses = {name: (recipe.distil and recipe.distil.loss, recipe.retrieve.loss) for name, recipe in all_recipes()}
     assert losses.pop("qwen2-vl-7b") == ("infonce", "mac")
-    assert losses.pop("puma-mini") == (None, "split-mac")
+    assert losses.pop("mini") == losses.pop("puma-mini") == (None, "split-mac")
     assert set(losses.values()) == {("infonce", "split-mac")}
     assert recipe_of({"base": "b"}).retrieve.loss == "split-mac"
     inherited = read_recipe(written(tmp_path, "like: smolvlm-256m\nretrieve:\n  batch_size: 8\n"))
@@ -103,9 +104,9 @@ def test_the_loss_and_its_weight_come_from_set():
 @pytest.mark.parametrize(
     ("changes", "steps", "minutes"),
     [
-        ({}, 0, 6.5),
+        ({}, 0, 7),
         ({"steps": 7}, 7, 0),
-        ({"steps": 0}, 0, 6.5),
+        ({"steps": 0}, 0, 7),
         ({"minutes": 3}, 0, 3),
         ({"steps": 7, "minutes": 3}, 7, 3),
     ],
@@ -117,7 +118,7 @@ def test_steps_take_the_place_of_the_minutes_of_a_recipe_below(changes, steps, m
     assert (of_flags.steps, of_flags.minutes) == (of_file.steps, of_file.minutes) == (steps, minutes)
 
 
-@pytest.mark.parametrize("name", ["mini", "smolvlm-256m"])
+@pytest.mark.parametrize("name", ["mini-distilled", "smolvlm-256m"])
 def test_a_dry_run_needs_neither_weights_nor_network(name, monkeypatch):
     import socket
 
@@ -242,12 +243,12 @@ def each(*quick, without=()):
     )
 
 
-@each("mini", "qwen2-vl-7b")
+@each("mini-distilled", "qwen2-vl-7b")
 def test_every_shipped_recipe_has_a_dry_run(name, capsys):
     assert main(["train", name, "--dry-run", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["layers"]["kept"] == DEPTHS[name]
-    stages = ["distil", "retrieve"] if name != "puma-mini" else ["retrieve"]
+    stages = ["distil", "retrieve"] if name not in ("mini", "puma-mini") else ["retrieve"]
     assert [row["cost"]["stage"] for row in report["stages"]] == stages
     for row in report["stages"]:
         assert 0 < row["cost"]["memory"]["total"] < row["unpruned"]["memory"]["total"]
@@ -259,17 +260,20 @@ def data(tmp_path_factory):
     return benchmarks.random_tasks(root, queries=6, candidates=8, splits=("train", "val"), tasks=(0, 1, 8))
 
 
-@each("mini", "smolvlm-256m", without=["puma-mini"])  # tests/mini/test_training.py has that
+@each("mini", "mini-distilled", "smolvlm-256m", without=["puma-mini"])  # tests/mini/test_training.py has that
 def test_every_shipped_recipe_trains_a_tiny_base_of_its_family(family_base, data, tmp_path, name):
     own = read_recipe(name)
     tiny_run = {"steps": 2, "batch_size": 4, "chunks": 2, "workers": 0}
     if own.retrieve.lora_rank:
         tiny_run |= {"lora_rank": 4, "lora_alpha": 8}
-    changes = {f"{stage}.{key}": value for stage in ("distil", "retrieve") for key, value in tiny_run.items()}
+    stages = ["retrieve"] if own.distil is None else ["distil", "retrieve"]
+    changes = {f"{stage}.{key}": value for stage in stages for key, value in tiny_run.items()}
     base = family_base(families.RECIPES[name])
     recipe = read_recipe(name, {**changes, "base": str(base), "layers": 2, "retrieve.eval_every": 1})
     logs = train_recipe(recipe, data, tmp_path / "model")
-    assert {"distillation", "contrastive"} <= logs["distil"][0].keys()
+    assert list(logs) == stages
+    if own.distil is not None:
+        assert {"distillation", "contrastive"} <= logs["distil"][0].keys()
     assert [entry["step"] for entry in logs["retrieve"] if "eval_hit_mean" in entry] == [1, 2]
     made = Retriever.from_pretrained(tmp_path / "model", device="cpu")
     assert made.model.config.get_text_config().num_hidden_layers == 2

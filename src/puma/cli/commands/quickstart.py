@@ -16,10 +16,10 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/quickstart"),
     minutes: Annotated[
         float | None,
-        typer.Option(help="Wall time of the contrastive training (6.5 if not given); the rest takes 4 to 10 minutes."),
+        typer.Option(help="Wall time of the contrastive training (7 if not given); the rest takes 4 to 10 minutes."),
     ] = None,
 ) -> None:
-    """Assemble a small base, prune, distil, train, evaluate, index and search, without an account: a quarter of an hour
+    """Assemble a small base, prune, train, evaluate, index and search, without an account: a quarter of an hour
     on two slow cores, less on faster ones.
 
     An interrupted run goes on where it was when the same command is given again, with what was left of its minutes;
