@@ -258,7 +258,7 @@ def test_kills_lose_nothing_and_the_old_model_serves_throughout(where, kills):
     searcher.add(texts)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, str(migration_child.__file__), address]
-    pauses = random.Random(0)
+    pauses, unfinished = random.Random(0), 0
     for _ in range(kills):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert child.stdout.readline() == "begun\n"
@@ -269,6 +269,8 @@ def test_kills_lose_nothing_and_the_old_model_serves_throughout(where, kills):
         encoder = old() if index.fingerprint == "toy-1" else new()
         assert Searcher(encoder, index).search(texts[7], 1)[0].payload["text"] == texts[7]
         assert len(index) == 40
+        unfinished += index.fingerprint == "toy-1"
+    assert unfinished >= 2
     if Index(address).fingerprint == "toy-1":
         subprocess.run(command, check=True, env=environment, capture_output=True)
     migrated = Index(address)

@@ -181,10 +181,10 @@ def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
     """Where tests of an engine put their indexes; skips where it is not installed."""
     if engine == "lancedb":
         return Where(engine, folder)
-    if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
-        pytest.skip("pymilvus or milvus-lite is not installed")
     if engine == "s3":
         request.getfixturevalue("s3_server")
         return Where(engine, folder)
+    if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
+        pytest.skip("pymilvus or milvus-lite is not installed")
     server = request.getfixturevalue("milvus_server") if engine == "milvus" else None
     return Where(engine, folder, f"127.0.0.1:{server.port}" if server else "")
