@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from puma.index.addresses import engine_of
-from puma.index.milvus.connection import RECONNECTING
+from puma.index.milvus.clients import RECONNECTING
 
 ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
 """By name; those with a server are slow."""
@@ -35,6 +35,7 @@ from milvus import MilvusServer
 server = MilvusServer(wait_for_started=True)
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
+server.config.set("authorization_enabled", sys.argv[3] == "guarded")
 server.start()
 sys.stdin.read()
 server.stop()
@@ -78,11 +79,16 @@ class MilvusServer:
 
     Args:
         folder: its data; started again on the same folder it goes on.
+        token: what clients must give; empty for a server that asks for none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, token: str = "") -> None:
+        self.folder, self.token, self.port = folder, token, free_port()
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def guarded(self) -> str:
+        return "guarded" if self.token else "open"
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -95,7 +101,7 @@ class MilvusServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "out.log", "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port)],
+                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), self.guarded],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -105,7 +111,11 @@ class MilvusServer:
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(Exception):
                 client = MilvusClient(
-                    uri=f"http://127.0.0.1:{self.port}", timeout=2, dedicated=True, grpc_options=RECONNECTING
+                    uri=f"http://127.0.0.1:{self.port}",
+                    token=self.token,
+                    timeout=2,
+                    dedicated=True,
+                    grpc_options=RECONNECTING,
                 )
                 client.list_collections(timeout=2)
                 client.close()
@@ -160,12 +170,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_milvus(folder: Path) -> Iterator[MilvusServer]:
+def running_milvus(folder: Path, token: str = "") -> Iterator[MilvusServer]:
     """A server for as long as this is open; the test is skipped with the reason where none can be started."""
     for package in ("milvus", "pymilvus"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install milvus==2.3.5 pymilvus")
-    server = MilvusServer(folder)
+    server = MilvusServer(folder, token)
     try:
         server.start()
     except RuntimeError as error:

@@ -5,17 +5,15 @@ and, until a server is called, no pymilvus.
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from puma.errors import DependencyError, InputError, PumaError, StorageError, install_command
+from puma.errors import InputError, PumaError, StorageError
+from puma.index.milvus.clients import client_of
 from puma.index.milvus.expressions import one_of
 from puma.index.milvus.names import is_reserved
 from puma.index.tables import parts_of
@@ -31,13 +29,6 @@ AT_ONCE = 1000
 """Rows a request, and values an expression."""
 PAGE = 4096
 """Rows a query returns at most (a server refuses more than 16,384)."""
-RECONNECTING = {
-    "grpc.initial_reconnect_backoff_ms": 200,
-    "grpc.min_reconnect_backoff_ms": 200,
-    "grpc.max_reconnect_backoff_ms": 2000,
-    "grpc.use_local_subchannel_pool": 1,
-}
-"""Attempts to reach a server again: gRPC by itself waits up to two minutes between them."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 T = TypeVar("T")
@@ -120,12 +111,17 @@ class Server:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.seconds, self.level = _seconds(), _level()
-        self.client = self.call(lambda: _client(address.uri, address.token, address.database, self.seconds))
-        self.version = "lite" if address.is_file else self.call(lambda: str(self.client.get_server_version()))
+        self._client = client_of(address.uri, address.token, address.database, self.seconds)
+        self.version = self.call(lambda: "lite" if address.is_file else str(self.client.get_server_version()))
         found = re.match(r"v?(\d+)\.(\d+)", self.version)
         if found and (int(found[1]), int(found[2])) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             raise InputError(f"{address.shown}: the server is Milvus {self.version}; {oldest} or newer is needed")
+
+    @property
+    def client(self) -> Any:
+        """pymilvus' client; for use inside :meth:`call`."""
+        return self._client.get()
 
     def at(self, name: str, level: str | None = None) -> Server:
         """The same server with another collection, and perhaps another consistency."""
@@ -137,6 +133,8 @@ class Server:
         """The collection of an alias; None where there is no such alias."""
         try:
             return str(self.client.describe_alias(alias, timeout=self.seconds)["collection_name"])
+        except PumaError:
+            raise
         except Exception as error:
             if re.search(r"alias not found|alias \S+ does not exist", str(error)):  # a server, and Milvus Lite
                 return None
@@ -236,27 +234,12 @@ class Server:
             return InputError(f"{shown}: the server has no database {self.address.database!r}; make it there first")
         away = ("fail connecting", "unavailable", "deadline", "timeout", "timed out", "refused", "not ready", "closed")
         if any(word in low for word in away) or type(error).__name__ in ("RpcError", "ConnectionNotExistException"):
+            self._client.give_up()
             return StorageError(
                 f"{shown}: no answer from the Milvus server within {self.seconds:g} s; start it or correct the "
                 f"address, then repeat: what was added before is safe ({text[:200]})"
             )
         return StorageError(f"{shown}: Milvus cannot do this ({text[:300]})")
-
-
-@functools.lru_cache(maxsize=32)
-def _client(uri: str, token: str, database: str, seconds: float) -> Any:
-    try:
-        from pymilvus import MilvusClient
-
-        # It logs failures that it raises too, with their traces; the user gets one message.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-        if "://" not in uri:
-            Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        return MilvusClient(uri=uri, token=token, db_name=database, timeout=seconds, grpc_options=RECONNECTING)
-    except ImportError as error:
-        if "lite" in str(error).lower():
-            raise DependencyError("milvus-lite:// needs Milvus Lite: pip install milvus-lite") from None
-        raise DependencyError(f"an index on Milvus needs pymilvus: {install_command('milvus')}") from None
 
 
 def _level() -> str:

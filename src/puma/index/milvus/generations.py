@@ -130,5 +130,4 @@ class MilvusGenerations(Generations):
         return self.server.at(rows, LEVELS[0])
 
     def _call(self, name: str, *arguments: str) -> Any:
-        request = getattr(self.server.client, name)
-        return self.server.call(lambda: request(*arguments, timeout=self.server.seconds))
+        return self.server.call(lambda: getattr(self.server.client, name)(*arguments, timeout=self.server.seconds))
