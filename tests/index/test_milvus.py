@@ -270,6 +270,7 @@ def test_a_wrong_token_is_said_and_the_right_one_opens(tmp_path, monkeypatch):
     with running_milvus(tmp_path / "server", "root:Milvus") as server:
         where = f"127.0.0.1:{server.port}/my"
         monkeypatch.delenv("PUMA_MILVUS_TOKEN", raising=False)
+        monkeypatch.setenv("PUMA_MILVUS_TIMEOUT", "5")
         for given in ("", "root:wrong@", "nobody:Milvus@"):
             with pytest.raises(StorageError, match=r"refuses the user or token; set PUMA_MILVUS_TOKEN") as raised:
                 Index(f"milvus://{given}{where}", dim=4)

@@ -46,7 +46,7 @@ async def follow(app: FastAPI, load: Callable[[str], Encoder]) -> None:
     Args:
         load: makes the encoder of a model's folder or name.
     """
-    found = followed(app.state.service)
+    found = await asyncio.to_thread(followed, app.state.service)
     if found is None:
         return
     name, generations = found

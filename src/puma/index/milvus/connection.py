@@ -227,7 +227,7 @@ class Server:
 
     def _error(self, error: Exception) -> PumaError:
         text = " ".join(str(getattr(error, "message", "") or error).split())
-        low, shown = text.lower(), self.address.shown
+        low, shown = f"{text} {_causes(error)}".lower(), self.address.shown
         if any(word in low for word in ("unauthenticated", "auth check", "permission deny", "permissiondenied")):
             return StorageError(f"{shown}: the server refuses the user or token; set {TOKEN}=user:password")
         if "database not found" in low:
@@ -240,6 +240,16 @@ class Server:
                 f"address, then repeat: what was added before is safe ({text[:200]})"
             )
         return StorageError(f"{shown}: Milvus cannot do this ({text[:300]})")
+
+
+def _causes(error: BaseException, most: int = 5) -> str:
+    """What lies behind an error: pymilvus says of a refused token only that it could not connect."""
+    found: list[str] = []
+    cause = error.__cause__ or error.__context__
+    while cause is not None and len(found) < most:  # they may go round in a circle
+        found.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(found)
 
 
 def _level() -> str:
