@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from puma.index.addresses import engine_of
-from puma.index.milvus.clients import RECONNECTING
+from puma.index.milvus.clients import RECONNECTING, close_clients
 
 ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
 """By name; those with a server are slow."""
@@ -99,6 +99,7 @@ class MilvusServer:
         from pymilvus import MilvusClient
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        wait_for_port(self.port)
         with open(self.folder / "out.log", "ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), self.guarded],
@@ -159,6 +160,17 @@ def running_s3() -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def wait_for_port(port: int) -> None:
+    """Until a port can be listened at. A killed server's connections keep it for a minute, and the wheel's server
+    would silently take the next one."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return
+        time.sleep(0.5)
+
+
 def free_port() -> int:
     """A port that nothing listens at now, below those that the system gives to clients: a client that tries again and
     again to reach a port of that range can get it for its own end, and the server that restarts finds it taken."""
@@ -196,5 +208,6 @@ def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
         return Where(engine, folder)
     if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
         pytest.skip("pymilvus or milvus-lite is not installed")
+    request.addfinalizer(close_clients)  # each holds some ten files of its process
     server = request.getfixturevalue("milvus_server") if engine == "milvus" else None
     return Where(engine, folder, f"127.0.0.1:{server.port}" if server else "")

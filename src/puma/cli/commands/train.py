@@ -17,8 +17,8 @@ PAPER = "qwen2-vl-7b"
 HELP = """Prune a base, distil, train with a contrastive loss, merge and save; or, with a table of pairs as --data,
 train a retriever on (docs/own-data.md). An interrupted run goes on when the command is given again.
 
-RECIPE is a YAML file or the name of a shipped one: mini, puma-mini, qwen2-vl-2b, qwen2-vl-7b, qwen2.5-vl-3b,
-qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
+RECIPE is a YAML file or the name of a shipped one: mini, mini-distilled, puma-mini, qwen2-vl-2b, qwen2-vl-7b,
+qwen2.5-vl-3b, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
 
 Examples:
 
