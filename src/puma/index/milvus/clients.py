@@ -33,7 +33,7 @@ class Client:
     """
 
     def __init__(self, uri: str, token: str, database: str, seconds: float) -> None:
-        self._options = {"uri": uri, "token": token, "db_name": database, "timeout": seconds}
+        self._options: dict[str, Any] = {"uri": uri, "token": token, "db_name": database, "timeout": seconds}
         self.is_file, self.seconds = "://" not in uri, seconds
         self._lock = threading.Lock()
         self._client: Any = None
