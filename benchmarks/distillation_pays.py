@@ -57,9 +57,8 @@ class World:
     """The data and the base, read once."""
 
     def __init__(self) -> None:
-        self.recipe = for_this_machine(
-            read_recipe("mini-distilled", {"retrieve.minutes": 0})
-        )  # every cell sets its steps
+        # Every cell sets its steps.
+        self.recipe = for_this_machine(read_recipe("mini-distilled", {"retrieve.minutes": 0}))
         self.root = openpics.build()
         self.base = assemble(settings=base_settings(self.recipe), images=self.root)
         self.vision = known_images(self.base, self.root, None)

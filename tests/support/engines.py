@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from puma.index.addresses import engine_of
-from puma.index.milvus.clients import RECONNECTING, close_clients
+from puma.index.milvus.clients import RECONNECTING
 
 ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
 """By name; those with a server are slow."""
@@ -86,10 +86,6 @@ class MilvusServer:
         self.folder, self.token, self.port = folder, token, free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def guarded(self) -> str:
-        return "guarded" if self.token else "open"
-
     def start(self) -> None:
         """Start it and wait until it answers.
 
@@ -100,9 +96,10 @@ class MilvusServer:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         wait_for_port(self.port)
+        guarded = "guarded" if self.token else "open"
         with open(self.folder / "out.log", "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), self.guarded],
+                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), guarded],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -208,6 +205,5 @@ def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
         return Where(engine, folder)
     if find_spec("pymilvus") is None or (engine == "milvus-lite" and find_spec("milvus_lite") is None):
         pytest.skip("pymilvus or milvus-lite is not installed")
-    request.addfinalizer(close_clients)  # each holds some ten files of its process
     server = request.getfixturevalue("milvus_server") if engine == "milvus" else None
     return Where(engine, folder, f"127.0.0.1:{server.port}" if server else "")

@@ -88,5 +88,5 @@ class Generations(ABC):
         """Remove all generations before the current one; the names of what was removed."""
 
     def superseded(self) -> StorageError:
-        """For :meth:`closed`."""
+        """What a migration raises when another one has changed the model before it."""
         return StorageError(f"{self.shown}: another migration has changed the model meanwhile; nothing was changed")

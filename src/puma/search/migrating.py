@@ -83,8 +83,8 @@ def migrate(
         raise InputError(f"{shown}: holds the vectors of this model already ({encoder.fingerprint})")
     target = _target(generations, model, encoder.fingerprint)
     used = generations.current()
-    source, made = generations.open(used), generations.make(target, encoder.dim)
-    work = _Work(old, source, made, encoder, batch_size, shown)
+    made = generations.make(target, encoder.dim)
+    work = _Work(generations, used, made, old, encoder, batch_size)
     with tqdm(total=len(old), desc="migrating", unit="item", disable=not progress, smoothing=0.1) as bar:
         while work.turn(bar) > batch_size:
             pass  # more came meanwhile: another turn, while others may still write
@@ -94,7 +94,7 @@ def migrate(
             work.turn(bar)
             if work.done.skips and not leave_out:
                 raise _refusal(shown, work.done)
-            work.finish(generations, used)
+            work.finish()
             generations.switch(target)
     work.done.generation = target.number
     return work.done
@@ -123,9 +123,11 @@ def _refusal(shown: str, done: Migrated) -> InputError:
 class _Work:
     """The turns of one migration."""
 
-    def __init__(self, old: Index, source: Engine, made: Engine, encoder: Encoder, batch_size: int, shown: str) -> None:
-        self.old, self.source, self.made, self.encoder, self.batch_size = old, source, made, encoder, batch_size
-        self.shown = shown
+    def __init__(
+        self, generations: Generations, used: Generation, made: Engine, old: Index, encoder: Encoder, batch_size: int
+    ) -> None:
+        self.generations, self.used, self.made, self.source = generations, used, made, generations.open(used)
+        self.old, self.encoder, self.batch_size = old, encoder, batch_size
         self.done = Migrated()
 
     def turn(self, bar: tqdm) -> int:
@@ -145,7 +147,7 @@ class _Work:
         self.done.embedded += embedded
         return embedded
 
-    def finish(self, generations: Generations, used: Generation) -> None:
+    def finish(self) -> None:
         """Take over what lies beside the rows, drop rows that are gone, and compare both generations' rows.
 
         Raises:
@@ -154,8 +156,8 @@ class _Work:
         names = {row.id for rows in self.source.scan(4096, False) for row in rows}
         there = {row.id for rows in self.made.scan(4096, False) for row in rows}
         lost = {skip.where for skip in self.done.skips}
-        if generations.current().number != used.number:  # without a lock: these rows may have been added since
-            raise generations.superseded()
+        if self.generations.current().number != self.used.number:  # without a lock these rows may be newer than that
+            raise self.generations.superseded()
         for part in parts_of(sorted(there - names), 500):
             self.made.delete(part)
         self.made.take_companions(self.source, names - lost)
@@ -165,7 +167,9 @@ class _Work:
     def check(self, faults: Sequence[str]) -> None:
         """Raise StorageError if there are any."""
         if faults:
-            raise StorageError(f"{self.shown}: the new generation is not sound ({'; '.join(faults[:3])}); repeat")
+            raise StorageError(
+                f"{self.generations.shown}: the new generation is not sound ({'; '.join(faults[:3])}); repeat"
+            )
 
     def _unfound(self) -> list[str]:
         probes = self.made.page(PROBED, None, None, None)

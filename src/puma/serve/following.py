@@ -50,7 +50,6 @@ async def follow(app: FastAPI, load: Callable[[str], Encoder]) -> None:
     if found is None:
         return
     name, generations = found
-    address = app.state.service.searchers[name].index.address
     served = await asyncio.to_thread(generations.current)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
@@ -58,7 +57,7 @@ async def follow(app: FastAPI, load: Callable[[str], Encoder]) -> None:
             newest = await asyncio.to_thread(generations.current)
             if newest.number == served.number:
                 continue
-            made = await asyncio.to_thread(_service, app.state.service, name, address, newest, load)
+            made = await asyncio.to_thread(_service, app.state.service, name, newest, load)
             await made.warm()
         except Exception as error:
             _log.error("%s: its new model cannot be served, the old one goes on: %s", generations.shown, error)
@@ -70,7 +69,7 @@ async def follow(app: FastAPI, load: Callable[[str], Encoder]) -> None:
         await asyncio.to_thread(old.close)
 
 
-def _service(old: Service, name: str, address: str, newest: Generation, load: Callable[[str], Encoder]) -> Service:
+def _service(old: Service, name: str, newest: Generation, load: Callable[[str], Encoder]) -> Service:
     encoder = load(newest.model)
-    searcher = Searcher(encoder, Index(address, create=False))
+    searcher = Searcher(encoder, Index(old.searchers[name].index.address, create=False))
     return Service(encoder, {name: searcher}, old.settings, cutoffs_of(encoder), old.metrics)

@@ -147,8 +147,14 @@ class RetrievalObjective(nn.Module):
         settings = {name: getattr(config, name) for name in names}
         # FSDP2 gathers a layer's weights anew for each chunk: no cast of them may outlive one.
         autocast = torch.bfloat16 if config.precision == "bf16" and not is_sharded() else None
-        more = {"shared_teacher": shared_teacher, "student_map": student_map, "short": short, "autocast": autocast}
-        return cls(model, **settings, **more)
+        return cls(
+            model,
+            **settings,
+            shared_teacher=shared_teacher,
+            student_map=student_map,
+            short=short,
+            autocast=autocast,
+        )
 
     def forward(self, features: list[dict[str, Any]], labels: Any = None) -> dict[str, torch.Tensor]:
         """The weighted terms by name; the trainer logs and sums them."""

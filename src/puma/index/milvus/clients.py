@@ -8,6 +8,7 @@ is back; so a client here has a connection of its own, and is given up at the fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from pathlib import Path
@@ -63,13 +64,6 @@ class Client:
             timer.daemon = True
             timer.start()
 
-    def close(self) -> None:
-        """Free its connection; the next :meth:`get` opens another."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            _close(client)
-
     def _made(self) -> Any:
         try:
             from pymilvus import MilvusClient
@@ -86,26 +80,10 @@ class Client:
             raise DependencyError(f"an index on Milvus needs pymilvus: {install_command('milvus')}") from None
 
 
-_clients: dict[tuple[str, str, str, float], Client] = {}
-_lock = threading.Lock()
-
-
+@functools.lru_cache(maxsize=32)
 def client_of(uri: str, token: str, database: str, seconds: float) -> Client:
     """The same client for the same arguments."""
-    key = (uri, token, database, seconds)
-    with _lock:
-        if key not in _clients:
-            _clients[key] = Client(*key)
-        return _clients[key]
-
-
-def close_clients() -> None:
-    """Close them all; an index that is used afterwards opens its own again."""
-    with _lock:
-        clients = list(_clients.values())
-        _clients.clear()
-    for client in clients:
-        client.close()
+    return Client(uri, token, database, seconds)
 
 
 def _close(client: Any) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from puma.errors import InputError, PumaError, StorageError
 from puma.index.milvus.clients import client_of
 from puma.index.milvus.expressions import one_of
-from puma.index.milvus.names import is_reserved
+from puma.index.milvus.names import current_alias, is_reserved
 from puma.index.tables import parts_of
 
 PORT = 19530
@@ -131,14 +131,20 @@ class Server:
 
     def target(self, alias: str) -> str | None:
         """The collection of an alias; None where there is no such alias."""
-        try:
-            return str(self.client.describe_alias(alias, timeout=self.seconds)["collection_name"])
-        except PumaError:
-            raise
-        except Exception as error:
-            if re.search(r"alias not found|alias \S+ does not exist", str(error)):  # a server, and Milvus Lite
-                return None
-            raise self._error(error) from None
+
+        def look() -> str | None:
+            try:
+                return str(self.client.describe_alias(alias, timeout=self.seconds)["collection_name"])
+            except Exception as error:
+                if re.search(r"alias not found|alias \S+ does not exist", str(error)):  # a server, and Milvus Lite
+                    return None
+                raise
+
+        return self.call(look)
+
+    def current_rows(self) -> str:
+        """The collection of the rows that count, of the index whose name this server has."""
+        return self.target(current_alias(self.address.name)) or self.address.name
 
     def aliases(self, collection: str) -> list[str] | None:
         """The aliases of a collection; None where it is gone."""

@@ -22,7 +22,7 @@ from puma.index.milvus.companions import Sources, Stamps, Thumbnails
 from puma.index.milvus.connection import AT_ONCE, Address, Server
 from puma.index.milvus.expressions import hexed, one_of, unhexed
 from puma.index.milvus.generations import MilvusGenerations
-from puma.index.milvus.names import companions_of, current_alias, sealed_alias
+from puma.index.milvus.names import companions_of, sealed_alias
 from puma.index.milvus.reader import FLAT_ROWS, MilvusReader
 from puma.index.tables import parts_of
 from puma.index.writer import RowWriter
@@ -140,7 +140,8 @@ def open_table(where: Path | str) -> MilvusEngine | None:
     address = Address.parse(str(where))
     if address.is_file and not Path(address.uri).exists():
         return None
-    return _opened(_with_current_rows(Server(address)))
+    server = Server(address)
+    return _opened(server.at(server.current_rows()))
 
 
 def create_table(where: Path | str, dim: int, fingerprint: str | None) -> MilvusEngine:
@@ -149,7 +150,8 @@ def create_table(where: Path | str, dim: int, fingerprint: str | None) -> Milvus
     Raises:
         StorageError, InputError, DependencyError: as :func:`open_table`.
     """
-    server = _with_current_rows(Server(Address.parse(str(where))))
+    server = Server(Address.parse(str(where)))
+    server = server.at(server.current_rows())
     made = _opened(server)
     if made is None:
         create(server, dim, fingerprint)
@@ -166,8 +168,3 @@ def generations(where: Path | str) -> MilvusGenerations:
 def _opened(server: Server) -> MilvusEngine | None:
     about = described(server)
     return None if about is None else MilvusEngine(server, about)
-
-
-def _with_current_rows(server: Server) -> Server:
-    name = server.address.name
-    return server.at(server.target(current_alias(name)) or name)

@@ -41,16 +41,16 @@ class MilvusGenerations(Generations):
         self._known: dict[int, Generation] = {}
 
     def current(self) -> Generation:
-        rows = self.server.target(current_alias(self.index))
-        return Generation(1) if rows is None else self._generation(number_of(rows))
+        number = number_of(self.server.current_rows())
+        return Generation(1) if number == 1 else self._generation(number)
 
     def filling(self) -> Generation | None:
-        found = noted(self._beside(self._current_rows()), FILLING)
+        found = noted(self.server.at(self.server.current_rows()), FILLING)
         return None if found is None else Generation(**json.loads(found))
 
     def begin(self, model: str, fingerprint: str) -> Generation:
         made = Generation(self.current().number + 1, model, fingerprint)
-        note(self._beside(self._current_rows()), FILLING, json.dumps(asdict(made)))
+        note(self.server.at(self.server.current_rows()), FILLING, json.dumps(asdict(made)))
         return made
 
     def open(self, generation: Generation) -> Engine:
@@ -88,12 +88,12 @@ class MilvusGenerations(Generations):
 
     def switch(self, generation: Generation) -> None:
         rows, alias = rows_of_generation(self.index, generation.number), current_alias(self.index)
-        before = self._current_rows()
+        before = self.server.current_rows()
         self._call("create_alias" if self.server.target(alias) is None else "alter_alias", rows, alias)
         self.server.drop(companions_of(before), [FILLING])
 
     def abandon(self) -> None:
-        unfinished, rows = self.filling(), self._current_rows()
+        unfinished, rows = self.filling(), self.server.current_rows()
         if unfinished is not None and unfinished.number > self.current().number:
             self._drop(unfinished.number)
         self.server.drop(companions_of(rows), [FILLING])
@@ -114,9 +114,6 @@ class MilvusGenerations(Generations):
                 gone.append(name)
         return gone
 
-    def _current_rows(self) -> str:
-        return self.server.target(current_alias(self.index)) or self.index
-
     def _generation(self, number: int) -> Generation:
         if number not in self._known:
             about = described(self._server(number)) or {}
@@ -124,10 +121,7 @@ class MilvusGenerations(Generations):
         return self._known[number]
 
     def _server(self, number: int) -> Server:
-        return self._beside(rows_of_generation(self.index, number))
-
-    def _beside(self, rows: str) -> Server:
-        return self.server.at(rows, LEVELS[0])
+        return self.server.at(rows_of_generation(self.index, number))
 
     def _call(self, name: str, *arguments: str) -> Any:
         return self.server.call(lambda: getattr(self.server.client, name)(*arguments, timeout=self.server.seconds))
