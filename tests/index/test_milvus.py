@@ -75,6 +75,7 @@ def test_what_is_no_address_is_refused_without_its_secret(address, message):
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.timeout(30)  # not the client's own quarter of an hour
 def test_no_server_is_said_in_time(monkeypatch):
     monkeypatch.setenv("PUMA_MILVUS_TIMEOUT", "1")
     with pytest.raises(StorageError, match=r"milvus://127.0.0.1:\d+/my: no answer from the Milvus server within 1 s"):
@@ -242,7 +243,7 @@ def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvu
     acknowledged = [int(writer.stdout.readline()) for _ in range(6)]
     monkeypatch.setenv("PUMA_MILVUS_TIMEOUT", "5")
     held = Index(address, create=False)
-    assert held.page(1)
+    assert len(held) >= 6 * BATCH
     server.kill()
     try:
         rest, errors = writer.communicate(timeout=120)
@@ -254,7 +255,7 @@ def test_a_server_killed_in_the_middle_of_ingest_loses_no_acknowledged_row(milvu
     end = time.monotonic() + 90
     while not answers(held) and time.monotonic() < end:
         time.sleep(0.5)
-    assert answers(held)
+    assert len(held) >= len(acknowledged) * BATCH
     index = Index(address, create=False)
     wanted = {name for batch in acknowledged for name in rows_of("a", batch)["ids"]}
     stored = {row.id for part in index.scan(vectors=False) for row in part}

@@ -32,6 +32,7 @@ def test_an_address_needs_a_name():
         Index("s3://bucket")
 
 
+@pytest.mark.timeout(60)
 def test_no_store_is_said_within_seconds(monkeypatch):
     for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}).items():
         monkeypatch.setenv(name, value)
@@ -139,7 +140,7 @@ def test_one_writer_at_a_time_and_a_dead_ones_lease_is_taken_over(bucket, monkey
     with locked(folder, "write", wait=0) as mine:
         assert not mine
     begun = time.monotonic()
-    with locked(folder, "write", wait=30) as mine:
+    with locked(folder, "write", wait=20) as mine:
         assert mine
     assert time.monotonic() - begun >= 1.0  # it was not renewed for so long
     obstore.put(store, ".write.lock", b"of another that lives")

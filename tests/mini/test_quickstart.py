@@ -130,6 +130,19 @@ def test_the_report_is_one_file_without_outside_addresses(finished):
     assert not (folder / "out" / "work").exists()
 
 
+def test_without_a_first_stage_as_the_shipped_recipe_has_it(benchmark, tmp_path):
+    assert read_recipe("mini").distil is None
+    arguments = {"home": tmp_path / "home", "say": lambda _: None, "root": benchmark}
+    base = tiny.base_folder(tmp_path / "base")
+    results = quickstart(tmp_path / "out", recipe=replace(SMALL, distil=None), base=base, **arguments)
+    assert results["steps"] == {"retrieve": 4}
+    assert "distil" not in results["seconds"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Trained for 4 steps of 8 pairs, seed 0" in page
+    assert "Stage 2: split MAC-Loss" in page
+    assert "Stage 1" not in page
+
+
 def test_a_cut_run_goes_on_without_training_again(benchmark, tmp_path, monkeypatch):
     base = tiny.base_folder(tmp_path / "base")
     trained = []

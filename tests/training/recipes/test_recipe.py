@@ -243,7 +243,7 @@ def each(*quick, without=()):
     )
 
 
-@each("mini-distilled", "qwen2-vl-7b")
+@each("mini", "mini-distilled", "qwen2-vl-7b")
 def test_every_shipped_recipe_has_a_dry_run(name, capsys):
     assert main(["train", name, "--dry-run", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
