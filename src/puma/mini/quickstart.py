@@ -213,7 +213,8 @@ def _drop_work_of_another_recipe(work: Path, recipe: Recipe, root: Path, base: P
 
 def _loss_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], recipe: Recipe) -> list[Curve]:
     loss = recipe.retrieve.loss
-    titles = {"distil": "Stage 1: self-distillation", "retrieve": f"Stage 2: {LOSS_TITLES.get(loss, loss)}"}
+    contrast = LOSS_TITLES.get(loss, loss)
+    titles = {"distil": "Stage 1: self-distillation", "retrieve": f"Stage 2: {contrast}" if len(logs) > 1 else contrast}
     curves = []
     for stage, log in logs.items():
         for term in ("loss", "contrastive", "distillation"):
