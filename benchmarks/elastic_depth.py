@@ -5,8 +5,9 @@
     python benchmarks/elastic_depth.py --plot  # the plot, and the table on stdout
 
 ``alone-<depth>`` is the mini recipe's stage 2 at that depth; ``elastic`` trains the deepest with exits at the others;
-``elastic-taught`` adds the deepest's similarities as their teacher. Each run is scored on OpenPics' val at every depth
-it has and added to the results before the next one starts.
+``elastic-taught`` adds the deepest's similarities as their teacher. From 15 layers on the learning rate is a lower one
+(docs/log.md, 2026-11-23). Each run is scored on OpenPics' val at every depth it has and added to the results before the
+next one starts.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from puma.cli.commands._shared import quiet_libraries
 
 RESULTS = Path(__file__).parent / "results" / "elastic_depth.json"
 PLOT = Path(__file__).parent.parent / "docs" / "elastic-depth.svg"
-SAME = ("run", "steps", "seed", "split")
+SAME = ("run", "steps", "seed", "split", "of")
 TAUGHT = 1.0
 """Weight of the exits' teacher."""
+DEEP, DEEP_RATE = 15, 3e-4
+"""From how many layers on the learning rate is this one."""
 COLOURS = {"alone": INK, "elastic": DOT, "elastic-taught": "#c0562b"}
 
 
@@ -57,6 +60,8 @@ def run_cell(world: Any, options: argparse.Namespace, name: str, seed: int) -> d
     depth, changes = runs(options.depths)[name]
     retriever = world.fresh(replace(VARIANTS["plain"], layers=depth))
     values = {**vars(world.plan.retrieve), **changes, "steps": options.steps, "seed": seed, "save_steps": 10**9}
+    if depth >= DEEP:
+        values["learning_rate"] = DEEP_RATE
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig.from_dict(values)
@@ -76,11 +81,17 @@ def run_cell(world: Any, options: argparse.Namespace, name: str, seed: int) -> d
         "steps": options.steps,
         "seed": seed,
         "split": options.split,
+        "of": depths_of(options.depths, name),
         "depths": found,
         "cpu_seconds": seconds,
         "command": " ".join(["python", *sys.argv]),
         **described(),
     }
+
+
+def depths_of(depths: Sequence[int], name: str) -> list[int]:
+    """The depths that a run has: all, or its own."""
+    return [int(name.removeprefix("alone-"))] if name.startswith("alone-") else list(depths)
 
 
 def speed(world: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -102,6 +113,7 @@ def speed(world: Any, options: argparse.Namespace) -> dict[str, Any]:
         "steps": 0,
         "seed": 0,
         "split": "",
+        "of": list(options.depths),
         "texts_a_second": {str(depth): round(rate, 1) for depth, rate in middle.items()},
         # The decoder's FLOPs are in proportion to its layers: there is no LM head, and embeddings are looked up.
         "of_the_flop_ratio": {str(d): round(middle[d] / middle[deepest] * d / deepest, 3) for d in middle},
@@ -167,8 +179,9 @@ def main() -> None:
     quiet_libraries()
     if options.plot:
         rows = [row for row in read_rows(options.results) if row["run"] != "speed" and row["steps"] == options.steps]
+        rows = [row for row in rows if row["of"] == depths_of(options.depths, row["run"])]
         if not rows:
-            raise SystemExit(f"{options.results}: no runs of {options.steps} steps")
+            raise SystemExit(f"{options.results}: no runs of {options.steps} steps at the depths {options.depths}")
         PLOT.write_text(drawn(rows, options.split), encoding="utf-8")
         print(table(rows, options.split))
         return
@@ -184,8 +197,8 @@ def main() -> None:
         return
     for seed in options.seeds:
         for name in options.only or runs(options.depths):
-            done = {tuple(row[key] for key in SAME) for row in read_rows(options.results)}
-            if (name, options.steps, seed, options.split) in done:
+            done = [[row[key] for key in SAME] for row in read_rows(options.results)]
+            if [name, options.steps, seed, options.split, depths_of(options.depths, name)] in done:
                 continue
             row = run_cell(world, options, name, seed)
             add_row(options.results, row, SAME)
