@@ -16,6 +16,8 @@ from puma.errors import InputError, StorageError
 from puma.index import Index, remote
 from puma.index.remote import RemoteFolder
 from puma.index.tables import locked
+from puma.storage import object_stores
+from puma.storage.object_stores import store_of
 from support.engines import S3_ENVIRONMENT, free_port, placed
 from support.index_child import rows_of
 
@@ -36,11 +38,11 @@ def test_an_address_needs_a_name():
 def test_no_store_is_said_within_seconds(monkeypatch):
     for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "RETRIES", 1)
-    remote._store.cache_clear()
+    monkeypatch.setattr(object_stores, "RETRIES", 1)
+    object_stores.store_of.cache_clear()
     with pytest.raises(StorageError, match=r"s3://bucket/name: the object store cannot be used .*AWS_ENDPOINT_URL"):
         Index("s3://bucket/name", dim=4)
-    remote._store.cache_clear()
+    object_stores.store_of.cache_clear()
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def memory(monkeypatch):
     from obstore.store import MemoryStore
 
     store = MemoryStore()
-    monkeypatch.setattr(remote, "_store", lambda _url: store)
+    monkeypatch.setattr(remote, "store_of", lambda _url: store)
     monkeypatch.setattr(remote, "LEASE_SECONDS", 0.6)
     return store
 
@@ -106,7 +108,7 @@ def test_a_store_that_fails_while_a_writer_waits_is_named(memory, monkeypatch):
 def test_a_bucket_that_is_not_there_and_things_of_others(bucket):
     with pytest.raises(StorageError, match=r"s3://nobody/name: the object store cannot be used .*check the bucket"):
         Index("s3://nobody/name", dim=4)
-    store = remote._store(bucket("theirs"))
+    store = store_of(bucket("theirs"))
     obstore.put(store, "holiday.jpg", b"x")
     with pytest.raises(InputError, match=r"other things \(holiday.jpg\), and no index"):
         Index(bucket("theirs"), dim=4)
@@ -135,7 +137,7 @@ def test_one_writer_at_a_time_and_a_dead_ones_lease_is_taken_over(bucket, monkey
         order.append("second")
     first.join()
     assert order == ["first", "first ends", "second"]
-    store = remote._store(folder.url)
+    store = store_of(folder.url)
     obstore.put(store, ".write.lock", b"of a process that was killed")
     with locked(folder, "write", wait=0) as mine:
         assert not mine

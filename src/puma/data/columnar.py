@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import DataError
+from puma.items.objects import AnyPath
+from puma.storage.object_files import LARGEST_BLOCK
 
 PARQUET = (".parquet",)
 BYTES_AT_ONCE = 16 * 2**20
@@ -19,7 +21,7 @@ ROWS_AT_ONCE = 256
 BUFFER = 2**20
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: AnyPath) -> Any:
     """A Parquet file, to be closed by ``with``.
 
     Raises:
@@ -30,12 +32,13 @@ def open_parquet(path: Path) -> Any:
 
     try:
         # Buffered and not read ahead: else a row group's whole column of images could be in memory at once.
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
+        source = path if isinstance(path, Path) else path.open("rb", buffering=0)
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER if source is path else LARGEST_BLOCK)
     except pa.ArrowException as error:
         raise DataError(f"{path}: not a Parquet file ({_plain(error)})") from None
 
 
-def parquet_rows(path: Path, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def parquet_rows(path: AnyPath, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Every row of a Parquet file by column.
 
     Args:

@@ -6,10 +6,9 @@ Bytes are split into lines, not text: a stray U+2028 inside a caption is no line
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from puma.items.objects import AnyPath, absolute
 from puma.items.skips import Skip
 
 MAX_LINE = 16 * 2**20
@@ -29,7 +28,7 @@ _MARKS = (
 )
 
 
-def encoding_of(path: Path, given: str | None = None) -> str:
+def encoding_of(path: AnyPath, given: str | None = None) -> str:
     """The encoding of a file: the one that was given, by its mark, or UTF-16 without a mark where every other byte is
     NUL, as in European texts; else UTF-8.
 
@@ -38,7 +37,7 @@ def encoding_of(path: Path, given: str | None = None) -> str:
     """
     if given is not None:
         return UTF8 if codecs.lookup(given).name == "utf-8" else given
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         head = stream.read(LOOKED_AT)
     for mark, name in _MARKS:
         if head.startswith(mark):
@@ -49,7 +48,7 @@ def encoding_of(path: Path, given: str | None = None) -> str:
     return UTF8
 
 
-def text_lines(path: Path, encoding: str | None = None, advice: str = "") -> Iterator[tuple[str, str | Skip]]:
+def text_lines(path: AnyPath, encoding: str | None = None, advice: str = "") -> Iterator[tuple[str, str | Skip]]:
     """Lines, without the white space around them, with their place ``file:line``; of one that cannot be read, why.
 
     Args:
@@ -64,7 +63,7 @@ def text_lines(path: Path, encoding: str | None = None, advice: str = "") -> Ite
         yield from _other_lines(path, encoding, advice)
         return
     number = 0
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         while raw := stream.readline(MAX_LINE):
             number += 1
             where = f"{path}:{number}"
@@ -81,15 +80,15 @@ def text_lines(path: Path, encoding: str | None = None, advice: str = "") -> Ite
             yield where, line or Skip(where, EMPTY)
 
 
-def breaks_off(path: Path, where: str, encoding: str, error: UnicodeError, advice: str) -> Skip:
+def breaks_off(path: AnyPath, where: str, encoding: str, error: UnicodeError, advice: str) -> Skip:
     """The skip of all that follows a place where a file is not in its encoding."""
     reason = f"nothing can be read from here as {encoding} ({error}){advice}"
-    return Skip(where, reason, source=os.path.abspath(path))
+    return Skip(where, reason, source=absolute(path))
 
 
-def _other_lines(path: Path, encoding: str, advice: str) -> Iterator[tuple[str, str | Skip]]:
+def _other_lines(path: AnyPath, encoding: str, advice: str) -> Iterator[tuple[str, str | Skip]]:
     number = 0
-    with open(path, encoding=encoding) as stream:
+    with path.open(encoding=encoding) as stream:
         while True:
             number += 1
             where = f"{path}:{number}"

@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from puma.data.encodings import UTF8, breaks_off, encoding_of, text_lines
 from puma.errors import DataError
+from puma.items.objects import AnyPath
 from puma.items.skips import Skip
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -28,7 +28,7 @@ Row = tuple[str, "dict[str, Any] | Skip"]
 """A row's place, as ``file:line``, and what it holds by column, or why it cannot be read."""
 
 
-def json_rows(path: Path, encoding: str | None = None, advice: str = "") -> Iterator[Row]:
+def json_rows(path: AnyPath, encoding: str | None = None, advice: str = "") -> Iterator[Row]:
     """The JSON objects of a file of one a line. Arguments and errors are those of
     :func:`puma.data.encodings.text_lines`."""
     for where, line in text_lines(path, encoding, advice):
@@ -61,7 +61,7 @@ class CsvLayout:
     before: int = 0
 
 
-def csv_layouts(path: Path, encoding: str | None = None, advice: str = "") -> list[CsvLayout]:
+def csv_layouts(path: AnyPath, encoding: str | None = None, advice: str = "") -> list[CsvLayout]:
     """Every way in which a CSV file may be written, by its header, the first row that is not blank: one for each
     delimiter, or the only one where the file names its own.
 
@@ -91,7 +91,7 @@ def csv_layouts(path: Path, encoding: str | None = None, advice: str = "") -> li
     return found
 
 
-def csv_layout(path: Path, wanted: Collection[str], advice: str = "") -> CsvLayout:
+def csv_layout(path: AnyPath, wanted: Collection[str], advice: str = "") -> CsvLayout:
     """Find out how a CSV file is written.
 
     The delimiter is the one that gives the most of the ``wanted`` columns, and of those the one that gives most columns
@@ -104,7 +104,7 @@ def csv_layout(path: Path, wanted: Collection[str], advice: str = "") -> CsvLayo
     return max(layouts, key=lambda layout: (len(set(wanted) & set(layout.names)), len(layout.names)))
 
 
-def csv_rows(path: Path, layout: CsvLayout, advice: str = "") -> Iterator[Row]:
+def csv_rows(path: AnyPath, layout: CsvLayout, advice: str = "") -> Iterator[Row]:
     """The rows of a CSV file below its header, every value a string. Blank lines are no rows.
 
     A byte that is not UTF-8 stands in its value as a lone surrogate: whoever needs the value refuses it. In another
@@ -140,8 +140,8 @@ def csv_rows(path: Path, layout: CsvLayout, advice: str = "") -> Iterator[Row]:
                 yield where, row
 
 
-def _opened(path: Path, encoding: str) -> TextIO:
-    return open(path, encoding=encoding, errors="surrogateescape" if encoding == UTF8 else "strict", newline="")
+def _opened(path: AnyPath, encoding: str) -> IO[str]:
+    return path.open(encoding=encoding, errors="surrogateescape" if encoding == UTF8 else "strict", newline="")
 
 
 def _no_constant(name: str) -> None:

@@ -16,13 +16,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any, TypeVar
 
-from puma.errors import DependencyError, PumaError, StorageError, install_command
+from puma.errors import PumaError, StorageError
+from puma.storage import object_stores
+from puma.storage.object_stores import store_of
 
 LEASE_SECONDS = 60.0
-CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 15, 3
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -31,18 +31,12 @@ _log = logging.getLogger(__name__)
 def storage_options() -> dict[str, str]:
     """LanceDB's options: an error within seconds, instead of minutes of retries."""
     return {
-        "connect_timeout": f"{CONNECT_SECONDS}s",
-        "request_timeout": f"{REQUEST_SECONDS}s",
-        "client_max_retries": str(RETRIES),
-        "client_retry_timeout": str(RETRY_SECONDS),
-        "allow_http": str(_without_tls()).lower(),
+        "connect_timeout": f"{object_stores.CONNECT_SECONDS}s",
+        "request_timeout": f"{object_stores.REQUEST_SECONDS}s",
+        "client_max_retries": str(object_stores.RETRIES),
+        "client_retry_timeout": str(object_stores.RETRY_SECONDS),
+        "allow_http": str(object_stores.without_tls()).lower(),
     }
-
-
-def _without_tls() -> bool:
-    """Whether the endpoint that the environment names is one of plain HTTP."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    return any(os.environ.get(name, "").startswith("http://") for name in names)
 
 
 class RemoteFolder:
@@ -108,20 +102,13 @@ class RemoteFolder:
 
     def _requested(self, work: Callable[[Any], T]) -> T:
         try:
-            return work(_store(self.url))
+            return work(store_of(self.url))
         except PumaError:
             raise
-        except Exception as error:  # obstore has a kind for each cloud's failures
-            if type(error).__module__.startswith("obstore") or isinstance(error, (OSError, ValueError)):
-                raise self._unreachable(error) from None
+        except Exception as error:
+            if object_stores.is_store_error(error):
+                raise object_stores.unusable(self, error) from None
             raise
-
-    def _unreachable(self, error: Exception) -> StorageError:
-        text = str(error).partition("\n\nDebug")[0]
-        return StorageError(
-            f"{self}: the object store cannot be used ({' '.join(text.split())[:300]}); check the bucket, the "
-            "credentials and the endpoint (AWS_ENDPOINT_URL and so on), then repeat"
-        )
 
 
 class _Lease:
@@ -163,7 +150,7 @@ class _Lease:
             self._renewing.join()
         # One that was taken over belongs to another now. If this fails, it is taken over when its time is up.
         with contextlib.suppress(Exception):
-            store = _store(self.folder.url)
+            store = store_of(self.folder.url)
             if not self.lost and self._present(store) == self._tag:
                 obstore.delete(store, self.name)
 
@@ -201,7 +188,7 @@ class _Lease:
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
-            store = _store(self.folder.url)
+            store = store_of(self.folder.url)
             try:
                 # A renewal whose answer was lost has changed the tag all the same.
                 made = self._put({"e_tag": self._tag}, store) or self._own(store)
@@ -212,21 +199,3 @@ class _Lease:
                 self.lost = True
                 return
             self._tag = made
-
-
-@functools.lru_cache(maxsize=32)
-def _store(url: str) -> Any:
-    try:
-        from obstore.store import from_url
-    except ImportError:
-        raise DependencyError(f"an index in an object store needs obstore: {install_command('object-store')}") from None
-    clients: Any = {
-        "connect_timeout": f"{CONNECT_SECONDS}s",
-        "timeout": f"{REQUEST_SECONDS}s",
-        "allow_http": _without_tls(),
-    }
-    return from_url(
-        url,
-        client_options=clients,
-        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
-    )

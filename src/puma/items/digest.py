@@ -12,6 +12,7 @@ from pathlib import Path
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.items.limits import most_file_bytes
+from puma.items.objects import ObjectPath, object_bytes
 from puma.items.opening import FileBytes, ImageSource, open_image
 from puma.items.references import no_such_file
 
@@ -27,6 +28,7 @@ def content_digest(item: Item) -> str:
     Raises:
         ImageError: the image's file cannot be read or is over the size limit.
         InputError: the text is not valid Unicode.
+        StorageError: the image is in an object store that cannot be reached.
     """
     return read_content(item)[0]
 
@@ -80,6 +82,8 @@ def plain_text(text: str | None) -> str:
 def _image_bytes(image: ImageSource, after_size: bytes = b"") -> bytes:
     """What is hashed of an image. ``after_size`` keeps both digests of pixels as they were first written to disks."""
     if isinstance(image, (str, os.PathLike)):
+        if isinstance(image, ObjectPath):
+            return FileBytes(object_bytes(image, most_file_bytes()), str(image))
         return FileBytes(_file_bytes(Path(image)), os.fspath(image))
     if isinstance(image, bytes):
         return image

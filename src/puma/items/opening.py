@@ -14,10 +14,11 @@ from typing import Union
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
-from puma.errors import ImageError
+from puma.errors import ImageError, StorageError
 from puma.items.formats import EXTRA_FORMATS, why_not_read
 from puma.items.image_checks import why_costly, why_too_many_scans
 from puma.items.limits import PLAIN, image_memory, memory_needed, most_file_bytes
+from puma.items.objects import ObjectPath, object_bytes
 from puma.items.references import no_such_file, what_instead
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *EXTRA_FORMATS)
@@ -73,6 +74,7 @@ def open_image(
     Raises:
         ImageError: the file is missing, too large, truncated, of no format in :data:`FORMATS`, or made to be slow
             (:mod:`puma.items.image_checks`).
+        StorageError: the image is in an object store that cannot be reached.
     """
     name = image_name(source)
     try:
@@ -84,7 +86,7 @@ def open_image(
             if image is not source:  # a GIF's frame may be larger than its header said
                 _check_memory(name, upright.size, memory_needed(upright, *upright.size))
             return _flattened(upright, image is source)
-    except ImageError:
+    except (ImageError, StorageError):  # the second: no object of the store can be read now
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: far too many pixels; scale the image down, or raise --image-memory") from None
@@ -173,11 +175,9 @@ def _opened(source: ImageSource, name: str, max_pixels: int | None, max_bytes: i
         return Image.fromarray(source)
     else:
         data = _read(source, name, max_bytes)
-        reason = why_costly(data, max_pixels or image_memory() // PLAIN)
-        if reason:
+        if reason := why_costly(data, max_pixels or image_memory() // PLAIN):
             raise ImageError(f"{name}: {reason}; no ordinary image has that, save it anew")
-        reason = why_not_read(data)
-        if reason:
+        if reason := why_not_read(data):
             raise ImageError(f"{name}: {reason}")
         # From memory: PIL keeps a file of its own open when a decoder fails half way.
         try:
@@ -209,6 +209,8 @@ def _jpeg(data: bytes) -> Image.Image:
 
 
 def _read(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
+    if isinstance(source, ObjectPath):
+        source = object_bytes(source, max_bytes)
     if isinstance(source, bytes):
         size = len(source)
     else:

@@ -12,10 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from puma.errors import ImageError, InputError
+from puma.errors import ImageError, InputError, StorageError
 from puma.index import Index
 from puma.items.digest import read_content
 from puma.items.item import FORMATS, MAX_BYTES, Item
+from puma.items.objects import ObjectPath, object_path
 from puma.search.ingest.documents import page_digest
 from puma.search.ingest.fields import file_of
 
@@ -71,12 +72,13 @@ def _read(payload: Mapping[str, Any], content: str, name: str) -> Original:
     image = payload.get("image")
     if not isinstance(image, str) or not has_file(payload):
         raise NoOriginalError(f"item {name!r}: it has no file of its own")
-    path = Path(file_of(image))
+    path = object_path(file_of(image)) or Path(file_of(image))
     page = _page(payload, image)
     changed = NoOriginalError(f"item {name!r}: its file has changed since it was indexed; index it again")
     try:
         if page is not None:
-            if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            there = isinstance(path, ObjectPath) or path.is_file()
+            if not there or path.stat().st_size > MAX_BYTES:
                 raise NoOriginalError(f"item {name!r}: its file is not there any more")
             data = path.read_bytes()
             if page_digest(hashlib.sha256(data).digest(), page) != content:
@@ -84,7 +86,7 @@ def _read(payload: Mapping[str, Any], content: str, name: str) -> Original:
             return Original(data, PDF, path.name)
         text = payload.get("text")
         found, file = read_content(Item(text if isinstance(text, str) else None, path))
-    except (ImageError, OSError):
+    except (ImageError, OSError, StorageError):
         raise NoOriginalError(f"item {name!r}: its file is not there any more, or cannot be read") from None
     if found != content or file is None:
         raise changed

@@ -11,6 +11,7 @@ from puma.items.encoder import Skip
 from puma.search import Searcher
 from puma.search.ingest import Record, count_items, read_items
 from support.encoders import ToyEncoder
+from support.objects import Bucket
 
 
 def pdf(path, *texts, box=(300, 200)):
@@ -108,3 +109,15 @@ def test_without_pypdfium2_the_skip_says_what_to_install(tmp_path, monkeypatch):
     added = Searcher(ToyEncoder(), tmp_path / "index").add_paths([path, tmp_path / "a.png"], progress=True)
     assert added.embedded == 1
     assert added.skips[0].reason == "PDF pages need pypdfium2: pip install 'puma-retrieval[pdf]'"
+
+
+def test_a_document_in_an_object_store_gives_its_pages(tmp_path, monkeypatch):
+    pytest.importorskip("pypdfium2")
+    pytest.importorskip("obstore")
+    (tmp_path / "d").mkdir()
+    pdf(tmp_path / "d/two.pdf", "one fox", "two foxes")
+    address = Bucket(monkeypatch).upload(tmp_path / "d", "d")
+    here, there = read_items([tmp_path / "d"]), read_items([address])
+    for one, other in zip(here, there, strict=True):
+        assert (one.content, one.item.text) == (other.content, other.item.text)
+        assert one.payload["image"] == other.payload["image"].replace(address, str(tmp_path / "d"))

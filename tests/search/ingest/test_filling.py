@@ -240,7 +240,7 @@ def test_a_list_that_cannot_be_read_is_a_skip_and_the_others_are_read(tmp_path, 
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, *arguments, **options)
 
-    monkeypatch.setattr("builtins.open", closed)
+    monkeypatch.setattr("io.open", closed)  # what pathlib calls
     records, skips, _ = split(read_items([tmp_path / "a.txt", tmp_path / "b.txt"]))
     assert [record.item.text for record in records] == ["open"]
     assert skips[0].source == str(tmp_path / "a.txt")

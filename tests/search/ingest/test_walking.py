@@ -13,7 +13,7 @@ from puma.cli import app as cli
 from puma.items import formats
 from puma.search import Searcher
 from puma.search.ingest import ReadOptions, walking
-from puma.search.ingest.reading import NO_COLUMNS
+from puma.search.ingest.files import NO_COLUMNS
 from support.encoders import ToyEncoder
 
 OLD = (1_700_000_000.5, 1_700_000_000.5)
@@ -147,7 +147,7 @@ def opened(monkeypatch):
         found.append(os.path.basename(path))
         return plain_open(path, *arguments, **options)
 
-    monkeypatch.setattr("builtins.open", noting)
+    monkeypatch.setattr("io.open", noting)  # what pathlib calls
     return found
 
 

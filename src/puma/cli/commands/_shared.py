@@ -86,7 +86,8 @@ NoResume = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IndexAddress = Annotated[str, typer.Argument(metavar="INDEX", help="The index's folder, or its address.")]
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf.")
+    list[str],
+    typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf, s3://."),
 ]
 
 

@@ -72,7 +72,7 @@ def embed(
     place = Engine(engine, address, workers)
     if st_prompt is not None and instruction is not None:
         raise InputError("give one of --instruction and --st-prompt, got both")
-    found = list(read_items([path.expanduser() for path in paths]))
+    found = list(read_items(paths))
     skips = [entry for entry in found if isinstance(entry, Skip)]
     records = [entry for entry in found if isinstance(entry, Record)]
     items = [record.item for record in records]

@@ -257,7 +257,7 @@ def rm(
         list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as ls and search --json show them.")
     ] = None,
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--path", help="A file or folder: what came from it, or from below it. May be repeated."),
     ] = None,
     as_json: Json = False,

@@ -52,7 +52,7 @@ def search(
         list[str] | None, typer.Option("--minus", help="Words for what the results should not be like.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Only images whose files are in this folder or below it.")
+        str | None, typer.Option("--folder", help="Only images whose files are in this folder or below it.")
     ] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", min=-1.0, max=1.0, help="Leave out results of a smaller score.")

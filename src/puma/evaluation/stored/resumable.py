@@ -21,7 +21,9 @@ from tqdm import tqdm
 from puma.errors import InputError
 from puma.evaluation.processes import first_does, processes, wait
 from puma.items.encoder import BATCH, Batch, Encoder, embed_batches
+from puma.items.fetching import fetched
 from puma.items.item import Item
+from puma.items.objects import ObjectPath
 from puma.storage.vectors import Group, VectorStore
 
 FORMAT = 1
@@ -138,7 +140,7 @@ class Resumable:
                     own = self._of(items, part)
                     # The digest before its images are read: a later change is noticed.
                     drawn.append((part, _digest(own, wanted.instruction)))
-                    yield own, wanted.instruction
+                    yield fetched(own), wanted.instruction
 
             for vectors, _, faults in embed_batches(self.encoder, batches()):
                 part, digest = drawn.popleft()
@@ -215,7 +217,9 @@ def _digest(items: Sequence[Item], instruction: str | None) -> str:
         image = item.image
         if image is None:
             continue
-        if isinstance(image, (str, os.PathLike)):
+        if isinstance(image, ObjectPath):  # as it was listed or read: no further request for each
+            digest.update(b"o" + f"{image} {image.version}".encode() + b"\0")
+        elif isinstance(image, (str, os.PathLike)):
             try:
                 about = os.stat(image)
                 state = f"{os.fspath(image)} {about.st_size} {about.st_mtime_ns}"

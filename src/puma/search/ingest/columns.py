@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from puma.items.formats import SUFFIXES
+from puma.items.objects import AnyPath
 from puma.search.ingest.options import NO_COLUMN, ReadOptions
 from puma.search.ingest.records import Note
 
@@ -81,7 +82,7 @@ class Columns:
                 row["id"] = f"{row['id']}#{number}"
             yield row
 
-    def notes(self, path: Path) -> Iterator[Note]:
+    def notes(self, path: AnyPath) -> Iterator[Note]:
         """One for each field of a file that looked like an image and was not used."""
         for name in self.unused:
             yield Note(str(path), f"{name!r:.80} looks like an image and is not used; --image-column names it")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from puma.data.rows import CsvLayout, csv_layouts, csv_rows
 from puma.errors import DataError
 from puma.items.encoder import Skip
+from puma.items.objects import AnyPath
 from puma.search.ingest.columns import Columns
 from puma.search.ingest.options import ADVICE, NOT_UTF8, ReadOptions
-from puma.search.ingest.records import Note, Record, is_text, record_of, source_of
+from puma.search.ingest.records import Row, is_text, record_of, source_of
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?")
 """No leading zero, no plus, no exponent: a postcode or a part number stays as it is written."""
 
 
-def check_delimited(path: Path, options: ReadOptions) -> None:
+def check_delimited(path: AnyPath, options: ReadOptions) -> None:
     """Raise DataError unless a text or an image can be found in the columns.
 
     Raises:
@@ -32,7 +33,7 @@ def check_delimited(path: Path, options: ReadOptions) -> None:
         raise DataError(f"{path}, line {line}: {columns.wanted()} is needed, the file has {names}")
 
 
-def delimited_rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
+def delimited_rows(path: AnyPath, options: ReadOptions) -> Iterator[Row]:
     """Every row as a record, or why there is none."""
     source, columns = source_of(path), Columns(options)
     try:
@@ -48,11 +49,11 @@ def delimited_rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip |
             yield Skip(where, NOT_UTF8)
         else:
             for fields in columns.rows(_cells(row, own)):
-                yield record_of(fields, path.parent, where, source)
+                yield partial(record_of, fields, path.parent, where, source)
     yield from columns.notes(path)
 
 
-def _layout(path: Path, columns: Columns) -> CsvLayout:
+def _layout(path: AnyPath, columns: Columns) -> CsvLayout:
     """How the file is written. The delimiter is the one with which a text or an image is found; of several, and if none
     does, the one that gives most columns."""
     layouts = csv_layouts(path, columns.options.encoding, ADVICE)

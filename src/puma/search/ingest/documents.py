@@ -10,16 +10,16 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from puma.errors import DependencyError, ImageError, install_command
 from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, Item
+from puma.items.objects import AnyPath
 from puma.search.ingest.fields import FOLDER
 from puma.search.ingest.options import ReadOptions
-from puma.search.ingest.records import Record, source_of
+from puma.search.ingest.records import Record, Row, source_of
 
 PAGE_SIDE = 1024
 """Pixels of the longer side of a rendered page, whatever size the document claims."""
@@ -30,7 +30,7 @@ RENDERING = b"pdf page 1, 1024, 4000"
 _ONE_AT_A_TIME = threading.RLock()  # PDFium is not made for threads
 
 
-def pages(path: Path, options: ReadOptions) -> Iterator[Record | Skip]:
+def pages(path: AnyPath, options: ReadOptions) -> Iterator[Row]:
     """Every page as a record of an image, with its words if it has a text layer. What cannot be rendered is a skip,
     and so is the whole document if it is damaged, locked, too large, or pypdfium2 is missing."""
     source = source_of(path)
@@ -90,7 +90,7 @@ def page_item(data: bytes, number: int) -> Item:
         raise ImageError(f"page {number}: {error}") from None
 
 
-def count_pages(path: Path) -> int:
+def count_pages(path: AnyPath) -> int:
     """How many pages; 1 where that cannot be seen."""
     try:
         document = _opened(_bytes(path))
@@ -107,7 +107,7 @@ class _UnreadableError(Exception):
     """A document or page that cannot be used; the message says why."""
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: AnyPath) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise _UnreadableError(f"{path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
     return path.read_bytes()

@@ -11,6 +11,7 @@ from typing import Any
 
 from puma.items.facts import image_facts
 from puma.items.item import Item
+from puma.items.objects import absolute
 
 FOLDER = "folder"
 """The absolute folder of the image's file, or of the file that it is in."""
@@ -49,7 +50,7 @@ def below(folder: str | os.PathLike[str]) -> dict[str, Any]:
         >>> below("/a/b")["filters"][1]["filters"][0]
         {'type': 'gte', 'key': 'folder', 'value': '/a/b/'}
     """
-    path = os.path.abspath(os.path.expanduser(folder))
+    path = absolute(os.path.expanduser(folder))
     inside = path.rstrip(os.sep) + os.sep
     after = inside[:-1] + chr(ord(os.sep) + 1)  # what sorts next after everything that begins with the folder
     return {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 from puma.index import Index, Stamp
 from puma.items.encoder import BATCH, Encoder
 from puma.search.ingest.filling import Added, fill
 from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
-from puma.search.ingest.reading import PathReader
+from puma.search.ingest.reading import reader_of
 from puma.search.ingest.records import Found, source_of
 from puma.search.ingest.syncing import Watch
 
@@ -39,7 +38,7 @@ class PreparedPaths:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         self.index, self.sync, self.allow_empty = index, sync, allow_empty
         self.options, self._waiting = options or ReadOptions(), list[Stamp]()
-        readers = [PathReader(Path(path).expanduser(), options) for path in given]
+        readers = [reader_of(path, options) for path in given]
         self._watch = Watch(index, readers)
         if sync and not allow_empty:
             self._watch.refuse_empty()
@@ -54,9 +53,10 @@ class PreparedPaths:
         """The pairs of source and id that the index held of these paths."""
         return self._watch.known
 
-    def count(self) -> int:
-        """About how many entries there will be."""
-        return sum(reader.count() for _, reader in self._readers)
+    def count(self) -> int | None:
+        """About how many entries there will be; None where counting would take long."""
+        counts = [reader.count() for _, reader in self._readers]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def entries(self) -> Iterator[Found]:
         """Everything in the paths, one at a time."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from puma.index.interface import PayloadJson
 from puma.items.digest import read_content
 from puma.items.encoder import Skip
 from puma.items.item import MAX_BYTES, FileBytes, Item
+from puma.items.objects import AnyPath, ObjectPath, absolute, object_path
 from puma.items.references import encoded_bytes, image_reference, is_address, is_data_uri, no_such_file
 from puma.search.ingest.fields import file_fields
 
@@ -120,6 +121,10 @@ class Same:
 
 
 Found = Record | Skip | Ignored | Note | Finished | Same
+Waiting = Callable[[], Record | Skip]
+"""A record that is still to be made: what it takes from elsewhere can be fetched for several at once."""
+Row = Waiting | Record | Skip | Note
+"""What a file gives, one after the other."""
 
 
 def same_place(source: str, name: str, payload: Mapping[str, Any]) -> int:
@@ -167,9 +172,9 @@ def payload_of(item: Item) -> dict[str, Any]:
     return payload
 
 
-def source_of(path: Path) -> str:
-    """A path as sources are written: absolute, without ``..``, links as they are."""
-    return os.path.abspath(path)
+def source_of(path: AnyPath) -> str:
+    """A path as sources are written: absolute, without ``..``, links as they are; of an object its address."""
+    return absolute(path)
 
 
 def is_text(value: str) -> bool:
@@ -181,7 +186,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Record | Skip:
+def record_of(fields: dict[str, Any], base: AnyPath, where: str, source: str) -> Record | Skip:
     """A record from a line's or a row's fields, or why there is none.
 
     Args:
@@ -208,7 +213,7 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
             raise InputError("empty: neither text nor image")
         if isinstance(image, str) and image:
             image = _image_of(image, base)
-            shown = str(image) if isinstance(image, Path) else f"{source}#{where.rpartition(':')[2]}"
+            shown = str(image) if isinstance(image, os.PathLike) else f"{source}#{where.rpartition(':')[2]}"
         if text and image_reference(text) in ("data URI", "base64"):
             raise InputError("text: holds an image as base64, not words; put it under image")
         item = Item(text=text, image=image or None)
@@ -222,17 +227,29 @@ def record_of(fields: dict[str, Any], base: Path, where: str, source: str) -> Re
     return Record(name or content, item, payload, content, where, source, file=file)
 
 
-def _image_of(given: str, base: Path) -> Path | bytes:
-    """The image that a line names: a path, or the bytes of a data URI. ImageError for an address."""
+def _image_of(given: str, base: AnyPath) -> AnyPath | bytes:
+    """The image that a line names: a path, or the bytes of a data URI. ImageError for an address; but a table in an
+    object store may name objects of its own bucket by their addresses."""
     if is_data_uri(given):
         return encoded_bytes(given, "image", MAX_BYTES)
     if "\0" in given:
         raise InputError("image: a path cannot hold a NUL character")
+    if isinstance(base, ObjectPath):
+        return _object_of(given, base)
     if given[:7].lower() == "file://":
         given = url2pathname(urlsplit(given).path)
     elif is_address(given):
         raise ImageError(f"image {given:.200}: {no_such_file(given)}")
     return Path(base, given).absolute()
+
+
+def _object_of(given: str, base: ObjectPath) -> ObjectPath:
+    """Nothing on this machine: a table of others, in a bucket, could name any file."""
+    named = object_path(given) if is_address(given) else base.at(given)
+    if named is not None and named.root == base.root and named.key:
+        return named
+    told = "not in the bucket of its table, and other addresses are never fetched; name it relative to the table"
+    raise ImageError(f"image {given:.200}: {told}")
 
 
 @dataclass(frozen=True)
@@ -266,7 +283,7 @@ def pool_fields(fields: dict[str, Any]) -> dict[str, Any] | None:
     return found | nested | {key: value for key, value in fields.items() if key not in known}
 
 
-def pool_root(folder: Path) -> Path:
+def pool_root(folder: AnyPath) -> AnyPath:
     """The folder that the images' paths of a pool in ``folder`` are relative to: the nearest above that holds
     ``mbeir_images``; the pool's own if there is none."""
     whole = folder.absolute()

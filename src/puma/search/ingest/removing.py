@@ -8,6 +8,7 @@ from pathlib import Path
 
 from puma.errors import InputError
 from puma.index import Index
+from puma.items.objects import absolute
 from puma.search.ingest.fields import file_of
 
 
@@ -23,7 +24,7 @@ def remove_paths(index: Index, paths: Sequence[str | os.PathLike[str]]) -> int:
     Raises:
         InputError: nothing in the index came from one of them; nothing was removed then.
     """
-    wanted = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+    wanted = [absolute(os.path.expanduser(path)) for path in paths]
     pairs = {path: index.sources([path]) for path in wanted}
     by_source = {name for found in pairs.values() for _, name in found}
     named: dict[str, list[str]] = {path: [] for path in wanted}

@@ -15,9 +15,11 @@ from pathlib import Path
 from puma.errors import InputError
 from puma.index import Index, Place
 from puma.items.encoder import Skip
+from puma.items.objects import AnyPath, object_path
+from puma.search.ingest.files import IN_FOLDERS
 from puma.search.ingest.options import ReadOptions
 from puma.search.ingest.portions import Pair
-from puma.search.ingest.reading import IN_FOLDERS, PathReader
+from puma.search.ingest.reading import Reader
 from puma.search.ingest.records import Finished, Found, Record, Same, is_text, same_place, source_of
 from puma.search.ingest.unchanged import Unchanged
 
@@ -42,7 +44,7 @@ class Watch:
         readers: of the paths that the run reads.
     """
 
-    def __init__(self, index: Index, readers: Sequence[PathReader]) -> None:
+    def __init__(self, index: Index, readers: Sequence[Reader]) -> None:
         self.index, self.readers = index, list(readers)
         self.paths = [reader.path for reader in readers]
         self.under = [source_of(path) for path in self.paths]
@@ -82,19 +84,17 @@ class Watch:
         """Whether everything that the index held of a source that was read was in it."""
         return all((source, name) not in self._unseen for name in self._given.get(source, ()))
 
-    def lost(self) -> list[Path]:
+    def lost(self) -> list[AnyPath]:
         """Paths that are gone themselves, though the index holds items of them."""
-        held = zip(self.paths, self.under, strict=True)
-        return [path for path, under in held if not os.path.exists(path) and self._holds(under)]
+        held = zip(self.readers, self.under, strict=True)
+        return [reader.path for reader, under in held if self._holds(under) and not reader.exists()]
 
     def refuse_empty(self) -> None:
         """Before any work: raise InputError if a path is gone or has nothing in it, though the index holds items of
         it."""
         for reader, under in zip(self.readers, self.under, strict=True):
-            path = reader.path
-            readable = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
-            if self._holds(under) and (not os.path.exists(path) or (readable and not reader.count())):
-                raise _empty(path)
+            if self._holds(under) and (not reader.exists() or reader.is_empty()):
+                raise _empty(reader.path)
 
     def _holds(self, under: str) -> bool:
         return any(_is_below(source, under) for source, _ in self.known)
@@ -144,7 +144,7 @@ class Watch:
         it counts as vanished only when its file is gone."""
         if source in self._read or not sync:
             return source in self._read
-        return source in self.under or Path(source).suffix.lower() in IN_FOLDERS or not os.path.lexists(source)
+        return source in self.under or Path(source).suffix.lower() in IN_FOLDERS or not _is_there(source)
 
     def _unreadable(self, pairs: set[Pair], skips: Sequence[Skip]) -> set[Pair]:
         unread = {skip.source for skip in skips if skip.id is None and skip.image in (None, skip.source)} - {None}
@@ -164,6 +164,11 @@ class Watch:
         return kept
 
 
+def _is_there(source: str) -> bool:
+    found = object_path(source)
+    return os.path.lexists(source) if found is None else found.exists()
+
+
 def _is_below(source: str, folder: str) -> bool:
     return source == folder or source.startswith(folder.rstrip(os.sep) + os.sep)
 
@@ -172,7 +177,7 @@ def _any_above(source: str, folders: set[str | None]) -> bool:
     return bool(folders) and any(name in folders for name in (source, *map(str, Path(source).parents)))
 
 
-def _empty(path: Path) -> InputError:
+def _empty(path: AnyPath) -> InputError:
     return InputError(
         f"{path}: nothing is there now, though the index holds items of it; if this is a disk that is not mounted, "
         f"mount it; to remove those items say allow_empty (--allow-empty)"

@@ -6,24 +6,26 @@ import datetime
 import decimal
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from puma.data.columnar import has_bytes, is_image, is_list_of, is_text, open_parquet, parquet_rows
 from puma.errors import DataError
 from puma.items.encoder import Skip
+from puma.items.objects import AnyPath
 from puma.search.ingest.columns import Columns
 from puma.search.ingest.options import ReadOptions
-from puma.search.ingest.records import InsideFile, Note, Record, record_of, source_of
+from puma.search.ingest.records import InsideFile, Row, Waiting, record_of, source_of
 
 
-def check_table(path: Path, options: ReadOptions) -> None:
+def check_table(path: AnyPath, options: ReadOptions) -> None:
     """Raise DataError unless the file is Parquet with a column for text and/or image, of a type that can be used."""
     with open_parquet(path) as file:
         _columns(path, file.schema_arrow, Columns(options))
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: AnyPath) -> int:
     """Rows of the file, by its own account."""
     try:
         with open_parquet(path) as file:
@@ -32,7 +34,7 @@ def count_rows(path: Path) -> int:
         return 0
 
 
-def rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
+def rows(path: AnyPath, options: ReadOptions) -> Iterator[Row]:
     """Every row as a record. ``image`` may be a path (relative to the file), an image's bytes, a struct of ``bytes``
     and ``path`` as the ``datasets`` library writes it, or a list of these: an item for each. Other columns are payload,
     those of bytes left out, and reported where they may hold images."""
@@ -49,7 +51,7 @@ def rows(path: Path, options: ReadOptions) -> Iterator[Record | Skip | Note]:
         yield Skip(str(path), str(error).removeprefix(f"{path}: "), source)
 
 
-def _row(fields: dict[str, Any], path: Path, where: str, source: str, number: str) -> Record | Skip:
+def _row(fields: dict[str, Any], path: AnyPath, where: str, source: str, number: str) -> Waiting:
     image = fields.pop("image", None)
     name = None
     if isinstance(image, dict):
@@ -59,7 +61,7 @@ def _row(fields: dict[str, Any], path: Path, where: str, source: str, number: st
     if isinstance(image, bytes):
         image = InsideFile(image, f"{source}#{Path(name).name if name else number}") if image else None
     more = {key: plain for key, value in fields.items() if (plain := _plain(value)) is not None}
-    return record_of(known | {"image": image} | more, path.parent, where, source)
+    return partial(record_of, known | {"image": image} | more, path.parent, where, source)
 
 
 def _plain(value: Any) -> Any:
@@ -79,7 +81,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int)) else None
 
 
-def _columns(path: Path, schema: Any, columns: Columns) -> list[str]:
+def _columns(path: AnyPath, schema: Any, columns: Columns) -> list[str]:
     """The columns that are read; those of bytes that are not are noted in ``columns``.
 
     Raises:

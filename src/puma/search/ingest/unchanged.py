@@ -7,14 +7,18 @@ they were; the last one also moves when a copy brings an older time of modificat
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from puma.index import FileState, Stamp
+from puma.items.ahead import in_order
 from puma.items.encoder import Skip
+from puma.items.objects import ObjectPath, object_path
 from puma.search.ingest.records import Found, Record
 
 FINE_CLOCK, COARSE_CLOCK = 50_000_000, 2_500_000_000
@@ -37,12 +41,24 @@ class Unchanged:
         self.stamps, self.how = stamps, how_of(reading)
         self._counts = Counter(source for source, _ in known) if stamps else Counter[str]()
 
-    def __call__(self, source: str) -> bool:
-        """Whether nothing that this source was read from has changed."""
+    def __call__(self, source: str, state: FileState | None = None) -> bool:
+        """Whether nothing that this source was read from has changed.
+
+        Args:
+            state: of the source's own file, where a listing told it.
+        """
         stamp = self.stamps.get(source)
         if stamp is None or stamp.how != self.how or stamp.ids != self._counts[source]:
             return False
-        return all(state_of(file.path) == file for file in stamp.files)
+        known = {} if state is None else {source: state}
+        asked = [file for file in stamp.files if file.path not in known]
+        if any(known[file.path] != file for file in stamp.files if file.path in known):
+            return False
+        if len(asked) > 1 and object_path(source) is not None:  # a request for each image that a table names
+            states = in_order((partial(state_of, file.path), 0) for file in asked)
+        else:
+            states = (state_of(file.path) for file in asked)
+        return all(now == file for now, file in zip(states, asked, strict=True))
 
 
 class Reading:
@@ -51,11 +67,12 @@ class Reading:
     Args:
         source: the absolute path of the file.
         reading: as in :class:`Unchanged`.
+        state: of an object that was listed just now.
     """
 
-    def __init__(self, source: str, reading: str) -> None:
+    def __init__(self, source: str, reading: str, state: FileState | None = None) -> None:
         self.source, self.how = source, how_of(reading)
-        self._files: dict[str, FileState | None] = {source: _settled(source)}
+        self._files: dict[str, FileState | None] = {source: _settled(source) if state is None else state}
         self._ids: set[str] = set()
         self._faults = False
 
@@ -65,8 +82,11 @@ class Reading:
             self._faults = True
         elif isinstance(entry, Record):
             self._ids.add(entry.id)
-            if isinstance(entry.item.image, Path) and str(entry.item.image) not in self._files:
-                self._files[str(entry.item.image)] = _settled(str(entry.item.image))
+            image = entry.item.image
+            if isinstance(image, ObjectPath):
+                self._files.setdefault(str(image), object_state(image))
+            elif isinstance(image, Path) and str(image) not in self._files:
+                self._files[str(image)] = _settled(str(image))
 
     def stamp(self) -> Stamp | None:
         """What is to be remembered; None where something could not be read, or was written just now."""
@@ -82,7 +102,11 @@ def how_of(reading: str) -> str:
 
 
 def state_of(path: str) -> FileState | None:
-    """Size and times of a file; None if it is not there."""
+    """Size and times of a file; None if it is not there, or is an object whose content its store gives no tag."""
+    remote = object_path(path)
+    if remote is not None:
+        remote.version = remote.current()
+        return object_state(remote)
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -90,9 +114,19 @@ def state_of(path: str) -> FileState | None:
     return FileState(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+def object_state(path: ObjectPath) -> FileState | None:
+    """The state of an object as it was listed or read; None where that is not known, or has no tag of its content.
+    The tag stands for the time of the last change."""
+    version = path.version
+    if version is None or not version.tag:
+        return None
+    tag = int.from_bytes(hashlib.sha256(version.tag.encode()).digest()[:6], "big")
+    return FileState(str(path), version.size, version.modified, tag)
+
+
 def _settled(path: str) -> FileState | None:
     state = state_of(path)
-    if state is None:
-        return None
+    if state is None or object_path(path) is not None:
+        return state
     margin = FINE_CLOCK if state.modified % 1_000_000_000 else COARSE_CLOCK
     return state if time.time_ns() - state.modified > margin else None

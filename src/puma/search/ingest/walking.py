@@ -36,7 +36,7 @@ def walk(folder: Path, options: ReadOptions) -> Iterator[Step]:
         # Real folders first: of a folder and a link to it beside it, the folder gives the paths.
         for name in sorted(folders, key=lambda name: (os.path.islink(os.path.join(parent, name)), name)):
             where = os.path.join(parent, name)
-            reason = _why_not(folder, where, name, options, HIDDEN_FOLDER, name in SYSTEM_FOLDERS)
+            reason = why_left_out(_inside(where, folder), name, options, HIDDEN_FOLDER, name in SYSTEM_FOLDERS)
             if reason is None and os.path.islink(where) and not options.follow:
                 reason = LINKED_FOLDER
             if reason is None and options.follow:
@@ -51,7 +51,7 @@ def walk(folder: Path, options: ReadOptions) -> Iterator[Step]:
         names = []
         for name in sorted(files):
             where = os.path.join(parent, name)
-            reason = _why_not(folder, where, name, options, HIDDEN_FILE, False)
+            reason = why_left_out(_inside(where, folder), name, options, HIDDEN_FILE, False)
             if reason is None:
                 names.append(name)
             else:
@@ -60,13 +60,24 @@ def walk(folder: Path, options: ReadOptions) -> Iterator[Step]:
     yield from closed
 
 
-def _why_not(folder: Path, where: str, name: str, options: ReadOptions, hidden: str, of_system: bool) -> str | None:
-    inside = os.path.relpath(where, folder).replace(os.sep, "/")
+def why_left_out(inside: str, name: str, options: ReadOptions, hidden: str, of_system: bool) -> str | None:
+    """Why a file or folder inside a folder is left out; None if it is read.
+
+    Args:
+        inside: its path below the folder that was given, with slashes.
+        name: its own name.
+        hidden: the reason to give if it is hidden.
+        of_system: whether it is a folder that systems keep for themselves.
+    """
     for pattern in options.exclude:
         plain = pattern.rstrip("/")
         if fnmatch.fnmatch(name, plain) or fnmatch.fnmatch(inside, plain):
             return f"left out by --exclude {pattern}"
     return hidden if not options.hidden and (name.startswith(".") or of_system) else None
+
+
+def _inside(where: str, folder: Path) -> str:
+    return os.path.relpath(where, folder).replace(os.sep, "/")
 
 
 def _identity(path: str) -> tuple[int, int] | str:
