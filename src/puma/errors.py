@@ -11,7 +11,7 @@
     ├── IndexMismatchError                vectors of another model than the index was made with
     ├── DependencyError                   a program or a Python package that is not installed
     ├── DownloadError                     no network, no such package, wrong checksum
-    └── StorageError                      a full disk, a folder that cannot be written
+    └── StorageError                      a full disk, a folder that cannot be written, a store that refuses
 
 Each message names the thing, its value and the remedy. The command line prints it without a traceback and exits with
 ``exit_code``: 2 for what the user can mend in the command, 1 for what lies with the machine.
@@ -94,7 +94,7 @@ class DownloadError(PumaError):
 
 
 class StorageError(PumaError):
-    """The disk is full, or a folder cannot be written."""
+    """The disk is full, a folder cannot be written, or a server or an object store cannot be used."""
 
 
 def first_line(error: BaseException) -> str:

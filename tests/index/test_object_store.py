@@ -190,3 +190,35 @@ def test_readers_see_a_writers_rows_and_compacting_keeps_them(bucket):
     before = index.compact()
     assert 0 < before["bytes_after"] <= before["bytes_before"]
     assert other.stats()["rows"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_key_that_is_withdrawn_and_a_store_that_goes_away_are_said_by_an_open_index():
+    """In a process of its own: clients keep their keys and endpoints."""
+    code = (
+        "import os; import numpy as np; from support.engines import S3_ENVIRONMENT, guarded_s3, running_s3\n"
+        "from puma.index import Index\n"
+        "row = (['a'], np.eye(2, dtype=np.float32)[:1], ['text'], [{}])\n"
+        "def asked():\n"
+        "    for ask in (lambda: index.page(9), lambda: index.search(row[1][0], 3), lambda: index.add(*row)):\n"
+        "        try: print('done', ask())\n"
+        "        except Exception as error: print(type(error).__name__, error)\n"
+        "with running_s3() as endpoint:\n"
+        "    os.environ.update(S3_ENVIRONMENT | {'AWS_ENDPOINT_URL': endpoint})\n"
+        "    index = Index('s3://bucket/i', dim=2)\n"
+        "    index.add(*row)\n"
+        "    guarded_s3(endpoint)\n"
+        "    asked()\n"
+        "asked()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6, done
+    for number, line in enumerate(lines):
+        assert line.startswith("StorageError s3://bucket/i: the object store cannot be used ("), line
+        assert ("InvalidAccessKeyId" if number < 3 else "error sending request") in line
+        assert line.endswith(
+            "check the bucket, the credentials and the endpoint (AWS_ENDPOINT_URL and so on), then repeat"
+        )

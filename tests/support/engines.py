@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -155,6 +156,38 @@ def running_s3() -> Iterator[str]:
             yield endpoint
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def guarded_s3(endpoint: str, *users: Sequence[str]) -> list[dict[str, str]]:
+    """Make moto's server refuse all keys but its own users' from now on.
+
+    Args:
+        users: the rights of each: ``s3:GetObject``, ``s3:*``.
+
+    Returns:
+        The environment of each.
+    """
+    import boto3
+
+    iam = boto3.client(
+        "iam", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret"
+    )
+    found = []
+    for number, rights in enumerate(users):
+        name = f"user{number}"
+        iam.create_user(UserName=name)
+        allowed = [{"Effect": "Allow", "Action": list(rights), "Resource": "*"}]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        given = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        found.append(S3_ENVIRONMENT | given | {"AWS_ENDPOINT_URL": endpoint})
+    iam.close()
+    # Without this type the server takes the number for a form's field.
+    headers = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=b"0", method="POST", headers=headers)
+    urllib.request.urlopen(request, timeout=5).close()
+    return found
 
 
 def wait_for_port(port: int) -> None:

@@ -21,6 +21,7 @@ from puma.errors import DependencyError, PumaError, StorageError
 from puma.index.filters import filter_fields
 from puma.index.interface import NewRow
 from puma.index.remote import RemoteFolder, storage_options
+from puma.storage.object_stores import is_refusal, unusable
 
 FORMAT = 2
 """Format 1 had no columns for filters, thumbnails and checksums; it is read, and upgraded at the next write."""
@@ -242,6 +243,8 @@ def reading(folder: Folder, work: Callable[[], T], attempts: int = 4) -> T:
             if "not found" in str(error).lower() and attempt + 1 < attempts and folder.is_dir():
                 time.sleep(0.02 * 2**attempt)
                 continue
+            if isinstance(folder, RemoteFolder) and is_refusal(error):
+                raise unusable(folder, error) from None
             raise StorageError(
                 f"{folder}: the index cannot be read ({str(error)[:300]}); 'puma index verify' names what is damaged"
             ) from None
@@ -256,6 +259,8 @@ def is_conflict(error: Exception) -> bool:
 
 def storage_error(folder: Folder, error: Exception) -> StorageError:
     """What a failed write means as a message for the user."""
+    if isinstance(folder, RemoteFolder) and is_refusal(error):
+        return unusable(folder, error)
     text = str(error)
     if "no space left" in text.lower() or "os error 28" in text.lower() or getattr(error, "errno", None) == 28:
         return StorageError(f"{folder}: the disk is full; free some space and repeat (what was added before is safe)")

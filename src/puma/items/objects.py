@@ -98,6 +98,8 @@ class ObjectPath(os.PathLike[str]):
             failed = failure(self, error)
             if isinstance(failed, FileNotFoundError):
                 return None
+            if isinstance(failed, PermissionError):
+                self.is_dir()  # an answer to HEAD does not say why; one to a listing does
             raise (failed if isinstance(failed, PumaError) else unusable(self, error)) from None
 
     def is_dir(self) -> bool:

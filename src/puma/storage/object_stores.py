@@ -16,6 +16,7 @@ from typing import Any
 from puma.errors import DependencyError, StorageError, install_command
 
 CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 15, 3
+_METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
 _TOLD = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>")
 
 
@@ -53,6 +54,13 @@ def is_store_error(error: Exception) -> bool:
     return type(error).__module__.startswith("obstore") or isinstance(error, (OSError, ValueError))
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether an error of LanceDB, which has no kinds, is a request that failed; not one for an object that is missing,
+    which is a damaged table."""
+    text = str(error)
+    return "Error performing" in text and ("404 Not Found" not in text or "NoSuchBucket" in text)
+
+
 def unusable(where: object, error: Exception) -> StorageError:
     """What to raise where the store as a whole does not do what it is asked."""
     return StorageError(
@@ -69,5 +77,7 @@ def reason(error: Exception) -> str:
         'NoSuchBucket: It is not there'
     """
     text = " ".join(str(error).partition("\n\nDebug")[0].split())
+    if any(host in text for host in _METADATA_HOSTS):  # asked for a role where the environment gives no key
+        return "the environment gives no credentials, and this machine has none of its own"
     told = _TOLD.search(text)
     return f"{told[1]}: {told[2]}"[:300] if told else text[:300]

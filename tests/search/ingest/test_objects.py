@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -290,3 +291,21 @@ def test_addresses_are_parsed_as_they_are():
         "None",
     ]
     assert object_path("photos") is object_path("c:/photos") is object_path("https://a/b") is None
+
+
+@pytest.mark.parametrize("name", ["", "/t.jsonl"])
+def test_several_images_are_fetched_at_once(bucket, tmp_path, name, monkeypatch):
+    import obstore
+
+    for number in range(12):
+        png(tmp_path / f"f/{number}.png", number)
+    (tmp_path / "f/t.jsonl").write_text("".join(f'{{"image": "{number}.png"}}\n' for number in range(12)))
+    address = bucket.upload(tmp_path / "f", "f")
+    meeting, get = threading.Barrier(4, timeout=30), obstore.get
+    monkeypatch.setattr(obstore, "get", lambda s, k, **o: (k.endswith("png") and meeting.wait(), get(s, k, **o))[1])
+    if not name:
+        bucket.delete("f/t.jsonl")
+    found = list(read_items([address + name]))
+    assert [entry.payload["width"] for entry in found] == [8] * 12
+    meeting.reset()
+    assert all(isinstance(item.image, FileBytes) for item in fetched([record.item for record in found]))
