@@ -22,6 +22,7 @@ import pytest
 
 from puma.index.addresses import engine_of
 from puma.index.milvus.clients import RECONNECTING
+from support.certificates import Authority
 
 ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("milvus", "s3"))]
 """By name; those with a server are slow."""
@@ -37,6 +38,10 @@ server = MilvusServer(wait_for_started=True)
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
 server.config.set("authorization_enabled", sys.argv[3] == "guarded")
+if len(sys.argv) > 4:
+    server.config.set("tls_mode", int(sys.argv[4]))
+    for name, path in zip(("server_pem_path", "server_key_path", "ca_pem_path"), sys.argv[5:]):
+        server.config.set(name, path)
 server.start()
 sys.stdin.read()
 server.stop()
@@ -81,10 +86,12 @@ class MilvusServer:
     Args:
         folder: its data; started again on the same folder it goes on.
         token: what clients must give; empty for a server that asks for none.
+        tls: of a server that talks over TLS, its authority; ``mutual`` if it asks clients for certificates of it too.
     """
 
-    def __init__(self, folder: Path, token: str = "") -> None:
+    def __init__(self, folder: Path, token: str = "", tls: Authority | None = None, mutual: bool = False) -> None:
         self.folder, self.token, self.port = folder, token, free_port()
+        self.tls, self.mutual = tls, mutual
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -98,9 +105,17 @@ class MilvusServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         wait_for_port(self.port)
         guarded = "guarded" if self.token else "open"
+        secure: list[str] = []
+        client: dict[str, str] = {"uri": f"http://127.0.0.1:{self.port}"}
+        if self.tls is not None:
+            certificate, key = self.tls.signed("server")
+            secure = ["2" if self.mutual else "1", str(certificate), str(key), str(self.tls.certificate)]
+            own = self.tls.signed("client")
+            client = {"uri": f"https://127.0.0.1:{self.port}", "ca_pem_path": str(self.tls.certificate)}
+            client |= {"client_pem_path": str(own[0]), "client_key_path": str(own[1])}
         with open(self.folder / "out.log", "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), guarded],
+                [sys.executable, "-c", _SERVER, str(self.folder / "data"), str(self.port), guarded, *secure],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -109,15 +124,9 @@ class MilvusServer:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(Exception):
-                client = MilvusClient(
-                    uri=f"http://127.0.0.1:{self.port}",
-                    token=self.token,
-                    timeout=2,
-                    dedicated=True,
-                    grpc_options=RECONNECTING,
-                )
-                client.list_collections(timeout=2)
-                client.close()
+                asking = MilvusClient(**client, token=self.token, timeout=2, dedicated=True, grpc_options=RECONNECTING)
+                asking.list_collections(timeout=2)
+                asking.close()
                 return
             time.sleep(0.3)
         self.kill()
@@ -212,12 +221,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_milvus(folder: Path, token: str = "") -> Iterator[MilvusServer]:
+def running_milvus(
+    folder: Path, token: str = "", tls: Authority | None = None, mutual: bool = False
+) -> Iterator[MilvusServer]:
     """A server for as long as this is open; the test is skipped with the reason where none can be started."""
     for package in ("milvus", "pymilvus"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install milvus==2.3.5 pymilvus")
-    server = MilvusServer(folder, token)
+    server = MilvusServer(folder, token, tls, mutual)
     try:
         server.start()
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ class Client:
     Args:
         uri, token, database: as pymilvus takes them; ``uri`` may be the file of Milvus Lite.
         seconds: how long a request may take.
+        secure: of a connection over TLS, pymilvus' names for what :mod:`puma.index.milvus.tls` gives.
     """
 
-    def __init__(self, uri: str, token: str, database: str, seconds: float) -> None:
+    def __init__(
+        self, uri: str, token: str, database: str, seconds: float, secure: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self._options: dict[str, Any] = {"uri": uri, "token": token, "db_name": database, "timeout": seconds}
+        self._options |= dict(secure)
         self.is_file, self.seconds = "://" not in uri, seconds
         self._lock = threading.Lock()
         self._client: Any = None
@@ -65,6 +70,8 @@ class Client:
             timer.start()
 
     def _made(self) -> Any:
+        # Read when gRPC is first imported: it writes of every failed handshake on the user's screen.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from pymilvus import MilvusClient
 
@@ -81,9 +88,9 @@ class Client:
 
 
 @functools.lru_cache(maxsize=32)
-def client_of(uri: str, token: str, database: str, seconds: float) -> Client:
+def client_of(uri: str, token: str, database: str, seconds: float, secure: tuple[tuple[str, str], ...] = ()) -> Client:
     """The same client for the same arguments."""
-    return Client(uri, token, database, seconds)
+    return Client(uri, token, database, seconds, secure)
 
 
 def _close(client: Any) -> None:

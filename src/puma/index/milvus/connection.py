@@ -16,6 +16,8 @@ from puma.errors import InputError, PumaError, StorageError
 from puma.index.milvus.clients import client_of
 from puma.index.milvus.expressions import one_of
 from puma.index.milvus.names import current_alias, is_reserved
+from puma.index.milvus.tls import handshake_failure, tls_options
+from puma.index.milvus.versions import LEAST, is_too_old
 from puma.index.tables import parts_of
 
 PORT = 19530
@@ -24,7 +26,6 @@ LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 """Of consistency, strongest first: the default sees every acknowledged write, and waits for a server's time tick."""
 SECONDS = 30.0
 """How long a request may take; :data:`TIMEOUT` in the environment is another number."""
-OLDEST = (2, 3)
 AT_ONCE = 1000
 """Rows a request, and values an expression."""
 PAGE = 4096
@@ -56,6 +57,11 @@ class Address:
     def is_file(self) -> bool:
         """Whether it is a file of Milvus Lite, without a server of its own."""
         return "://" not in self.uri
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self.uri.startswith("https://")
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -104,19 +110,18 @@ class Server:
 
     Raises:
         DependencyError: pymilvus is not installed.
-        StorageError: no server answers at the address, or it refuses the token.
-        InputError: the server is too old.
+        StorageError: no server answers at the address, its certificate is not trusted, or it refuses the token.
+        InputError: the server is too old; or as :func:`puma.index.milvus.tls.tls_options`.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.seconds, self.level = _seconds(), _level()
-        self._client = client_of(address.uri, address.token, address.database, self.seconds)
+        secure = tuple(tls_options(address.shown).items()) if address.is_secure else ()
+        self._client = client_of(address.uri, address.token, address.database, self.seconds, secure)
         self.version = self.call(lambda: "lite" if address.is_file else str(self.client.get_server_version()))
-        found = re.match(r"v?(\d+)\.(\d+)", self.version)
-        if found and (int(found[1]), int(found[2])) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            raise InputError(f"{address.shown}: the server is Milvus {self.version}; {oldest} or newer is needed")
+        if is_too_old(self.version):
+            raise InputError(f"{address.shown}: the server is Milvus {self.version}; {LEAST} or newer is needed")
 
     @property
     def client(self) -> Any:
@@ -234,6 +239,15 @@ class Server:
     def _error(self, error: Exception) -> PumaError:
         text = " ".join(str(getattr(error, "message", "") or error).split())
         low, shown = f"{text} {_causes(error)}".lower(), self.address.shown
+        failed = handshake_failure(f"{text} {_causes(error)}") if self.address.is_secure else None
+        if failed is not None:
+            self._client.give_up()
+            return StorageError(f"{shown}: no connection to the Milvus server: {failed}")
+        if "unimplemented" in low:
+            return InputError(
+                f"{shown}: what answers there is no Milvus of {LEAST} or newer, which is needed: it does not know a "
+                f"request; upgrade it, or correct the port ({text[:200]})"
+            )
         if any(word in low for word in ("unauthenticated", "auth check", "permission deny", "permissiondenied")):
             return StorageError(f"{shown}: the server refuses the user or token; set {TOKEN}=user:password")
         if "database not found" in low:
@@ -241,9 +255,11 @@ class Server:
         away = ("fail connecting", "unavailable", "deadline", "timeout", "timed out", "refused", "not ready", "closed")
         if any(word in low for word in away) or type(error).__name__ in ("RpcError", "ConnectionNotExistException"):
             self._client.give_up()
+            # So ends, at once, a plain connection to a port of TLS.
+            tls = " (if it talks TLS, write milvus+https://)" if "socket closed" in low else ""
             return StorageError(
                 f"{shown}: no answer from the Milvus server within {self.seconds:g} s; start it or correct the "
-                f"address, then repeat: what was added before is safe ({text[:200]})"
+                f"address{tls}, then repeat: what was added before is safe ({text[:200]})"
             )
         return StorageError(f"{shown}: Milvus cannot do this ({text[:300]})")
 
