@@ -14,6 +14,8 @@ import pytest
 
 from puma.errors import InputError, StorageError
 from puma.index import Index, remote
+from puma.index.generations import Generation
+from puma.index.object_generations import GenerationFolder, ObjectGenerations
 from puma.index.remote import RemoteFolder
 from puma.index.tables import locked
 from puma.storage import object_stores
@@ -102,6 +104,46 @@ def test_a_store_that_fails_while_a_writer_waits_is_named(memory, monkeypatch):
     named = pytest.raises(StorageError, match=r"s3://bucket/i: the object store cannot be used .*reset")
     with named, folder.locked("x", 1):
         raise AssertionError
+
+
+def test_an_object_is_replaced_only_where_nobody_was_faster(memory, monkeypatch):
+    folder = RemoteFolder("s3://bucket/i")
+    assert folder.replace("n", b"1", None)
+    assert not folder.replace("n", b"2", None)
+    _, tag = folder.read("n")
+    assert folder.replace("n", b"3", tag)
+    assert not folder.replace("n", b"4", tag)
+    assert folder.read("n")[0] == b"3"
+    # The store has it, and the answer was lost: obstore tries again and finds another tag.
+    _, tag = folder.read("n")
+    obstore.put(memory, "n", b"5")
+    assert folder.replace("n", b"5", tag)
+    folder.remove("n")
+    folder.remove("n")
+    assert folder.read("n") is None
+
+
+def test_of_two_changes_of_the_model_one_counts(memory):
+    one, other = (ObjectGenerations(RemoteFolder("s3://bucket/i"), None, None) for _ in range(2))
+    used = one.current()
+    made = one.begin("new", "new-1")
+    with other.closed(used):
+        with one.closed(used):
+            one.switch(made)
+        with pytest.raises(StorageError, match="another migration has changed the model meanwhile"):
+            other.switch(Generation(2, "third", "third-1"))
+    assert other.current() == made
+    with pytest.raises(StorageError, match="another migration has changed"), other.closed(used):
+        raise AssertionError
+    with pytest.raises(StorageError, match="nothing was written"):
+        GenerationFolder(RemoteFolder("s3://bucket/i"), 1).refuse_sealed("nothing was written")
+    GenerationFolder(RemoteFolder("s3://bucket/i"), 2).refuse_sealed("nothing was written")
+
+
+def test_a_note_that_is_damaged_is_named(memory):
+    obstore.put(memory, "current.json", b"{")
+    with pytest.raises(StorageError, match=r"s3://bucket/i/current.json: is not what 'puma index migrate' writes"):
+        ObjectGenerations(RemoteFolder("s3://bucket/i"), None, None).current()
 
 
 @pytest.mark.slow

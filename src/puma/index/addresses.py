@@ -79,10 +79,6 @@ def engine_of(address: str | os.PathLike[str]) -> tuple[EngineModule, Path | str
 
 
 def generations_of(address: str | os.PathLike[str]) -> Generations:
-    """The models that the index at an address has or had.
-
-    Raises:
-        InputError: an index there keeps its model. And what reaching it raises.
-    """
+    """The models that the index at an address has or had. Raises what reaching it raises."""
     module, where = engine_of(address)
     return module.generations(where)

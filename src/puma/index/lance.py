@@ -21,6 +21,7 @@ from puma.index import maintenance, reader, verifying
 from puma.index.companions import Sources, Thumbnails, one_of
 from puma.index.folder_generations import FolderGenerations, current, folder_of, is_superseded, root_of
 from puma.index.interface import NewRow, encoded_payload
+from puma.index.object_generations import GenerationFolder
 from puma.index.stamps import Stamps
 from puma.index.tables import (
     FORMAT,
@@ -64,9 +65,13 @@ class LanceEngine(reader.Reader, RowWriter):
                     f"{root_of(self.folder)}: was changed to another model meanwhile; nothing was written. "
                     "Open it again, with that model"
                 )
+            if isinstance(self.folder, GenerationFolder):  # its lease may be lost: looked at again afterwards
+                self.folder.refuse_sealed("nothing was written")
             if upgrade:
                 self._upgraded()
             yield
+            if isinstance(self.folder, GenerationFolder):
+                self.folder.refuse_sealed("what was just written is not in it")
 
     def _merge_rows(self, rows: Sequence[NewRow]) -> None:
         batch = item_batch(rows, self.dim, self.fingerprint)

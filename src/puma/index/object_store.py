@@ -8,6 +8,7 @@ from pathlib import Path
 from puma.errors import InputError
 from puma.index.generations import Generations
 from puma.index.lance import LanceEngine, created, opened
+from puma.index.object_generations import GenerationFolder, ObjectGenerations, current
 from puma.index.remote import RemoteFolder
 from puma.index.tables import ITEMS
 
@@ -24,8 +25,9 @@ def open_table(where: Path | str) -> LanceEngine | None:
     bucket, _, name = folder.url.partition("://")[2].partition("/")
     if not bucket or not name:
         raise InputError(f"index address {folder}: write s3://BUCKET/NAME; an index needs a name in the bucket")
-    if folder.exists(ITEMS):
-        return opened(folder)
+    used = GenerationFolder(folder, current(folder).number)
+    if used.exists(ITEMS):
+        return opened(used)
     others = folder.others(f"{ITEMS}.lance")
     if others:
         raise InputError(f"{folder}: there are other things ({', '.join(others)}), and no index; choose another name")
@@ -38,14 +40,15 @@ def create_table(where: Path | str, dim: int, fingerprint: str | None) -> LanceE
     Raises:
         StorageError, InputError, DependencyError: as :func:`open_table`.
     """
-    folder = RemoteFolder(str(where))
+    folder = GenerationFolder(RemoteFolder(str(where)), 1)
     return created(folder, partial(open_table, where), dim, fingerprint)
 
 
 def generations(where: Path | str) -> Generations:
-    """None of them.
+    """The models that the index at an address has or had."""
+    return ObjectGenerations(RemoteFolder(str(where)), opened, _created)
 
-    Raises:
-        InputError: always: an index in an object store keeps its model.
-    """
-    raise InputError(f"{where}: an index in an object store cannot be migrated; fill a new one instead")
+
+def _created(folder: RemoteFolder, dim: int, fingerprint: str | None) -> LanceEngine:
+    """The tables of one generation, whether it counts or not."""
+    return created(folder, lambda: opened(folder) if folder.exists(ITEMS) else None, dim, fingerprint)

@@ -23,6 +23,7 @@ from puma.storage import object_stores
 from puma.storage.object_stores import store_of
 
 LEASE_SECONDS = 60.0
+DELETED_AT_ONCE = 1000
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -55,6 +56,69 @@ class RemoteFolder:
 
     __fspath__ = __str__
 
+    def read(self, name: str) -> tuple[bytes, Any] | None:
+        """An object's bytes and its tag; None where there is none."""
+        import obstore
+
+        def work(store: Any) -> tuple[bytes, Any] | None:
+            try:
+                found = obstore.get(store, name)
+                return bytes(found.bytes()), found.meta["e_tag"]
+            except FileNotFoundError:
+                return None
+
+        return self._requested(work)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make or replace an object."""
+        import obstore
+
+        self._requested(lambda store: obstore.put(store, name, data))
+
+    def replace(self, name: str, data: bytes, tag: Any) -> bool:
+        """Make an object, or replace the one with this tag, in one step; False where another is there now.
+
+        Args:
+            tag: as :meth:`read` gave it; None if there must be no such object yet.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if tag is None else {"e_tag": tag}
+
+        def work(store: Any) -> bool:
+            try:
+                obstore.put(store, name, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                found = self.read(name)  # it may be ours, of a request whose answer was lost
+                return found is not None and found[0] == data
+            return True
+
+        return self._requested(work)
+
+    def remove(self, name: str) -> None:
+        """Remove an object if there is one."""
+        import obstore
+
+        def work(store: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(store, name)
+
+        self._requested(work)
+
+    def remove_below(self, name: str) -> None:
+        """Remove all objects below a name."""
+        import obstore
+
+        names = list(self._names(name))
+        for start in range(0, len(names), DELETED_AT_ONCE):
+            part = names[start : start + DELETED_AT_ONCE]
+            self._requested(lambda store, part=part: obstore.delete(store, part))  # type: ignore[misc]
+
+    def names(self) -> set[str]:
+        """What objects' names begin with, up to the first slash."""
+        return {name.partition("/")[0] for name in self._names(None)}
+
     def is_dir(self) -> bool:
         """Always: an object store has no folders that could be missing."""
         return True
@@ -65,8 +129,7 @@ class RemoteFolder:
 
     def others(self, *known: str) -> list[str]:
         """The first names there beside these tables and the leases."""
-        found = {name.partition("/")[0] for name in self._names(None)}
-        return sorted(name for name in found - set(known) if not name.startswith("."))[:3]
+        return sorted(name for name in self.names() - set(known) if not name.startswith("."))[:3]
 
     def size(self) -> int:
         """Bytes of all objects."""

@@ -65,7 +65,7 @@ def migrate(
     they wait.
 
     Args:
-        address: of a folder, or on Milvus.
+        address: of a folder, on Milvus, or in an object store.
         encoder: the new model.
         model: what to load it from, for those who follow: a folder or a name on the hub.
         batch_size: items embedded and stored at once.

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 def followed(service: Service) -> tuple[str, Generations] | None:
     """The name and the models of the one index that is served; None where there are several, since a service has one
-    encoder, or where it keeps its model."""
+    encoder, or where the engine cannot change a model."""
     if len(service.searchers) != 1:
         return None
     name, searcher = next(iter(service.searchers.items()))
