@@ -48,6 +48,10 @@ server.stop()
 """
 
 
+class ServerError(RuntimeError):
+    """A server that does not start."""
+
+
 class Where:
     """Makes addresses of one engine for one test.
 
@@ -98,7 +102,7 @@ class MilvusServer:
         """Start it and wait until it answers.
 
         Raises:
-            RuntimeError: it ended, or did not answer in time.
+            ServerError: it ended, or did not answer in time.
         """
         from pymilvus import MilvusClient
 
@@ -130,7 +134,16 @@ class MilvusServer:
                 return
             time.sleep(0.3)
         self.kill()
-        raise RuntimeError(f"no answer from the Milvus server: see {self.folder / 'out.log'}")
+        raise ServerError(f"no answer from the Milvus server: see {self.folder / 'out.log'}")
+
+    def stop(self) -> None:
+        """End it in its own way, so that it starts again at once."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.stdin = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+        self.kill()
 
     def kill(self) -> None:
         """kill -9 of it and all its processes."""
@@ -139,6 +152,9 @@ class MilvusServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
             self.process = None
+
+
+_RUNNING: list[MilvusServer] = []
 
 
 @contextlib.contextmanager
@@ -224,20 +240,26 @@ def free_port() -> int:
 def running_milvus(
     folder: Path, token: str = "", tls: Authority | None = None, mutual: bool = False
 ) -> Iterator[MilvusServer]:
-    """A server for as long as this is open; the test is skipped with the reason where none can be started."""
+    """A server for as long as this is open; the test is skipped with the reason where none can be started. One that
+    runs already is stopped meanwhile: the wheel's server has fixed ports beside its own, and a second one ends."""
     for package in ("milvus", "pymilvus"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install milvus==2.3.5 pymilvus")
-    server = MilvusServer(folder, token, tls, mutual)
+    server, others = MilvusServer(folder, token, tls, mutual), list(_RUNNING)
+    for other in others:
+        other.stop()
+    _RUNNING.append(server)
     try:
         server.start()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    try:
         yield server
+    except ServerError as error:
+        pytest.skip(str(error))
     finally:
+        _RUNNING.remove(server)
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+        for other in others:
+            other.start()
 
 
 def placed(request: pytest.FixtureRequest, engine: str, folder: Path) -> Where:
