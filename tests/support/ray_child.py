@@ -1,8 +1,9 @@
 """A child process in a network and process namespace of its own: a Ray cluster of three nodes that embeds a folder,
-while a worker or a node is killed. Prints what happened as JSON on its last line."""
+while a worker or a node is killed, or from a bucket of an S3 server. Prints what happened as JSON on its last line."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 
 from puma.items.remote import RayEncoder
 from puma.search import Searcher
+from puma.storage.object_stores import store_of
 from support.encoders import ToyEncoder
+from support.engines import BUCKET, S3_ENVIRONMENT, running_s3
 
 
 class SlowEncoder(ToyEncoder):
@@ -37,6 +40,24 @@ def workers() -> list[int]:
 
 
 def main(fault: str, items: str, index: str) -> None:
+    with contextlib.ExitStack() as stack:
+        if fault == "bucket":
+            endpoint = stack.enter_context(running_s3())
+            os.environ.update(S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint})
+            items = uploaded(items)
+        embed(fault, items, index)
+
+
+def uploaded(folder: str) -> str:
+    """The folder's files on the S3 server of this machine; their address."""
+    import obstore
+
+    for path in Path(folder).iterdir():
+        obstore.put(store_of(f"s3://{BUCKET}"), f"items/{path.name}", path.read_bytes())
+    return f"s3://{BUCKET}/items"
+
+
+def embed(fault: str, items: str, index: str) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
