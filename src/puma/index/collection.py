@@ -202,6 +202,12 @@ class Index(OpenedIndex):
         engine = self._current()
         return set() if engine is None else engine.sources(paths)
 
+    def sources_of(self, ids: Sequence[str]) -> set[tuple[str, str]]:
+        """The ``(source, id)`` pairs of these ids."""
+        names = checked_ids(ids, unique=False)
+        engine = self._current()
+        return set() if engine is None else engine.sources_of(names)
+
     def forget_sources(self, pairs: Iterable[tuple[str, str]]) -> int:
         """Drop ``(source, id)`` pairs, and the rows that no source holds any more. Returns how many rows went."""
         known = checked_pairs(pairs)

@@ -147,6 +147,9 @@ class Engine(Protocol):
     def sources(self, under: Sequence[str]) -> set[tuple[str, str]]:
         """The pairs whose source is one of these paths or lies below one."""
 
+    def sources_of(self, ids: Sequence[str]) -> set[tuple[str, str]]:
+        """The pairs of these ids."""
+
     def forget_sources(self, pairs: Sequence[tuple[str, str]]) -> int:
         """Drop pairs with their places, and the rows that no source holds any more; how many rows."""
 

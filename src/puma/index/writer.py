@@ -148,6 +148,10 @@ class RowWriter(PlaceWriter):
         found: set[tuple[str, str]] = self._sources.under(under)
         return found
 
+    def sources_of(self, ids: Sequence[str]) -> set[tuple[str, str]]:
+        found: set[tuple[str, str]] = self._sources.of_ids(ids)
+        return found
+
     def _delete(self, ids: Sequence[str]) -> int:
         contents = {row.content for row in self.get(ids, vectors=False).values()}
         gone = self._delete_rows(ids)

@@ -16,7 +16,7 @@ from puma.errors import ImageError, InputError, StorageError
 from puma.index import Index
 from puma.items.digest import read_content
 from puma.items.item import FORMATS, MAX_BYTES, Item
-from puma.items.objects import ObjectPath, object_path
+from puma.items.objects import AnyPath, ObjectPath, object_path
 from puma.search.ingest.documents import page_digest
 from puma.search.ingest.fields import file_of
 
@@ -51,7 +51,7 @@ def original(index: Index, id: str) -> Original:  # noqa: A002 - the index's own
     reasons = []
     for payload in (row.payload, *row.other_payloads):
         try:
-            return _read(payload, row.content, id)
+            return _read(payload, _place(index, payload, id), row.content, id)
         except NoOriginalError as error:
             reasons.append(str(error))
     raise NoOriginalError(reasons[0])
@@ -68,12 +68,30 @@ def _page(payload: Mapping[str, Any], image: str) -> int | None:
     return number if isinstance(number, int) and image.endswith(f"#page={number}") else None
 
 
-def _read(payload: Mapping[str, Any], content: str, name: str) -> Original:
+def _place(index: Index, payload: Mapping[str, Any], name: str) -> AnyPath:
+    """Where the file is. An object is fetched only for items that were read from its bucket: a payload that came over
+    HTTP may name any.
+
+    Raises:
+        NoOriginalError: there is no such file.
+    """
     image = payload.get("image")
+    nothing = NoOriginalError(f"item {name!r}: it has no file of its own")
     if not isinstance(image, str) or not has_file(payload):
-        raise NoOriginalError(f"item {name!r}: it has no file of its own")
-    path = object_path(file_of(image)) or Path(file_of(image))
-    page = _page(payload, image)
+        raise nothing
+    try:
+        found = object_path(file_of(image))
+    except InputError:
+        raise nothing from None
+    if found is None:
+        return Path(file_of(image))
+    if not any(source.startswith(f"{found.root}/") for source, _ in index.sources_of([name])):
+        raise nothing
+    return found
+
+
+def _read(payload: Mapping[str, Any], path: AnyPath, content: str, name: str) -> Original:
+    page = _page(payload, str(payload["image"]))
     changed = NoOriginalError(f"item {name!r}: its file has changed since it was indexed; index it again")
     try:
         if page is not None:

@@ -230,6 +230,21 @@ def test_an_original_is_given_out_while_it_is_what_was_indexed(bucket, tmp_path,
         original(searcher.index, row.id)
 
 
+def test_an_object_is_fetched_only_for_items_of_its_bucket(bucket, tmp_path, searcher):
+    data = png(tmp_path / "0.png", 1).read_bytes()
+    bucket.put("f/0.png", data)
+    for number, image in enumerate([f"{ROOT}/f/0.png", "s3:/bucket/f/0.png", "s3://"]):
+        searcher.add([{"text": str(number), "image": data}], ids=[str(number)], payloads=[{"image": image}])
+        with pytest.raises(NoOriginalError):
+            original(searcher.index, str(number))
+    assert bucket.got == []
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": "f/0.png", "id": "named"}))
+    bucket.put("t.jsonl", (tmp_path / "t.jsonl").read_bytes())
+    add(searcher, f"{ROOT}/t.jsonl")
+    assert original(searcher.index, "named").data == data
+    assert searcher.index.sources_of(["named", "0"]) == {(f"{ROOT}/t.jsonl", "named")}
+
+
 def test_folders_are_filtered_by_and_removed_like_those_of_a_disk(bucket, tmp_path, searcher):
     for number, name in enumerate(["f/0.png", "f/g/1.png", "fg/2.png"]):
         bucket.put(name, png(tmp_path / "x.png", number).read_bytes())
