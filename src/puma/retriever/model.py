@@ -17,6 +17,7 @@ from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import as_items
 from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.dimensions import nested_dimensions, note_dimensions
+from puma.retriever.encoding.image_cache import ImageCache, opened_cache
 from puma.retriever.onnx.layout import is_exported
 from puma.retriever.onnx.runtime import load_exported
 from puma.retriever.prompts import PROMPT_FILE, PromptFormat
@@ -55,6 +56,8 @@ class Retriever:
         self.model, self.processor, self.prompt = model.eval(), processor, prompt
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
+        self.image_cache: ImageCache | None = None
+        """Where what the model sees in images is looked up, and kept for later runs."""
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
@@ -76,6 +79,7 @@ class Retriever:
         layers: int | None = None,
         revision: str | None = None,
         token: str | None = None,
+        image_cache: str | os.PathLike[str] | ImageCache | None = None,
     ) -> Retriever:
         """Load a retriever folder, or the folder's name on the hub.
 
@@ -91,21 +95,29 @@ class Retriever:
             revision: branch, tag or commit on the hub.
             token: of the hub; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave. With ``HF_HUB_OFFLINE=1``
                 only the hub's cache is read.
+            image_cache: a folder (of 4 GiB at most), or an :class:`puma.retriever.encoding.image_cache.ImageCache` of
+                another size: images that were embedded before need neither decoder nor tower. None keeps nothing.
 
         Raises:
             InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
-                ``attn`` or ``layers``; a revision of a folder here.
+                ``attn`` or ``layers``; a revision of a folder here; an image cache of an export.
+            StorageError: the image cache cannot be written.
             ModelError: transformers cannot load it, or weights are missing.
             DependencyError: an export, and onnxruntime is not installed.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
         if is_exported(folder):
-            return load_exported(folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers)
+            return load_exported(
+                folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers, image_cache=image_cache
+            )
         from puma.retriever.loading import load_retriever
 
-        return load_retriever(
+        cache = opened_cache(image_cache)  # before the model loads, which may take minutes
+        made: Retriever = load_retriever(
             cls, folder, name=str(path), device=device, dtype=dtype, attn=attn, layers=layers, token=token
         )
+        made.image_cache = cache
+        return made
 
     @classmethod
     def from_base(
@@ -219,6 +231,7 @@ class Retriever:
             vision=self.vision,
             autocast=self.autocast,
             tokens=tokens,
+            image_cache=self.image_cache,
         )
         return shortened(vectors, length)
 

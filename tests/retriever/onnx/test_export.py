@@ -284,7 +284,15 @@ def test_a_missing_onnxruntime_is_named_with_the_command(folder, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    "options", [{"dtype": "bf16"}, {"dtype": torch.float32}, {"attn": "sdpa"}, {"layers": 1}, {"device": "cuda"}]
+    "options",
+    [
+        {"dtype": "bf16"},
+        {"dtype": torch.float32},
+        {"attn": "sdpa"},
+        {"layers": 1},
+        {"device": "cuda"},
+        {"image_cache": "seen"},
+    ],
 )
 def test_what_was_decided_at_the_export_cannot_be_asked_for(folder, options):
     (name, value) = next(iter(options.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,3 +72,12 @@ def print_paths(payloads: Iterable[Mapping[str, Any]], null: bool) -> None:
         typer.echo(path.encode("utf-8", "surrogateescape") + end.encode(), nl=False)
     if without:
         typer.echo(f"{without} without a file left out", err=True)
+
+
+def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each further place of an item: where it is, or which fields it has there."""
+    lines = []
+    for payload in payloads:
+        fields = ", ".join(f"{key}={value}" for key, value in payload.items() if key not in ("text", "image"))
+        lines.append("  ".join(part for part in (str(payload.get("image", "")), fields) if part) or describe(payload))
+    return [f"     also  {line}" for line in lines]

@@ -14,11 +14,10 @@ import typer
 from puma.cli.commands._dimensions import check_length, encoder_of_length
 from puma.errors import IndexMismatchError, InputError, ModelError, is_installed
 from puma.items.encoder import Skip
-from puma.items.item import Item
-from puma.items.references import image_reference
 
 if TYPE_CHECKING:
     from puma.index import Index
+    from puma.retriever.encoding.image_cache import ImageCache
 
 DEFAULT_MODEL = "puma-mini"
 QUICKSTART_MODEL = Path("runs/quickstart/model")
@@ -92,7 +91,12 @@ Paths = Annotated[
 
 
 def load_retriever(
-    model: Path | None, *, dtype: str = "auto", attn: str | None = None, layers: int | None = None
+    model: Path | None,
+    *,
+    dtype: str = "auto",
+    attn: str | None = None,
+    layers: int | None = None,
+    image_cache: ImageCache | None = None,
 ) -> Any:
     """The retriever of this folder, else of PUMA_MODEL, else the default one, which is made on its first use.
 
@@ -102,6 +106,7 @@ def load_retriever(
         dtype: a name in :data:`DTYPES`.
         attn: a name in :data:`ATTENTIONS`; None for the libraries' own choice.
         layers: decoder layers to load, at an exit of the retriever; None for all.
+        image_cache: for what it sees in images; None keeps nothing.
 
     Raises:
         InputError, ModelError: no such retriever, or none that can be loaded. DownloadError: the default model's base
@@ -117,7 +122,7 @@ def load_retriever(
         quiet_libraries()
     from puma.retriever.model import Retriever
 
-    return Retriever.from_pretrained(path, layers=layers, **options)
+    return Retriever.from_pretrained(path, layers=layers, image_cache=image_cache, **options)
 
 
 def chosen_model(model: str | Path | None) -> str | Path:
@@ -156,16 +161,19 @@ def load_encoder(
     dtype: str = "auto",
     attn: str | None = None,
     layers: int | None = None,
+    image_cache: ImageCache | None = None,
 ) -> Any:
     """A retriever of :func:`load_retriever`, or somebody else's sentence-transformers model.
 
     Raises:
-        InputError: both are named, or ``st_prompt`` without ``st``, or ``layers`` with it. Else as
+        InputError: both are named, or ``st_prompt`` without ``st``, or ``layers`` or a cache with it. Else as
             :func:`load_retriever` and :func:`puma.evaluation.foreign.load_foreign`.
     """
     check_foreign(model, st, st_prompt)
     if st is None:
-        return load_retriever(model, dtype=dtype, attn=attn, layers=layers)
+        return load_retriever(model, dtype=dtype, attn=attn, layers=layers, image_cache=image_cache)
+    if image_cache is not None:
+        raise InputError(f"--image-cache {image_cache.folder}: goes with --model, a retriever, not with --st")
     if layers is not None:
         raise InputError(
             f"--layers {layers}: goes with --model, a retriever that was trained with exits, not with --st"
@@ -253,23 +261,6 @@ def searcher_of(
         raise IndexMismatchError(f"{error} No --model was given, so it was {used}.") from None
     check_length(searcher, dimensions)
     return searcher
-
-
-def query_item(text: str | None, image: Path | None) -> Item:
-    """A query from a command's arguments; its image is opened here, so that a wrong path is reported before the model
-    is loaded.
-
-    Raises:
-        InputError: neither was given, or the text is an image. ImageError: the image cannot be opened.
-    """
-    if not (text or "").strip() and image is None:
-        raise InputError('nothing to search for: give words, as in puma search INDEX "a red fox", or --image FILE')
-    reference = image_reference(text or "")
-    if reference in ("data URI", "base64"):
-        raise InputError(f"the query's words are an image ({reference}); save it to a file and give --image FILE")
-    item = Item(text=text, image=image)
-    item.open_image()
-    return item
 
 
 def print_json(value: Any) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
+from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -44,6 +45,8 @@ def embed(
     attn: Attention = None,
     layers: Layers = None,
     dimensions: Dimensions = None,
+    image_cache: CacheFolder = None,
+    image_cache_size: CacheSize = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     engine: EngineName = "local",
@@ -79,6 +82,7 @@ def embed(
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"
     options: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
+    options["image_cache"] = image_cache_of(image_cache, image_cache_size)
     with place.encoder(model, st, st_prompt, dimensions=dimensions, **options) as encoder:
         size = part_size(encoder)
         values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,8 @@ import typer
 
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
-from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths, row_fields
+from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, describe_others, print_paths, row_fields
+from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
 from puma.cli.commands._migrating import migrate
 from puma.cli.commands._shared import (
     Attention,
@@ -81,6 +81,8 @@ def add(
     image_memory: Annotated[
         int | None, typer.Option(min=1, metavar="MIB", help="What decoding one image may take; 2048 by default.")
     ] = None,
+    image_cache: CacheFolder = None,
+    image_cache_size: CacheSize = None,
     engine: EngineName = "local",
     address: Address = None,
     workers: Workers = None,
@@ -104,6 +106,7 @@ def add(
 
     place = Engine(engine, address, workers)
     loading: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
+    loading["image_cache"] = image_cache_of(image_cache, image_cache_size)
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
@@ -289,12 +292,3 @@ def rm(
     for name in missing:
         typer.echo(f"{name}: no such item", err=True)
     typer.echo(f"{index}: {removed} removed; {len(opened)} items in all")
-
-
-def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each further place of an item: where it is, or which fields it has there."""
-    lines = []
-    for payload in payloads:
-        fields = ", ".join(f"{key}={value}" for key, value in payload.items() if key not in ("text", "image"))
-        lines.append("  ".join(part for part in (str(payload.get("image", "")), fields) if part) or describe(payload))
-    return [f"     also  {line}" for line in lines]

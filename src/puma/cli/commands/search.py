@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, print_paths
+from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, describe_others, print_paths
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -16,12 +16,12 @@ from puma.cli.commands._shared import (
     Layers,
     Model,
     print_json,
-    query_item,
     searcher_of,
 )
-from puma.cli.commands.index import ModalityList, describe_others
+from puma.cli.commands.index import ModalityList
 from puma.errors import InputError
 from puma.items.item import Item
+from puma.items.references import image_reference
 
 
 def register(app: typer.Typer) -> None:
@@ -169,3 +169,20 @@ def _warn_of_cut(encoder: Any, query: Item) -> None:
     counter = getattr(encoder, "text_tokens", None)
     if counter is not None and counter.is_cut(query.text):
         typer.echo(f"note: the query is longer than the {counter.limit} tokens that the model reads", err=True)
+
+
+def query_item(text: str | None, image: Path | None) -> Item:
+    """A query from a command's arguments; its image is opened here, so that a wrong path is reported before the model
+    is loaded.
+
+    Raises:
+        InputError: neither was given, or the text is an image. ImageError: the image cannot be opened.
+    """
+    if not (text or "").strip() and image is None:
+        raise InputError('nothing to search for: give words, as in puma search INDEX "a red fox", or --image FILE')
+    reference = image_reference(text or "")
+    if reference in ("data URI", "base64"):
+        raise InputError(f"the query's words are an image ({reference}); save it to a file and give --image FILE")
+    item = Item(text=text, image=image)
+    item.open_image()
+    return item

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma.cli.commands._shared import DEFAULT_MODEL, Attention, Dtype, Layers, Model, chosen_model, load_retriever
+from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
+from puma.cli.commands._shared import (
+    DEFAULT_MODEL,
+    Attention,
+    Dtype,
+    Layers,
+    Model,
+    chosen_model,
+    load_retriever,
+)
 from puma.errors import ConfigError, InputError, require
 
 if TYPE_CHECKING:
@@ -72,6 +81,8 @@ def serve(
     max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a first item may wait for company.")] = 4.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Items that wait at most; then clients get 429.")] = 1024,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds a request may wait; then it gets 503.")] = 30.0,
+    image_cache: CacheFolder = None,
+    image_cache_size: CacheSize = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log each request on stderr.")] = False,
 ) -> None:
     """Serve indexes over HTTP: a search page at /, embeddings in OpenAI's and Cohere's shapes, /docs.
@@ -111,7 +122,9 @@ def serve(
         timeout_s=timeout,
         access_log=access_log,
     )
-    raise typer.Exit(_run(opened, host, port, model, {"dtype": dtype, "attn": attn, "layers": layers}, settings))
+    loading: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
+    loading["image_cache"] = image_cache_of(image_cache, image_cache_size)
+    raise typer.Exit(_run(opened, host, port, model, loading, settings))
 
 
 def named_indexes(addresses: list[str], *, writable: bool) -> dict[str, Index]:

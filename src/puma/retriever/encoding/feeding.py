@@ -12,6 +12,7 @@ from puma.errors import ImageError
 from puma.items.item import Item
 from puma.retriever.encoding.batches import prefetched, preparing_threads
 from puma.retriever.encoding.planning import Batch
+from puma.retriever.encoding.seen_images import SeenImages
 from puma.retriever.encoding.states import Features
 from puma.retriever.inputs import Inputs, why_unusable
 from puma.retriever.stored_vision import VisionFeatures
@@ -32,6 +33,17 @@ class Made:
     faults: dict[int, str]
 
 
+@dataclass(frozen=True)
+class Known:
+    """A batch of images that the model has seen, which needs nothing but their outcome.
+
+    Args:
+        features: its input tensors, on the model's device.
+    """
+
+    features: Features
+
+
 class Feeder:
     """Makes the input tensors of batches.
 
@@ -42,6 +54,7 @@ class Feeder:
         device: of the model.
         vision: stored outputs of the vision tower.
         past_faults: whether images that cannot be read are left out; else the first raises.
+        seen: the images of these items that come again.
     """
 
     def __init__(
@@ -53,22 +66,26 @@ class Feeder:
         *,
         vision: VisionFeatures | None = None,
         past_faults: bool = False,
+        seen: SeenImages | None = None,
     ) -> None:
         self.inputs, self.items, self.instructions = inputs, items, instructions
-        self.device, self.vision, self.past_faults = device, vision, past_faults
+        self.device, self.vision, self.past_faults, self.seen = device, vision, past_faults, seen
 
-    def ahead(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Made | None]]:
+    def ahead(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Made | Known | None]]:
         """The batches in their order, prepared on threads while the model works on those before; None in the place of a
-        batch of images that are seen again: what of it is needed is known when its turn has come."""
+        batch of images that are still to be seen before: what of it is needed is known when its turn has come."""
         first = list(itertools.islice(batches, 2))
         if len(first) < 2:  # nothing to be ahead of: a thread would only be waited for
-            return ((batch, self._unless_again(batch)) for batch in first)
+            return ((batch, self._prepared(batch)) for batch in first)
         with_images = any(item.image is not None for item in self.items)
         left: Iterable[Batch] = itertools.chain(first, batches)
-        return prefetched(left, self._unless_again, preparing_threads(self.device) if with_images else 1)
+        return prefetched(left, self._prepared, preparing_threads(self.device) if with_images else 1)
 
-    def _unless_again(self, batch: Batch) -> Made | None:
-        return None if batch.again else self.make(batch)
+    def _prepared(self, batch: Batch) -> Made | Known | None:
+        if not batch.again:
+            return self.make(batch)
+        features = None if self.seen is None else self.seen.features(batch.rows, batch.ids, self.device)
+        return None if features is None else Known(features)
 
     def make(self, batch: Batch) -> Made:
         """One batch's tensors.

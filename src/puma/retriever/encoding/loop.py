@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from puma.errors import InputError
 from puma.items.item import Item
-from puma.retriever.encoding.feeding import Feeder
+from puma.retriever.encoding.feeding import Feeder, Known, Made
 from puma.retriever.encoding.folding import fast_tower
+from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, planned_batches
 from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.encoding.ret_states import RetStates
@@ -75,13 +76,19 @@ def encode_batches(
     batches = planned_batches(
         inputs, items, instructions, batch_size=batch_size, device=device, kinds=kinds, again=again
     )
-    feeder = Feeder(inputs, items, instructions, device, vision=vision, past_faults=on_unreadable is not None)
+    feeder = Feeder(
+        inputs, items, instructions, device, vision=vision, past_faults=on_unreadable is not None, seen=seen
+    )
     for batch, made in feeder.ahead(batches):
-        moved = seen.features(batch.rows, batch.ids, device) if made is None and seen is not None else None
+        moved: Features | None = None
+        if isinstance(made, Known):
+            moved = made.features
+        elif made is None and seen is not None:
+            moved = seen.features(batch.rows, batch.ids, device)
         if moved is not None:
             rows, features = batch.rows, {name: moved[name].cpu() for name in ("input_ids", "attention_mask")}
         else:
-            made = made or feeder.make(batch)
+            made = made if isinstance(made, Made) else feeder.make(batch)
             rows, features = made.rows, made.features
             for row, reason in made.faults.items():
                 if on_unreadable is not None:
@@ -117,9 +124,11 @@ def encode_items(
     vision: VisionFeatures | None = None,
     autocast: torch.dtype | None = None,
     tokens: np.ndarray | None = None,
+    image_cache: ImageCache | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
-    ``tokens`` (integers [n]) goes how many the model read of each.
+    ``tokens`` (integers [n]) goes how many the model read of each. What the model sees in images is looked up in
+    ``image_cache``, and kept there.
 
     What is given twice is embedded once, and the states come the short way where the model allows it
     (:mod:`puma.retriever.encoding.ret_states`).
@@ -133,6 +142,9 @@ def encode_items(
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     read = np.zeros(len(unique), dtype=np.int64)
+    seen = None
+    if with_images and takes_seen_images(model):
+        seen = SeenImages(model, inputs, unique, own, keys, autocast, image_cache)
     batches = encode_batches(
         model,
         inputs,
@@ -143,7 +155,7 @@ def encode_items(
         vision=vision,
         autocast=autocast,
         kinds=kinds_by_head(heads, next(model.parameters()).device),
-        seen=SeenImages(model, inputs, unique, own, keys) if with_images and takes_seen_images(model) else None,
+        seen=seen,
     )
     with tqdm(total=len(items), unit="item", desc="embedding", disable=not show_progress) as bar:
         bar.update(len(items) - len(unique))

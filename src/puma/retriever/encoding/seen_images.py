@@ -7,10 +7,10 @@ beside another text.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,8 +19,11 @@ import torch
 
 from puma.items.item import Item
 from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.repeats import CONTENT, Key, content_keys
+from puma.retriever.encoding.seen import Seen, from_bytes, to_bytes
 from puma.retriever.encoding.states import Features, cast_features, weights_stamp
+from puma.retriever.encoding.vision_identity import processing, vision_identity
 from puma.retriever.inputs import Inputs
 
 MEMORY_BYTES = 128 * 1024 * 1024
@@ -30,32 +33,6 @@ FEW = 16
 
 MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Seen]] = WeakKeyDictionary()
 """Of each model the images that later calls may use."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image, as the model has seen it.
-
-    Args:
-        ids: the tokens that stand for it.
-        per_token: the processor's other values for these tokens, [tokens] each.
-        per_image: the processor's values for the image that the model itself needs (``image_grid_thw``), [1, ...] each.
-        states: the tower's outputs, projected, [image tokens, dim].
-        deeper: those that go into later layers (Qwen3-VL), [image tokens, dim] each.
-        stacked: whether the model takes the states of a batch as one tensor, and not as a list.
-    """
-
-    ids: tuple[int, ...]
-    per_token: Mapping[str, torch.Tensor]
-    per_image: Mapping[str, torch.Tensor]
-    states: torch.Tensor
-    deeper: tuple[torch.Tensor, ...]
-    stacked: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of its tensors."""
-        return sum(part.nbytes for part in (self.states, *self.deeper))
 
 
 def takes_seen_images(model: Any) -> bool:
@@ -76,6 +53,8 @@ class SeenImages:
         items: the call's items.
         instructions: one an item.
         keys: of their images, as :func:`puma.retriever.encoding.repeats.image_keys` gives them.
+        autocast: the type to compute in; None for the weights' own.
+        disk: where all images are looked up and kept, beside the memory; None for nowhere.
     """
 
     def __init__(
@@ -85,20 +64,33 @@ class SeenImages:
         items: Sequence[Item],
         instructions: Sequence[str | None],
         keys: Sequence[Key | None],
+        autocast: torch.dtype | None = None,
+        disk: ImageCache | None = None,
     ) -> None:
         self._inputs, self._items, self._instructions = inputs, items, instructions
         images = [item.image for item in items]
         few = 0 < sum(image is not None for image in images) <= FEW
-        keys = content_keys(images, keys) if few else keys
+        weights = weights_stamp(model) if few or disk is not None else None
+        identity = None if disk is None else vision_identity(model, inputs, autocast, weights)
+        self._disk = None if identity is None else disk
+        lasting = few or self._disk is not None
+        keys = content_keys(images, keys) if lasting else keys
         counts = Counter(key for key in keys if key is not None)
-        self._comes_again = {key for key, count in counts.items() if (key[0] == CONTENT if few else count > 1)}
+        comes_again = {key for key, count in counts.items() if (key[0] == CONTENT if lasting else count > 1)}
         # What is kept for other calls is worth nothing once the weights or the processor are others.
-        stamp = (weights_stamp(model), _processing(inputs)) if few else None
-        self._keys: list[Hashable] = [(stamp, key) if key in self._comes_again else None for key in keys]
+        stamp = (weights, processing(inputs), autocast) if few else None
+        self._keys: list[Hashable] = [(stamp, key) if key in comes_again else None for key in keys]
+        self._on_disk: dict[Hashable, bytes] = {}
+        """The keys of the same entries on the disk."""
+        if identity is not None:
+            self._on_disk = {own: _disk_key(identity, own[1]) for own in self._keys if isinstance(own, tuple)}
         self._memory = MEMORIES.setdefault(model, BoundedMemory(MEMORY_BYTES)) if few else BoundedMemory(MEMORY_BYTES)
         self.again: list[bool] = []
         """Of each item whether its image will have been seen when the others before it have."""
-        known = {key for key in self._keys if key is not None and key in self._memory}
+        stored = self._disk.present(self._on_disk.values()) if self._disk is not None else set()
+        known = {
+            key for key in self._keys if key is not None and (key in self._memory or self._on_disk.get(key) in stored)
+        }
         for key in self._keys:
             self.again.append(key in known)
             known.add(key) if key is not None else None
@@ -119,8 +111,9 @@ class SeenImages:
         """
         seen: list[Seen] = []
         parts: list[tuple[list[int], list[int]]] = []
+        recalled = self._recalled([self._keys[row] for row in rows], device)
         for row, own in zip(rows, ids, strict=True):
-            one, around = self._memory.get(self._keys[row]), self._around(own)
+            one, around = recalled.get(self._keys[row]), self._around(own)
             if one is None or around is None:
                 return None
             seen.append(one)
@@ -155,12 +148,31 @@ class SeenImages:
         features = cast_features(model, features)
         given = {name: value for name, value in features.items() if name in self._takes}
         outputs = model.get_image_features(**given, return_dict=True)
+        new: dict[bytes, bytes] = {}
         for row, one in zip(rows, self._cut(features, outputs, rows), strict=True):
-            if one is not None and self._keys[row] is not None:
-                self._memory.put(self._keys[row], one)
+            key = self._keys[row]
+            if one is not None and key is not None:
+                self._memory.put(key, one)
+                if key in self._on_disk:
+                    new[self._on_disk[key]] = to_bytes(one)
+        if self._disk is not None:
+            self._disk.put(new)
         left: dict[str, Any] = {name: value for name, value in features.items() if not name.startswith("pixel_")}
         left["mm_encoder_outputs"] = {"image": outputs}
         return left
+
+    def _recalled(self, keys: Sequence[Hashable], device: torch.device) -> dict[Hashable, Seen]:
+        """What is known of images, from the memory, else from the disk."""
+        found = {key: one for key in keys if (one := self._memory.get(key)) is not None}
+        if self._disk is None:
+            return found
+        left = {self._on_disk[key]: key for key in keys if key not in found and key in self._on_disk}
+        for own, data in self._disk.get(left).items():
+            one = from_bytes(data, device)
+            if one is not None:
+                self._memory.put(left[own], one)
+                found[left[own]] = one
+        return found
 
     def _cut(self, features: Features, outputs: Any, rows: Sequence[int]) -> list[Seen | None]:
         """What was seen in each row's image; None where it cannot be told apart from what is around it."""
@@ -212,5 +224,6 @@ class SeenImages:
         return ids[: places[0]], ids[places[0] + len(own) :]
 
 
-def _processing(inputs: Inputs) -> Hashable:
-    return inputs.draft, inputs.processor.image_processor.to_json_string()
+def _disk_key(identity: bytes, key: Key) -> bytes:
+    """The key on the disk of an image of this content, as a model of this identity sees it."""
+    return hashlib.blake2b(repr(key).encode(), key=identity, digest_size=16).digest()

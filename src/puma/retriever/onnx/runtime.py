@@ -221,13 +221,15 @@ def load_exported(
     dtype: Any = "auto",
     attn: str | None = None,
     layers: int | None = None,
+    image_cache: Any = None,
 ) -> Any:
     """The retriever of an exported folder.
 
     Args:
         folder: where the files are.
         name: what the caller called it, for messages.
-        device, dtype, attn, layers: must be left to their defaults (or ``cpu``): the graphs are what they are.
+        device, dtype, attn, layers, image_cache: must be left to their defaults (or ``cpu``): the graphs are what they
+            are.
 
     Raises:
         InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
@@ -235,6 +237,7 @@ def load_exported(
     """
     export = read_export(folder)
     given = (("dtype", dtype, "auto"), ("attn", attn, None), ("layers", layers, None), ("device", device, None))
+    given += (("image_cache", image_cache, None),)
     for argument, value, plain in given:
         if value != plain and (argument, value) != ("device", "cpu"):
             raise InputError(
