@@ -236,8 +236,13 @@ def load_exported(
         DependencyError: onnxruntime is not installed.
     """
     export = read_export(folder)
-    given = (("dtype", dtype, "auto"), ("attn", attn, None), ("layers", layers, None), ("device", device, None))
-    given += (("image_cache", image_cache, None),)
+    given = (
+        ("dtype", dtype, "auto"),
+        ("attn", attn, None),
+        ("layers", layers, None),
+        ("device", device, None),
+        ("image_cache", image_cache, None),
+    )
     for argument, value, plain in given:
         if value != plain and (argument, value) != ("device", "cpu"):
             raise InputError(
