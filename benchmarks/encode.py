@@ -32,7 +32,7 @@ import numpy as np
 
 from _encode_mix import Part, mix, parts
 from _encode_peers import PEERS, Peer
-from _encode_profile import feeding_row, gemm_peak, profile
+from _encode_profile import FEEDS, feeding_row, gemm_peak, preparation_rows, profile
 from _machine import described
 from _qwen_cut import for_vllm, qwen_cut
 from _service import captions
@@ -94,8 +94,9 @@ def main() -> None:
             write_json(options.out, result)
     if wanted("feeding", options):
         fed = Retriever.from_pretrained(default_model(), device="cpu")
-        result["feeding"] = [feeding_row(fed, kind, options.seed) for kind in ("texts", "images")]
-        print(json.dumps(result["feeding"], indent=1))
+        result["feeding"] = [feeding_row(fed, kind, options.seed) for kind in FEEDS]
+        result["preparation"] = preparation_rows(fed, options.seed)
+        print(json.dumps({name: result[name] for name in ("feeding", "preparation")}, indent=1))
     write_json(options.out, result)
 
 

@@ -38,7 +38,7 @@ class Known:
     """A batch of images that the model has seen, which needs nothing but their outcome.
 
     Args:
-        features: its input tensors, on the model's device.
+        features: its input tensors, on the CPU but for what the tower has made of the images.
     """
 
     features: Features

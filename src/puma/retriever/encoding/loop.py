@@ -80,13 +80,13 @@ def encode_batches(
         inputs, items, instructions, device, vision=vision, past_faults=on_unreadable is not None, seen=seen
     )
     for batch, made in feeder.ahead(batches):
-        moved: Features | None = None
+        known: Features | None = None
         if isinstance(made, Known):
-            moved = made.features
+            known = made.features
         elif made is None and seen is not None:
-            moved = seen.features(batch.rows, batch.ids, device)
-        if moved is not None:
-            rows, features = batch.rows, {name: moved[name].cpu() for name in ("input_ids", "attention_mask")}
+            known = seen.features(batch.rows, batch.ids, device)
+        if known is not None:
+            rows, features = batch.rows, known
         else:
             made = made if isinstance(made, Made) else feeder.make(batch)
             rows, features = made.rows, made.features
@@ -95,7 +95,10 @@ def encode_batches(
                     on_unreadable(row, reason)
             if not rows:
                 continue
-            moved = {key: value.to(device, non_blocking=True) for key, value in features.items()}
+        moved = {
+            key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in features.items()
+        }
         # Not around the loop: what is entered here would be in force where the caller works on a batch.
         with (
             torch.inference_mode(),

@@ -103,6 +103,7 @@ class SeenImages:
 
     def features(self, rows: Sequence[int], ids: Sequence[list[int]], device: torch.device) -> Features | None:
         """The model's inputs for items whose images it has all seen; None where one is not, or no longer, there.
+        They are on the CPU, but for what the tower has made.
 
         Args:
             rows: positions of the items.
@@ -126,7 +127,6 @@ class SeenImages:
                 batch[name][n, len(before) : len(before) + len(one.ids)] = one.per_token[name]
         for name in seen[0].per_image:
             batch[name] = torch.cat([one.per_image[name] for one in seen])
-        batch = {name: value.to(device) for name, value in batch.items()}
         states = [one.states for one in seen]
         deeper = [list(layer) for layer in zip(*(one.deeper for one in seen), strict=True)]
         outputs = SimpleNamespace(pooler_output=torch.stack(states) if seen[0].stacked else states)
