@@ -2,6 +2,7 @@
 
     python benchmarks/encode.py                        puma-mini and a small cut shaped like Qwen2-VL-2B at 12 layers
     python benchmarks/encode.py --models mini --scale 0.25 --rounds 1 --out /tmp/trial.json
+    python benchmarks/encode.py --models qwen-cut --only vllm --vllm VLLM_ENVIRONMENT/bin/python
 
 For each kind of items (_encode_mix.py) every encoder embeds the same items, in turn, several times; the ratio is that
 of the medians. PUMA's forgets before each what it kept of earlier calls, but for the queries that come one a call. The
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,11 +30,12 @@ from typing import Any
 
 import numpy as np
 
+from _beside_vllm import beside_vllm
 from _encode_mix import Part, mix, parts
 from _encode_peers import PEERS, Peer
 from _encode_profile import FEEDS, feeding_row, gemm_peak, preparation_rows, profile
 from _machine import described
-from _qwen_cut import for_vllm, qwen_cut
+from _qwen_cut import qwen_cut
 from _service import captions
 from puma.cli.commands._shared import quiet_libraries
 from puma.items import Item
@@ -86,11 +87,15 @@ def main() -> None:
             scale, words = (options.scale, 260) if name == "mini" else (options.scale / 4, 110)
             kinds = parts(texts, images, options.seed, scale, words)
             result.setdefault(name, {})["scale"] = options.scale
-            for _ in compare(model, kinds, options, result[name]):
-                write_json(options.out, result)
+            if options.only != ["vllm"]:
+                for _ in compare(model, kinds, options, result[name]):
+                    write_json(options.out, result)
             if options.vllm is not None and name == "qwen-cut":
-                result[name]["beside_vllm"] = beside_vllm(model, mix(kinds, options.seed), options)
-                print(json.dumps(result[name]["beside_vllm"]))
+                rows = result[name]["beside_vllm"] = {}
+                for kind, row in beside_vllm(model, kinds, options.vllm, options.rounds):
+                    rows[kind] = row
+                    print(json.dumps({kind: row}), flush=True)
+                    write_json(options.out, result)
             write_json(options.out, result)
     if wanted("feeding", options):
         fed = Retriever.from_pretrained(default_model(), device="cpu")
@@ -182,50 +187,6 @@ def embedded(peer: Peer, given: list[Part], size: int) -> np.ndarray:
         calls: list[list[Item]] = [[item] for item in part.items] if part.one_by_one else [part.items]
         rows += [peer.embed(items, part.instruction, size) for items in calls]
     return np.concatenate(rows)
-
-
-def beside_vllm(model: Path, given: list[Part], options: argparse.Namespace) -> dict[str, Any]:
-    """Items a second of PUMA's encoder and of vLLM's, which cannot share a process: ours before and after."""
-    retriever = Retriever.from_pretrained(model, device="cpu")
-    ours = PEERS["puma"](model)
-    work = model.parent
-    calls = [
-        [
-            {
-                "prompt": retriever.prompt.render(item.text, item.image is not None, part.instruction),
-                "image": None if item.image is None else str(item.image),
-            }
-            for item in part.items
-        ]
-        for part in given
-    ]
-    (work / "items.json").write_text(json.dumps(calls))
-    folder, seconds = for_vllm(model, work / "vllm"), []
-    words = [options.vllm, Path(__file__).parent / "_encode_vllm.py", folder, work / "items.json", work / "out.npz"]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    for turn in range(2):
-        for _ in range(options.rounds):
-            ours.forget()
-            begun = time.perf_counter()
-            vectors = embedded(ours, given, 64)
-            seconds.append(time.perf_counter() - begun)
-        if turn == 0:
-            subprocess.run(
-                [*map(str, words), str(options.rounds)], check=True, capture_output=True, env=clean | settings
-            )
-    found = np.load(work / "out.npz")
-    theirs = found["seconds"].tolist()
-    count = sum(len(part.items) for part in given)
-    return {
-        "items": count,
-        "items_a_second": {
-            "puma": round(count / statistics.median(seconds), 2),
-            "vllm": round(count / statistics.median(theirs), 2),
-        },
-        "ratio_to": {"vllm": round(statistics.median(theirs) / statistics.median(seconds), 3)},
-        "worst_cosine": round(float((vectors * found["vectors"]).sum(1).min()), 6),
-    }
 
 
 def first_vectors(model: Path, starts: int) -> dict[str, float]:
