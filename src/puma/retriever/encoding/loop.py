@@ -17,6 +17,7 @@ from puma.retriever.encoding.feeding import Feeder, Known, Made
 from puma.retriever.encoding.folding import fast_tower
 from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, planned_batches
+from puma.retriever.encoding.quick_linear import quick_linears
 from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.encoding.ret_states import RetStates
 from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
@@ -104,6 +105,7 @@ def encode_batches(
             torch.inference_mode(),
             nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast),
             _tower_for(model, moved, vision),
+            quick_linears(model, autocast),
         ):
             output = forward(model, seen.look(model, moved, rows) if seen is not None else moved)
         yield rows, features, output
