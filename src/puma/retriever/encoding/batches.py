@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 CPU_PASS_TOKENS, GPU_PASS_TOKENS = 16, 2000
 """What a forward pass costs beside its tokens, in tokens (measured on puma-mini; on a GPU about the time in which a
 decoder's kernels are started). On a CPU padding costs as much as text, so that unlike lengths are better divided."""
+QUICK_CPU_PASS_TOKENS = 32
+"""The same on a CPU where tokens cost half (:mod:`puma.retriever.encoding.quick_linear`)."""
 CPU_MOST_TOKENS = 4096
 """Of a batch on a CPU: beyond it tensors leave the caches, and a token costs more (14 % at 10,000)."""
 
 
 def pass_tokens(device: torch.device) -> int:
     """What a forward pass costs on a device beside its tokens, in tokens."""
-    return CPU_PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
+    if device.type != "cpu":
+        return GPU_PASS_TOKENS
+    from puma.retriever.encoding.quick_linear import onednn_pays
+
+    return QUICK_CPU_PASS_TOKENS if onednn_pays() else CPU_PASS_TOKENS
 
 
 def length_sorted_batches(

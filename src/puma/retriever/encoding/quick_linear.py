@@ -37,7 +37,12 @@ def quick_linears(model: Any, autocast: torch.dtype | None = None) -> AbstractCo
     first = next(model.parameters())
     if first.device.type != "cpu" or first.dtype != torch.float32 or autocast is not None:
         return contextlib.nullcontext()
-    return OneDnnLinears() if _pays(torch.get_num_threads()) else contextlib.nullcontext()
+    return OneDnnLinears() if onednn_pays() else contextlib.nullcontext()
+
+
+def onednn_pays() -> bool:
+    """Whether oneDNN is the faster one on the threads that torch has now; the first call measures it."""
+    return _pays(torch.get_num_threads())
 
 
 class OneDnnLinears(TorchFunctionMode):
