@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 import statistics
 import tempfile
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from _encode_mix import Part
@@ -20,6 +23,7 @@ from puma.retriever.cores import usable_cores
 from puma.retriever.encoding.batches import prefetched, preparing_threads
 from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.loop import encode_batches, encode_items
+from puma.retriever.encoding.quick_linear import OneDnnLinears
 from puma.retriever.encoding.repeats import image_keys
 from puma.retriever.encoding.seen_images import SeenImages
 from puma.retriever.inputs import for_threads
@@ -30,15 +34,23 @@ MODEL_SECONDS = 0.005
 
 
 def gemm_peak() -> float:
-    """FLOPs a second of the fastest of a few fp32 matrix multiplications of the decoder's shapes."""
+    """FLOPs a second of the fastest of a few fp32 matrix multiplications of the decoder's shapes, by MKL or oneDNN."""
     best = 0.0
+    ways = [contextlib.nullcontext, *([OneDnnLinears] if torch.backends.mkldnn.is_available() else [])]
     for rows, left, right in ((1024, 576, 1536), (1024, 1536, 576), (1024, 1024, 1024), (2048, 2048, 2048)):
-        a, b = torch.randn(rows, left), torch.randn(left, right)
-        for _ in range(8):
-            begun = time.perf_counter()
-            torch.mm(a, b)
-            best = max(best, 2 * rows * left * right / (time.perf_counter() - begun))
+        a, b = torch.randn(rows, left), torch.randn(right, left)
+        for way in ways:
+            with torch.inference_mode(), way():
+                for _ in range(8):
+                    begun = time.perf_counter()
+                    functional.linear(a, b)
+                    best = max(best, 2 * rows * left * right / (time.perf_counter() - begun))
     return best
+
+
+def _linear_flops(given: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Of oneDNN's product, which torch's counter does not know, from the shapes."""
+    return 2 * math.prod(given) * weight[0]
 
 
 def profile(retriever: Retriever, part: Part, peak: float) -> dict[str, Any]:
@@ -68,7 +80,8 @@ def profile(retriever: Retriever, part: Part, peak: float) -> dict[str, Any]:
         encode_items(retriever.model, retriever.inputs, part.items, instruction=part.instruction)
 
     whole, feeding, seeing = (seconds(work) for work in (embed, feed, lambda: [*batches(see)]))
-    with FlopCounterMode(display=False) as counter:
+    known = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         embed()
     flops = counter.get_total_flops()
     seen = seeing - feeding if part.items[0].image is not None else 0.0
