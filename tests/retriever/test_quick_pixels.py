@@ -19,13 +19,13 @@ SQUARE = {"size": {"height": 24, "width": 32}, "do_center_crop": False}
 FIT = {
     "clip": lambda: CLIPImageProcessorPil(**SQUARE),
     "siglip": lambda: SiglipImageProcessorPil(size={"height": 30, "width": 30}),
+    "crop": lambda: CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 20, "width": 24}),
     "nearest": lambda: CLIPImageProcessorPil(**SQUARE, resample=0),
     "statistics": lambda: SiglipImageProcessorPil(
         size={"height": 8, "width": 9}, image_mean=[0.1, 0.5, 0.9], image_std=[0.2, 0.3, 0.4], rescale_factor=1 / 127
     ),
 }
 UNFIT = {
-    "crops": lambda: CLIPImageProcessorPil(),
     "pads": lambda: CLIPImageProcessorPil(**SQUARE, do_pad=True, pad_size={"height": 40, "width": 40}),
     "shortest edge": lambda: CLIPImageProcessorPil(size={"shortest_edge": 24}, do_center_crop=False),
     "does not scale": lambda: CLIPImageProcessorPil(**SQUARE, do_normalize=False),
@@ -74,7 +74,7 @@ def test_a_processor_that_does_otherwise_is_noticed(monkeypatch):
             return super().normalize(image, mean, std, **options) - 1
 
     assert type(quick_pixels(Darker(**SQUARE))) is Darker
-    monkeypatch.setattr(module, "_TABLES", {})
+    monkeypatch.setattr(module, "_STEPS", {})
     monkeypatch.setattr(QuickPixels, "__call__", lambda self, *_, **__: {"pixel_values": torch.zeros(1)})
     assert type(quick_pixels(FIT["clip"]())) is CLIPImageProcessorPil
 
@@ -97,6 +97,6 @@ def test_families_make_the_same_inputs(family, family_base):
     for name in plain:
         assert torch.equal(plain[name], quick[name]), name
     fit = isinstance(for_threads(made.inputs).processor.image_processor, QuickPixels)
-    assert fit == (family == "fast_vlm"), family
+    assert fit == (family in ("fast_vlm", "llava")), family
     with pytest.raises(ImageError):
         for_threads(made.inputs).features([Item(image=b"no image")])

@@ -13,8 +13,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from puma.errors import ModelError
+from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.onnx.exporting import preprocessing_of
-from puma.retriever.onnx.pixels import Preprocessing
 
 PROCESSORS = {
     "as the mini base": CLIPImageProcessorPil(

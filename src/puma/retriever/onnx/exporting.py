@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import puma
 from puma.errors import InputError, ModelError, require
 from puma.items.item import Item
 from puma.pruning.cards import CARD, TAG, front_matter
+from puma.retriever.images.pixels import Preprocessing, preprocessing
 from puma.retriever.onnx.graphs import WHOLE, prefix_shape, write_text_graph, write_vision_graph
 from puma.retriever.onnx.layout import (
     EXPORT_FILE,
@@ -27,7 +27,6 @@ from puma.retriever.onnx.layout import (
     VISION_GRAPH,
     Export,
 )
-from puma.retriever.onnx.pixels import Preprocessing
 from puma.retriever.onnx.quantising import QUANTISATION, quantise
 from puma.retriever.onnx.runtime import load_exported
 from puma.retriever.prompts import PROMPT_FILE, control_tokens
@@ -154,46 +153,14 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     Raises:
         ModelError: it does something else, or goes through torchvision, whose pixels are others.
     """
-    from transformers.image_processing_backends import PilBackend
-
-    name = type(processor).__name__
-    plain = all(
-        getattr(type(processor), step, None) is getattr(PilBackend, step)
-        for step in ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
-    )
-    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
-    height, width, edge = (int(getattr(size, side, None) or 0) for side in ("height", "width", "shortest_edge"))
-    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
-    usable = (
-        plain
-        and all(getattr(processor, step, False) for step in steps)
-        and not getattr(processor, "do_pad", None)
-        and not getattr(size, "longest_edge", None)
-        and bool(edge) != bool(height and width)
-        # All images must come out in one size, and none be padded to it.
-        and (not edge if crop is None else crop.height <= (edge or height) and crop.width <= (edge or width))
-    )
-    if not usable:
+    found = preprocessing(processor)
+    if found is None:
         raise ModelError(
-            f"image processor {name}: its pixels cannot be made without transformers (only those of Pillow-backed ones "
-            "that resize, crop to one size, rescale and normalise can be); text_only=True (--text-only) exports the "
-            "text side, or use the model's folder itself"
+            f"image processor {type(processor).__name__}: its pixels cannot be made without transformers (only those "
+            "of Pillow-backed ones that resize, crop to one size, rescale and normalise can be); text_only=True "
+            "(--text-only) exports the text side, or use the model's folder itself"
         )
-    return Preprocessing(
-        height=height,
-        width=width,
-        shortest_edge=edge,
-        resample=int(processor.resample),
-        crop=None if crop is None else (crop.height, crop.width),
-        scale=float(processor.rescale_factor),
-        mean=_triple(processor.image_mean),
-        std=_triple(processor.image_std),
-    )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    first, second, third = values if isinstance(values, Sequence) else (values,) * 3
-    return float(first), float(second), float(third)
+    return found
 
 
 def _described(retriever: Any, source: str, images: Preprocessing | None, precision: str) -> Export:

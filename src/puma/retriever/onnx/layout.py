@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
-from puma.retriever.onnx.pixels import Preprocessing
+from puma.retriever.images.pixels import Preprocessing
 
 EXPORT_FILE = "puma_onnx.json"
 """Holds an :class:`Export`, by which a folder is known to be one."""

@@ -1,5 +1,5 @@
-"""From images to a vision graph's pixel values, by Pillow and numpy alone: the same numbers as transformers' image
-processors with the PIL backend.
+"""From images to pixel values by Pillow and numpy alone: the same numbers as transformers' image processors with the
+PIL backend. Loads no torch.
 """
 
 from __future__ import annotations
@@ -68,3 +68,42 @@ class Preprocessing:
         short, long = sorted((width, height))
         longer = int(self.shortest_edge * long / short)
         return (self.shortest_edge, longer) if width <= height else (longer, self.shortest_edge)
+
+
+def preprocessing(processor: Any) -> Preprocessing | None:
+    """What an image processor does, as Pillow and numpy can do it; None where it does something else, or goes through
+    torchvision, whose pixels are others."""
+    from transformers.image_processing_backends import PilBackend
+
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    plain = all(
+        getattr(type(processor), step, None) is getattr(PilBackend, step)
+        for step in ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
+    )
+    if not plain or not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", None):
+        return None
+    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
+    height, width, edge = (int(getattr(size, side, None) or 0) for side in ("height", "width", "shortest_edge"))
+    usable = (
+        not getattr(size, "longest_edge", None)
+        and bool(edge) != bool(height and width)
+        # All images must come out in one size, and none be padded to it.
+        and (not edge if crop is None else crop.height <= (edge or height) and crop.width <= (edge or width))
+    )
+    if not usable:
+        return None
+    return Preprocessing(
+        height=height,
+        width=width,
+        shortest_edge=edge,
+        resample=int(processor.resample),
+        crop=None if crop is None else (crop.height, crop.width),
+        scale=float(processor.rescale_factor),
+        mean=_triple(processor.image_mean),
+        std=_triple(processor.image_std),
+    )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = values if isinstance(values, Sequence) else (values,) * 3
+    return float(first), float(second), float(third)
