@@ -34,6 +34,11 @@ TAUGHT = 1.0
 """Weight of the exits' teacher."""
 DEEP, DEEP_RATE = 15, 3e-4
 """From how many layers on the learning rate is this one."""
+NAMES = {
+    "alone": "each depth trained alone",
+    "elastic": "one run with exits",
+    "elastic-taught": "one run with exits that learn from its end",
+}
 COLOURS = {"alone": INK, "elastic": DOT, "elastic-taught": "#c0562b"}
 
 
@@ -149,13 +154,17 @@ def by_name_and_depth(rows: Sequence[Mapping[str, Any]], split: str) -> dict[str
     return found
 
 
-def drawn(rows: Sequence[Mapping[str, Any]], split: str) -> str:
-    """Quality over depth, a line a run."""
+def drawn(rows: Sequence[Mapping[str, Any]], split: str, speeds: Mapping[str, float]) -> str:
+    """Quality over depth, a line a run.
+
+    Args:
+        speeds: texts a second, by depth.
+    """
     grouped = by_name_and_depth(rows, split)
     depths = sorted({depth for by_depth in grouped.values() for depth in by_depth})
     middle = {n: {d: 100 * statistics.fmean(v) for d, v in by.items()} for n, by in grouped.items()}
     low, high = bounds([value for by in middle.values() for value in by.values()])
-    width, height, left, right, top, bottom = 560, 340, 50, 530, 30, 290
+    width, height, left, right, top, bottom = 580, 340, 60, 530, 30, 285
 
     def at(depth: int, value: float) -> tuple[float, float]:
         place = depths.index(depth) / max(1, len(depths) - 1)
@@ -167,10 +176,12 @@ def drawn(rows: Sequence[Mapping[str, Any]], split: str) -> str:
         parts += [rule(left, y, right, y, GREY), text(left - 6, y + 4, f"{value:.0f}", "end")]
     for depth in depths:
         parts.append(text(at(depth, low)[0], bottom + 18, f"{depth} layers", "middle"))
+        if str(depth) in speeds:
+            parts.append(text(at(depth, low)[0], bottom + 34, f"{speeds[str(depth)]:,.0f} texts/s", "middle"))
     for number, (name, by_depth) in enumerate(middle.items()):
         points = [at(depth, by_depth[depth]) for depth in sorted(by_depth)]
         parts += [polyline(points, COLOURS[name]), *(dot(x, y, COLOURS[name]) for x, y in points)]
-        parts.append(text(right, bottom - 8 - 16 * number, name, "end", COLOURS[name]))
+        parts.append(text(right, bottom - 8 - 16 * number, NAMES[name], "end", COLOURS[name]))
     return svg(width, height, parts)
 
 
@@ -178,11 +189,13 @@ def main() -> None:
     options = arguments()
     quiet_libraries()
     if options.plot:
-        rows = [row for row in read_rows(options.results) if row["run"] != "speed" and row["steps"] == options.steps]
-        rows = [row for row in rows if row["of"] == depths_of(options.depths, row["run"])]
+        found = [row for row in read_rows(options.results) if set(row["of"]) <= set(options.depths)]
+        found = [row for row in found if row["of"] == depths_of(options.depths, row["run"])]
+        rows = [row for row in found if row["run"] != "speed" and row["steps"] == options.steps]
         if not rows:
             raise SystemExit(f"{options.results}: no runs of {options.steps} steps at the depths {options.depths}")
-        PLOT.write_text(drawn(rows, options.split), encoding="utf-8")
+        speeds = next((row["texts_a_second"] for row in found if row["run"] == "speed"), {})
+        PLOT.write_text(drawn(rows, options.split, speeds), encoding="utf-8")
         print(table(rows, options.split))
         return
     if options.threads:

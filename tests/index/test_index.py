@@ -99,6 +99,21 @@ def test_large_indexes_find_what_exact_search_finds(tmp_path, monkeypatch):
     assert "new" in {hit.id for hit in index.search(queries[0], 2)[0]}
 
 
+@pytest.mark.parametrize("k", [1, 3, 10, 40])
+def test_large_indexes_re_score_enough_however_few_are_asked_for(tmp_path, monkeypatch, k):
+    monkeypatch.setattr(reader, "FLAT_ROWS", 1000)
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(20, 64))
+    rows = centres[random.integers(0, 20, 4100)] + 0.7 * random.normal(size=(4100, 64))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    index = Index(tmp_path / "i")
+    index.add([str(n) for n in range(4000)], rows[:4000], ["text"] * 4000)
+    index.optimize()
+    exact, fast = index.search(rows[4000:], k, exact=True), index.search(rows[4000:], k)
+    found = [len({hit.id for hit in a} & {hit.id for hit in b}) / k for a, b in zip(exact, fast, strict=True)]
+    assert np.mean(found) >= 0.99
+
+
 def test_streamed_exact_search_equals_the_one_in_memory(tmp_path, monkeypatch):
     index, _, _ = filled(tmp_path / "i", count=200)
     queries = units(4, 8, seed=3)
