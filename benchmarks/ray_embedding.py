@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from _machine import described
 from puma.cli.commands._engine import load_cut
 from puma.items.remote import RayEncoder
 from puma.search import Searcher
@@ -69,10 +70,11 @@ def main() -> None:
                     filled(encoder, items, args.batch_size)
                     rates.setdefault(f"{workers}", []).append(filled(encoder, items, args.batch_size))
     cores = len(os.sched_getaffinity(0))
-    described = {name: getattr(args, name) for name in ("images", "texts", "batch_size", "rounds", "seed")}
+    settings = {name: getattr(args, name) for name in ("images", "texts", "batch_size", "rounds", "seed")}
     median = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: value / median["in process"] for name, value in median.items()}
-    result = described | {"cores": cores, "items_per_second": rates, "start_seconds": starts}
+    result = {"command": "python benchmarks/ray_embedding.py", **described(), **settings}
+    result |= {"cores": cores, "items_per_second": rates, "start_seconds": starts}
     result |= {"median_items_per_second": median, "ratio_to_in_process": ratios}
     write_json(args.out, result)
     print(json.dumps({"median": median, "ratios": ratios, "starts": starts}, indent=1))
