@@ -29,6 +29,8 @@ ENGINES = ["lancedb", "milvus-lite", *(pytest.param(name, marks=pytest.mark.slow
 ELSEWHERE = ENGINES[1:]
 BUCKET = "bucket"
 S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+AS_DEPLOYED = {"QUERYNODE_SEGCORE_INTERIMINDEX_ENABLEINDEX": "false"}
+"""What deploy/ sets for a Milvus server too (docs/engines.md says why)."""
 START_SECONDS = 240
 """After a kill -9 a server waits until its own earlier sessions have expired, a minute or more."""
 _SERVER = """
@@ -124,6 +126,7 @@ class MilvusServer:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                env={**os.environ, **AS_DEPLOYED},
             )
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:

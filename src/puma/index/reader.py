@@ -31,8 +31,8 @@ FLAT_ROWS = 10_000
 PROBES = 160
 """Partitions visited; one holds about 4,096 rows. All of 200,000 rows' cost half a millisecond more than 40 of them."""
 CANDIDATES = 200
-"""The fewest that are re-scored. Of 200,000 clustered rows 100, 160 and 200 find 0.931, 0.990 and 1.000 of the exact ten,
-within half a millisecond of one another."""
+"""Re-scored at least. Of 200,000 clustered rows 100, 160 and 200 find 0.931, 0.990 and 1.000 of the exact ten, within
+half a millisecond of one another."""
 FILTERED_CANDIDATES = 1000
 """Where only some rows fit, more candidates are re-scored, up to so many: the best can be far away, where the index
 sees little difference (2% of 200,000 rows fit, hit@10: 0.64 with 100 candidates, 0.91 with 400, 0.99 with 1,000)."""
