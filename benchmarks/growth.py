@@ -1,7 +1,7 @@
 """How time grows: of encoding with the number of items, their length and the decoder's depth, of search with the rows.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py                      under four minutes
-    python benchmarks/growth.py --quick --out /tmp/growth.json
+    python benchmarks/growth.py --quick --out growth-quick.json
 
 The model has random weights and is shaped like Qwen2-VL at small width (_qwen_cut.py). Each series is gone through
 several times, up and down in turn, so that a slow moment of the machine does not bend it. The exponent is the

@@ -1,7 +1,6 @@
 """What the model saw in images, on a disk: the same vectors in another process, neither decoder nor tower, never of
 another model."""
 
-import functools
 import io
 import logging
 import subprocess
@@ -17,13 +16,15 @@ from puma.items import Item
 from puma.retriever.encoding import seen_images, vision_identity
 from puma.retriever.encoding.image_cache import FILE, ImageCache
 from puma.retriever.encoding.seen import Seen, from_bytes, to_bytes
-from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 from support import families
 from support.plain import plain_vectors
+from support.seeing import counted_seeing
 
 CANNOT = ("gemma3",)
 """Its processor writes line breaks around an image, which may join with a text."""
+keeping = pytest.mark.parametrize("retriever", [f for f in families.FAMILIES if f not in CANNOT], indirect=True)
+"""For tests of what is kept."""
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -36,20 +37,7 @@ def retriever(request, family_base):
 @pytest.fixture
 def counted(retriever, tmp_path, monkeypatch):
     """How many images were read by the processor, and how many passes went through the tower; with a cache."""
-    counts = {"read": 0, "passes": 0}
-    features, look = Inputs.features, type(retriever.model).get_image_features
-
-    def reading(self, items, *args, **options):
-        counts["read"] += sum(item.image is not None for item in items)
-        return features(self, items, *args, **options)
-
-    @functools.wraps(look)  # whose arguments are looked up
-    def looking(self, *args, **options):
-        counts["passes"] += 1
-        return look(self, *args, **options)
-
-    monkeypatch.setattr(Inputs, "features", reading)
-    monkeypatch.setattr(type(retriever.model), "get_image_features", looking)
+    counts = counted_seeing(retriever, monkeypatch)
     retriever.image_cache = ImageCache(tmp_path / "cache")
     forget(monkeypatch, counts)
     yield counts
@@ -103,9 +91,8 @@ def test_new_images_beside_known_ones(retriever, counted, monkeypatch):
     assert counted["read"] == (8 if retriever.family in CANNOT else 4)
 
 
+@keeping
 def test_states_come_back_to_the_last_bit(retriever, counted, monkeypatch):
-    if retriever.family in CANNOT:
-        pytest.skip("keeps nothing")
     given, kept = {}, []
     monkeypatch.setattr(seen_images, "to_bytes", lambda one: kept.append(one) or to_bytes(one))
     retriever.encode([encoded(1)])
@@ -125,9 +112,8 @@ def test_states_come_back_to_the_last_bit(retriever, counted, monkeypatch):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@keeping
 def test_other_weights_processing_and_number_types_see_anew(retriever, counted, monkeypatch):
-    if retriever.family in CANNOT:
-        pytest.skip("keeps nothing")
     retriever.encode([encoded(5)])
 
     def misses():
@@ -167,9 +153,8 @@ def test_autocast_sees_anew(retriever, counted, monkeypatch):
     assert len(retriever.image_cache) == 0
 
 
+@keeping
 def test_a_damaged_entry_is_absent(retriever, counted, monkeypatch):
-    if retriever.family in CANNOT:
-        pytest.skip("keeps nothing")
     image, cache = encoded(5), retriever.image_cache
     expected = plain_vectors(retriever, [Item(image=image)])
     retriever.encode([image])

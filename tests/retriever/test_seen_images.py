@@ -1,6 +1,5 @@
 """Images that come again: the same vectors, one pass through the tower, nothing kept beyond its time."""
 
-import functools
 import io
 
 import numpy as np
@@ -13,10 +12,10 @@ from puma.retriever.encoding import seen_images
 from puma.retriever.encoding.bounded import BoundedMemory
 from puma.retriever.encoding.repeats import image_keys
 from puma.retriever.encoding.seen_images import FEW, SeenImages, takes_seen_images
-from puma.retriever.inputs import Inputs
 from puma.retriever.model import Retriever
 from support import families
 from support.plain import plain_vectors
+from support.seeing import counted_seeing
 
 CANNOT = ("gemma3",)
 """Its processor writes line breaks around an image, which may join with a text."""
@@ -42,22 +41,7 @@ def encoded(seed, size=(40, 24)):
 @pytest.fixture
 def counted(retriever, monkeypatch):
     """How many images were read by the processor, and how many passes went through the tower."""
-    counts = {"read": 0, "passes": 0}
-    features, look = Inputs.features, type(retriever.model).get_image_features
-
-    def reading(self, items, *args, **options):
-        counts["read"] += sum(item.image is not None for item in items)
-        return features(self, items, *args, **options)
-
-    @functools.wraps(look)  # whose arguments are looked up
-    def looking(self, *args, **options):
-        counts["passes"] += 1
-        return look(self, *args, **options)
-
-    monkeypatch.setattr(Inputs, "features", reading)
-    monkeypatch.setattr(type(retriever.model), "get_image_features", looking)
-    monkeypatch.setattr(seen_images, "MEMORIES", type(seen_images.MEMORIES)())
-    return counts
+    return counted_seeing(retriever, monkeypatch)
 
 
 def test_an_image_with_many_texts_is_read_once(retriever, counted):

@@ -17,7 +17,7 @@ from puma.cli import app as cli
 from puma.errors import InputError, StorageError
 from puma.index import Index, Place
 from puma.index.addresses import generations_of
-from puma.index.folder_generations import CURRENT
+from puma.index.generation_notes import CURRENT
 from puma.search import Searcher
 from puma.search.ingest import unchanged
 from puma.search.migrating import migrate

@@ -9,32 +9,28 @@ written. Loads no torch.
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from puma.errors import StorageError
+from puma.index.generation_notes import CURRENT, FILLING, is_name, name_of, noted_generation, number_of
 from puma.index.generations import Generation, Generations
 from puma.index.interface import Engine
 from puma.index.tables import locked
 from puma.storage.folders import write_json
 
-CURRENT, FILLING = "current.json", "migration.json"
-_NAME = re.compile(r"gen-([1-9][0-9]{0,5})")
-
 
 def folder_of(root: Path, generation: Generation) -> Path:
     """Where its tables are."""
-    return root if generation.number == 1 else root / f"gen-{generation.number}"
+    return root if generation.number == 1 else root / name_of(generation.number)
 
 
 def root_of(folder: Path) -> Path:
     """The index's folder, of a generation's."""
     known = (folder.parent / CURRENT, folder.parent / FILLING)
-    return folder.parent if _NAME.fullmatch(folder.name) and any(file.exists() for file in known) else folder
+    return folder.parent if is_name(folder.name) and any(file.exists() for file in known) else folder
 
 
 def current(root: Path) -> Generation:
@@ -51,7 +47,7 @@ def is_superseded(folder: Path) -> bool:
     root = root_of(folder)
     if not (root / CURRENT).exists():
         return False
-    return (1 if root == folder else _number(folder)) < current(root).number
+    return (1 if root == folder else number_of(folder.name)) < current(root).number
 
 
 class FolderGenerations(Generations):
@@ -108,16 +104,10 @@ class FolderGenerations(Generations):
     def drop_old(self) -> list[str]:
         newest = self.current()
         gone = [] if newest.number == 1 else sorted(self.root.glob("*.lance"))
-        gone += [folder for folder in self.root.glob("gen-*") if 1 < _number(folder) < newest.number]
+        gone += [folder for folder in self.root.glob("gen-*") if 1 < number_of(folder.name) < newest.number]
         for folder in gone:
             shutil.rmtree(folder)
         return [folder.name for folder in gone]
-
-
-def _number(folder: Path) -> int:
-    """Of a folder by its name; 1 for one of another name."""
-    match = _NAME.fullmatch(folder.name)
-    return int(match[1]) if match else 1
 
 
 def _read(path: Path) -> Generation | None:
@@ -127,8 +117,4 @@ def _read(path: Path) -> Generation | None:
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error})") from None
-    try:
-        found = json.loads(text)
-        return Generation(int(found["number"]), str(found["model"]), str(found["fingerprint"]))
-    except (ValueError, KeyError, TypeError):
-        raise StorageError(f"{path}: is not what 'puma index migrate' writes; restore it, or delete it") from None
+    return noted_generation(text, str(path))

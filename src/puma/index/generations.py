@@ -90,3 +90,16 @@ class Generations(ABC):
     def superseded(self) -> StorageError:
         """What a migration raises when another one has changed the model before it."""
         return StorageError(f"{self.shown}: another migration has changed the model meanwhile; nothing was changed")
+
+
+def sealed(shown: str, consequence: str) -> StorageError:
+    """What a writer raises where its rows do not count any more, or are being closed.
+
+    Args:
+        shown: the index's address.
+        consequence: what became of the write.
+    """
+    return StorageError(
+        f"{shown}: was changed to another model meanwhile, or is being changed now; {consequence}. Open it again, with "
+        "that model"
+    )

@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from puma.errors import StorageError
-from puma.index.generations import Generation, Generations
+from puma.index.generation_notes import CURRENT, FILLING, name_of, noted_generation, number_of
+from puma.index.generations import Generation, Generations, sealed
 from puma.index.interface import Engine
 from puma.index.remote import RemoteFolder
-
-CURRENT, FILLING = "current.json", "migration.json"
-_NAME = re.compile(r"gen-([1-9][0-9]{0,5})")
 
 
 class GenerationFolder(RemoteFolder):
@@ -36,7 +32,7 @@ class GenerationFolder(RemoteFolder):
     """
 
     def __init__(self, root: RemoteFolder, number: int) -> None:
-        super().__init__(root.url if number == 1 else f"{root.url}/gen-{number}")
+        super().__init__(root.url if number == 1 else f"{root.url}/{name_of(number)}")
         self.root, self.number = root, number
 
     @property
@@ -47,10 +43,7 @@ class GenerationFolder(RemoteFolder):
     def refuse_sealed(self, consequence: str) -> None:
         """Raise StorageError where the generation does not count any more, or is being closed."""
         if self.root.read(self.seal) is not None:
-            raise StorageError(
-                f"{self.root}: was changed to another model meanwhile, or is being changed now; {consequence}. "
-                "Open it again, with that model"
-            )
+            raise sealed(str(self.root), consequence)
 
 
 def current(root: RemoteFolder) -> Generation:
@@ -119,26 +112,20 @@ class ObjectGenerations(Generations):
     def abandon(self) -> None:
         unfinished, used = self.filling(), self.current()
         if unfinished is not None and unfinished.number > used.number:
-            self.root.remove_below(f"gen-{unfinished.number}")
+            self.root.remove_below(name_of(unfinished.number))
         self.root.remove(FILLING)
         self.root.remove(self._folder(used.number).seal)
 
     def drop_old(self) -> list[str]:
         newest, names = self.current(), sorted(self.root.names())
         gone = [] if newest.number == 1 else [name for name in names if name.endswith(".lance")]
-        gone += [name for name in names if 1 < _number(name) < newest.number]
+        gone += [name for name in names if 1 < number_of(name) < newest.number]
         for name in gone:
             self.root.remove_below(name)
         return gone
 
     def _folder(self, number: int) -> GenerationFolder:
         return GenerationFolder(self.root, number)
-
-
-def _number(name: str) -> int:
-    """Of a generation by its folder's name; 1 for another name."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else 1
 
 
 def _written(generation: Generation) -> bytes:
@@ -148,12 +135,4 @@ def _written(generation: Generation) -> bytes:
 def _read(root: RemoteFolder, name: str) -> tuple[Generation | None, Any]:
     """What an object says, and its tag; None for both where there is none."""
     found = root.read(name)
-    if found is None:
-        return None, None
-    try:
-        said = json.loads(found[0])
-        return Generation(int(said["number"]), str(said["model"]), str(said["fingerprint"])), found[1]
-    except (ValueError, KeyError, TypeError):
-        raise StorageError(
-            f"{root}/{name}: is not what 'puma index migrate' writes; restore it, or delete it"
-        ) from None
+    return (None, None) if found is None else (noted_generation(found[0], f"{root}/{name}"), found[1])

@@ -70,7 +70,7 @@ class BlobStore:
         self._name, self._what = name, what
         self._lock, self._pid = threading.Lock(), os.getpid()
         self._reads = self._writes = True
-        self._told = False
+        self._warned = False
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{what}={self.folder}: is a file; give a folder's path")
         with storage_errors(self.folder):
@@ -217,8 +217,8 @@ class BlobStore:
 
     def _fail(self, error: sqlite3.Error, reading: bool = True) -> None:
         self._writes, self._reads = False, self._reads and not reading
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             remedy = "remove the folder" if reading else "make room"
             _LOG.warning(
                 "%s=%s: %s; going on without it (%s and start again to use it)", self._what, self.folder, error, remedy

@@ -17,7 +17,7 @@ from puma.errors import DependencyError, StorageError, install_command
 
 CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 15, 3
 _METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
-_TOLD = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>")
+_CODE_AND_MESSAGE = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>")
 
 
 def without_tls() -> bool:
@@ -79,5 +79,5 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).partition("\n\nDebug")[0].split())
     if any(host in text for host in _METADATA_HOSTS):  # asked for a role where the environment gives no key
         return "the environment gives no credentials, and this machine has none of its own"
-    told = _TOLD.search(text)
-    return f"{told[1]}: {told[2]}"[:300] if told else text[:300]
+    found = _CODE_AND_MESSAGE.search(text)
+    return f"{found[1]}: {found[2]}"[:300] if found else text[:300]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import StorageError
+from puma.index.generations import sealed
 from puma.index.interface import NewRow
 from puma.index.milvus import verifying
 from puma.index.milvus.collections import create, described, load, row_entity
@@ -57,10 +58,7 @@ class MilvusEngine(MilvusReader, RowWriter):
     def _refuse_sealed(self, consequence: str) -> None:
         aliases = self.server.aliases(self.name)
         if aliases is None or sealed_alias(self.name) in aliases:
-            raise StorageError(
-                f"{self.server.address.shown}: was changed to another model meanwhile, or is being changed now; "
-                f"{consequence}. Open it again, with that model"
-            )
+            raise sealed(self.server.address.shown, consequence)
 
     def take_companions(self, other: Any, ids: Collection[str]) -> None:
         other._places.forget()  # what others have added just now counts too

@@ -136,8 +136,8 @@ class PathReader:
         if not self.exists():
             if is_address(str(path)):
                 raise InputError(f"{path}: {no_such_file(str(path))}")
-            told = "a path is never taken for text; put texts into a .txt file"
-            raise InputError(f"{path}: no such file or folder ({told})")
+            remedy = "a path is never taken for text; put texts into a .txt file"
+            raise InputError(f"{path}: no such file or folder ({remedy})")
         if not path.is_dir():
             check_file(path, self.options)
 

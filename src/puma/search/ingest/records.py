@@ -248,8 +248,8 @@ def _object_of(given: str, base: ObjectPath) -> ObjectPath:
     named = object_path(given) if is_address(given) else base.at(given)
     if named is not None and named.root == base.root and named.key:
         return named
-    told = "not in the bucket of its table, and other addresses are never fetched; name it relative to the table"
-    raise ImageError(f"image {given:.200}: {told}")
+    why = "not in the bucket of its table, and other addresses are never fetched; name it relative to the table"
+    raise ImageError(f"image {given:.200}: {why}")
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,14 @@ class Unchanged:
         if stamp is None or stamp.how != self.how or stamp.ids != self._counts[source]:
             return False
         known = {} if state is None else {source: state}
-        asked = [file for file in stamp.files if file.path not in known]
+        unknown = [file for file in stamp.files if file.path not in known]
         if any(known[file.path] != file for file in stamp.files if file.path in known):
             return False
-        if len(asked) > 1 and object_path(source) is not None:  # a request for each image that a table names
-            states = in_order((partial(state_of, file.path), 0) for file in asked)
+        if len(unknown) > 1 and object_path(source) is not None:  # a request for each image that a table names
+            states = in_order((partial(state_of, file.path), 0) for file in unknown)
         else:
-            states = (state_of(file.path) for file in asked)
-        return all(now == file for now, file in zip(states, asked, strict=True))
+            states = (state_of(file.path) for file in unknown)
+        return all(now == file for now, file in zip(states, unknown, strict=True))
 
 
 class Reading:
