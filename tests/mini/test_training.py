@@ -26,6 +26,9 @@ SMALL = {
     "retrieve.learning_rate": 1e-3,
     "retrieve.tower_rate": 1e-3,
     "retrieve.workers": 0,
+    "retrieve.dimensions": [8],
+    "rounds": None,
+    "published_tower": 0.0,
 }
 STEPS = {**SMALL, "retrieve.minutes": 0, "retrieve.steps": 5, "retrieve.save_steps": 2}
 
@@ -98,7 +101,7 @@ def test_minutes_end_a_run_and_count_over_a_kill(base, benchmark, tmp_path, monk
 def test_the_command_writes_the_adapter(base, benchmark, tmp_path):  # noqa: F811
     command = ["train", "puma-mini", "--data", str(benchmark), "--out", str(tmp_path / "out")]
     for name, value in {**STEPS, "retrieve.steps": 2}.items():
-        command += ["--set", f"{name}={value}"]
+        command += ["--set", f"{name}={'null' if value is None else value}"]
     assert main([*command, "--adapter", str(tmp_path / "new" / "a.safetensors")]) == 0
     assert np.isfinite(read_adapter(tmp_path / "new" / "a.safetensors", base, device="cpu").encode(["red"])).all()
 
@@ -141,3 +144,29 @@ def test_a_frozen_tower_reads_stored_variants_and_mixtures(tiny_base, benchmark,
     retriever = training.student(tiny_base, recipe, vision)
     logs = training.train_stages(retriever, recipe, tiny_base, benchmark, tmp_path / "work", vision=vision)
     assert logs["retrieve"][-1]["step"] == 3
+
+
+def test_rounds_and_a_part_of_the_published_tower(base, benchmark, tmp_path):  # noqa: F811
+    """The recipe's own way of making puma-mini: a mean after each round, then a part of the base's tower."""
+    rounds = {"rounds.count": 1, "rounds.share": 0.5, "rounds.minutes": 0, "rounds.steps": 3}
+    made = {}
+    for name, changes in {
+        "plain": {"rounds": None, "published_tower": 0.0},
+        "rounds": {**rounds, "published_tower": 0.0},
+        "whole": {**rounds, "published_tower": 0.2},
+    }.items():
+        logs = training.train_recipe(read_recipe("puma-mini", {**STEPS, **changes}), benchmark, tmp_path / name)
+        made[name] = Retriever.from_pretrained(tmp_path / name, device="cpu").model.state_dict()
+    assert [log[-1]["step"] for log in logs.values()] == [5, 3]
+    published = Retriever.from_base(
+        base, layers=1, prompt="short", dtype=torch.float32, device="cpu"
+    ).model.state_dict()
+    changed = 0
+    for name, tensor in made["whole"].items():
+        if name.startswith("vision_tower.") and tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.8 * made["rounds"][name] + 0.2 * published[name])
+            changed += not torch.equal(tensor, made["rounds"][name])
+        else:
+            assert torch.equal(tensor, made["rounds"][name])
+    assert changed
+    assert any(not torch.equal(tensor, made["plain"][name]) for name, tensor in made["rounds"].items())

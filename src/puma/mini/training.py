@@ -24,6 +24,7 @@ from puma.mini.base.folding import folded_tower
 from puma.mini.base.known_images import KnownImages, known_images
 from puma.mini.base.settings import BaseSettings, card_of_base
 from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
+from puma.mini.base.vision import tower_weights
 from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
 from puma.mini.features import training_mixtures, with_more_features
@@ -33,11 +34,12 @@ from puma.retriever.model import Retriever
 from puma.retriever.stored_vision import VisionFeatures
 from puma.training.any_modality import with_any_instructions
 from puma.training.collating import Targets
+from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, first_instructions, read_pairs
 from puma.training.recipes.recipe import Recipe
-from puma.training.run_folder import CONFIGURATION
+from puma.training.rounds import mix_weights, names_with_rounds, train_rounds
 from puma.training.stage import train
-from puma.training.two_stages import free_target, read_validation, tell, to_stderr
+from puma.training.two_stages import free_target, has_begun, read_validation, tell, to_stderr
 from puma.training.validation import Validation
 
 Step = Callable[[str, Callable[[], Any]], Any]
@@ -74,7 +76,8 @@ def for_this_machine(recipe: Recipe) -> Recipe:
     if has_fast_bf16():
         return recipe
     distil = None if recipe.distil is None else replace(recipe.distil, precision="fp32")
-    return replace(recipe, distil=distil, retrieve=replace(recipe.retrieve, precision="fp32"))
+    rounds = recipe.rounds and replace(recipe.rounds, config=replace(recipe.rounds.config, precision="fp32"))
+    return replace(recipe, distil=distil, retrieve=replace(recipe.retrieve, precision="fp32"), rounds=rounds)
 
 
 def train_recipe(
@@ -116,7 +119,7 @@ def train_recipe(
         root,
         target.with_name(target.name + ".work"),
         vision=vision,
-        validation=read_validation(root, recipe.stages),
+        validation=read_validation(root, recipe.trainings),
         strict=strict,
         say=to_stderr,
     )
@@ -188,7 +191,7 @@ def train_stages(
     step: Step = lambda _name, make: make(),
     say: Callable[[str], None] = lambda _line: None,
 ) -> Logs:
-    """Train a pruned retriever in place by the recipe's stages, each from its checkpoint if it has one.
+    """Train a pruned retriever in place by the recipe's stages and rounds, each from its checkpoint if it has one.
 
     Args:
         retriever: of :func:`student`.
@@ -200,11 +203,11 @@ def train_stages(
         home: the cache folder.
         validation: what ``eval_every`` evaluates on.
         strict: refuse data with a faulty row.
-        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``.
+        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``, ``round-1``, ...
         say: where progress messages go.
 
     Returns:
-        The stages' logs, by ``distil`` and ``retrieve``.
+        The logs, by ``distil``, ``retrieve``, ``round-1``, ...
     """
     if _reads_pixels(recipe):
         retriever.vision = vision = None
@@ -216,10 +219,10 @@ def train_stages(
     if vision is not None:
         pairs, sources = with_more_features(vision, mixtures, pairs, recipe, base, home)
         retriever.vision = sources
-    retrieve_begun = (work / "retrieve" / CONFIGURATION).is_file()  # then stage 1 may not change any more
     logs: Logs = {}
-    for config in recipe.stages:
-        name = config.stage
+    following = names_with_rounds([stage.stage for stage in recipe.stages], recipe.rounds)
+
+    def run_stage(config: TrainConfig, name: str) -> None:
         rows = items_of_stage(root, config, pairs, strict=strict) if config.items_only else pairs
         targets: Targets | None = None
         if config.distillation_weight > 0:
@@ -227,10 +230,9 @@ def train_stages(
                 "teacher" if name == "distil" else "teacher of stage 2",
                 functools.partial(stage_targets, base, recipe, config, rows, pairs=pairs, vision=sources, home=home),
             )
+        begun = has_begun(work, following[name])
 
-        def run(
-            config: Any = config, name: str = name, rows: list[Pair] = rows, targets: Targets | None = targets
-        ) -> Any:
+        def run() -> Any:
             return train(
                 retriever,
                 rows,
@@ -239,14 +241,21 @@ def train_stages(
                 vision=sources,
                 teacher=targets,
                 validation=validation,
-                fixed=name == "distil" and retrieve_begun,
+                fixed=begun,
             )
 
         with folded_tower(retriever) if config.tower_rate else nullcontext():
             result = step(name, run)
         logs[name] = result.log
         tell(result, work / name, say)
-    shares = [stage.any_share for stage in recipe.stages]
+
+    for config in recipe.stages:
+        run_stage(config, config.stage)
+    if recipe.rounds:
+        train_rounds(lambda: retriever.model, recipe.rounds, run_stage)
+    if recipe.published_tower:
+        mix_weights(retriever.model.vision_tower, tower_weights(base), 1 - recipe.published_tower)
+    shares = [stage.any_share for stage in recipe.trainings]
     retriever.instructions = with_any_instructions(first_instructions(root), shares)
     return logs
 
@@ -256,11 +265,11 @@ def training_rows(
 ) -> list[Pair]:
     """The data's pairs and the recipe's extra ones, with what is known to be right, and what would be if no modality
     were asked for."""
-    negatives = max(stage.hard_negatives for stage in recipe.stages)
+    negatives = max(stage.hard_negatives for stage in recipe.trainings)
     pairs = read_pairs(root, limit=recipe.rows_per_query, negatives=negatives, strict=strict)
     more, concepts = extra_pairs(recipe.extra_pairs, root, recipe.image_size, home, mixtures)
     pairs += more
-    any_rows = any(stage.any_share > 0 for stage in recipe.stages)
+    any_rows = any(stage.any_share > 0 for stage in recipe.trainings)
     if not (recipe.same_concept or any_rows):
         return pairs
     concepts = {**concepts_of(root), **concepts}
@@ -270,4 +279,4 @@ def training_rows(
 
 
 def _reads_pixels(recipe: Recipe) -> bool:
-    return any(stage.reads_pixels for stage in recipe.stages)
+    return any(stage.reads_pixels for stage in recipe.trainings)

@@ -24,6 +24,7 @@ from puma.training.distillation_settings import is_folder
 from puma.training.distributed import join, processes, wait
 from puma.training.pairs import Pair, first_instructions, read_pairs
 from puma.training.planned import met_pairs
+from puma.training.rounds import Rounds, names_with_rounds, train_rounds
 from puma.training.run_folder import CONFIGURATION
 from puma.training.stage import TrainResult, train
 from puma.training.teacher.dual_depth import DualDepth
@@ -54,6 +55,7 @@ def train_two_stages(
     attn: str | None = None,
     distil: TrainConfig | None = None,
     retrieve: TrainConfig | None = None,
+    rounds: Rounds | None = None,
     distil_if_texts: bool = False,
     strict: bool = False,
     say: Callable[[str], None] = to_stderr,
@@ -69,6 +71,7 @@ def train_two_stages(
         attn: how attention is computed: ``sdpa``, ``eager`` or ``flash_attention_2``; None for the base's own.
         distil: stage 1, or None to leave it out.
         retrieve: stage 2.
+        rounds: more training after it (:mod:`puma.training.rounds`).
         distil_if_texts: leave stage 1 out, with a message, where the data has no pairs of texts; else that is an error.
         strict: refuse data with a faulty row; else such rows are left out and counted.
         say: where progress messages go.
@@ -88,9 +91,10 @@ def train_two_stages(
             f"base={str(base)!r} is a retriever already: it can be trained on, not pruned or distilled again"
         )
     retrieve = retrieve or TrainConfig()
-    check_teachers(distil, retrieve)
+    again = rounds.configs if rounds else []
+    check_teachers(distil, retrieve, *again)
     join()  # the other processes, if any, before weights are placed
-    negatives = max(stage.hard_negatives for stage in (distil, retrieve) if stage is not None)
+    negatives = max(stage.hard_negatives for stage in (distil, retrieve, *again) if stage is not None)
     faults: list[Skip] = []
     pairs = read_pairs(data, negatives=negatives, strict=strict, faults=faults)
     if faults:
@@ -104,7 +108,7 @@ def train_two_stages(
             )
         say(f"{data}: {NO_TEXTS}: stage 1 is left out (--distil-steps 0, in a recipe distil: null, says so)")
         distil = None
-    validation = read_validation(data, [stage for stage in (distil, retrieve) if stage is not None])
+    validation = read_validation(data, [stage for stage in (distil, retrieve, *again) if stage is not None])
     shared = distil is not None and distil.distillation_weight > 0 and distil.teacher == "shared"
     if trained_before:
         retriever = Retriever.from_pretrained(base, attn=attn)
@@ -116,6 +120,7 @@ def train_two_stages(
             base, layers=layers, keep_last=keep_last, prompt=prompt, image_tokens=image_tokens, attn=attn
         )
     work = target.with_name(target.name + ".work")
+    following = names_with_rounds(["distil", "retrieve"], rounds)
     logs = {}
     if distil is not None:
         teacher: Targets | DualDepth | None = None
@@ -127,22 +132,34 @@ def train_two_stages(
             teacher = _folder_targets(distil, rows, pairs, work)
         elif distil.distillation_weight > 0:
             teacher = _stored_targets(base, prompt, attn, rows, work / "teacher")
-        begun = (work / "retrieve" / CONFIGURATION).is_file()  # stage 2 stands on what stage 1 has become
+        begun = has_begun(work, following["distil"])
         wait()
         result = train(retriever, rows, distil, work / "distil", teacher=teacher, validation=validation, fixed=begun)
         logs["distil"] = result.log
         tell(result, work / "distil", say)
-    beside = _folder_targets(retrieve, pairs, pairs, work) if retrieve.distillation_weight > 0 else None
-    result = train(retriever, pairs, retrieve, work / "retrieve", teacher=beside, validation=validation)
-    logs["retrieve"] = result.log
-    tell(result, work / "retrieve", say)
-    shares = [stage.any_share for stage in (distil, retrieve) if stage is not None]
+
+    def run(config: TrainConfig, name: str) -> None:
+        beside = _folder_targets(config, pairs, pairs, work) if config.distillation_weight > 0 else None
+        begun = has_begun(work, following[name])
+        result = train(retriever, pairs, config, work / name, teacher=beside, validation=validation, fixed=begun)
+        logs[name] = result.log
+        tell(result, work / name, say)
+
+    run(retrieve, "retrieve")
+    if rounds:
+        train_rounds(lambda: retriever.model, rounds, run)
+    shares = [stage.any_share for stage in (distil, retrieve, *again) if stage is not None]
     retriever.instructions = with_any_instructions(first_instructions(data), shares)
     cast_weights(retriever.model, retriever.saved_dtype)  # the base's own type
     if processes()[0] == 0:
         retriever.save_pretrained(target)
     wait()
     return logs
+
+
+def has_begun(work: Path, name: str | None) -> bool:
+    """Whether the stage of that name has begun: what it stands on may not change any more."""
+    return name is not None and (work / name / CONFIGURATION).is_file()
 
 
 def tell(result: TrainResult, work: Path, say: Callable[[str], None]) -> None:
@@ -182,19 +199,20 @@ def read_validation(data: str | os.PathLike[str], stages: Sequence[TrainConfig])
     return Validation.read(data, queries=evaluating[-1].eval_queries, seed=evaluating[-1].seed)
 
 
-def check_teachers(distil: TrainConfig | None, retrieve: TrainConfig) -> None:
+def check_teachers(distil: TrainConfig | None, *others: TrainConfig) -> None:
     """Refuse teachers that a base other than the mini one cannot have.
 
     Raises:
         InputError: a text teacher that is fetched for ``base: mini`` alone; a stage 2 whose teacher is no folder.
     """
     refuse_text_teacher(distil)
-    refuse_text_teacher(retrieve)
-    if retrieve.distillation_weight > 0 and not is_folder(retrieve.teacher):
-        raise InputError(
-            f"retrieve.teacher={retrieve.teacher!r}: stage 2 distils from a trained model alone; give its folder, with "
-            "a slash in its path, or distillation_weight 0"
-        )
+    for config in others:
+        refuse_text_teacher(config)
+        if config.distillation_weight > 0 and not is_folder(config.teacher):
+            raise InputError(
+                f"retrieve.teacher={config.teacher!r}: stage 2 distils from a trained model alone; give its folder, "
+                "with a slash in its path, or distillation_weight 0"
+            )
 
 
 def _first_rows(

@@ -22,6 +22,11 @@ def cost_text(report: Mapping[str, Any]) -> str:
     lines += ["  " + report["rule"], ""]
     for row in report["stages"]:
         lines += [*_stage_lines(row), ""]
+    if report.get("rounds"):
+        lines += [
+            f"Then {report['rounds']} rounds of more training like stage retrieve, each with a mean of weights.",
+            "",
+        ]
     load = report["workload"]
     images = f"{load['image_tokens'] or 256} tokens of an image where the base reads images at their own size"
     lines.append(

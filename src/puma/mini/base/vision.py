@@ -222,19 +222,28 @@ def _content_key(name: str) -> bytes | None:
         return None
 
 
-def _load(folder: Path) -> tuple[Any, str]:
-    """The tower in float32 and the digest of its tensors, reading only those out of the folder's weights."""
+def tower_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a model folder's vision tower by their names in it, reading nothing else of the folder's weights.
+
+    Raises:
+        ModelError: the folder holds no weights.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"no *.safetensors in {folder}: not a finished model folder")
-    config = AutoConfig.from_pretrained(folder).vision_config
     weights = {}
     for path in files:
         with safe_open(path, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (it is no dict)
                 if PREFIX in name:
                     weights[name.split(PREFIX, 1)[1]] = tensors.get_tensor(name)
-    model = AutoModel.from_config(config)
+    return weights
+
+
+def _load(folder: Path) -> tuple[Any, str]:
+    """The tower in float32 and the digest of its tensors."""
+    weights = tower_weights(folder)
+    model = AutoModel.from_config(AutoConfig.from_pretrained(folder).vision_config)
     try:
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in weights.items()})
     except RuntimeError as error:

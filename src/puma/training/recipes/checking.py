@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from puma.errors import ConfigError
+from puma.errors import ConfigError, InputError
 from puma.pruning.loading import ATTENTION
 from puma.training.config import TrainConfig
 from puma.training.config_rules import BASE_PRECISIONS
 from puma.training.recipes.costs import Workload
 from puma.training.recipes.files import SECTIONS, Entries
+from puma.training.rounds import Rounds
 
 MINI = "mini"
 """As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
@@ -38,6 +39,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "extra_pairs": ((list,), f"give a list of {', '.join(EXTRA_PAIRS)}"),
     "image_variants": ((int,), "give a whole number from 0 to 20"),
     "same_concept": ((bool,), "give true or false"),
+    "published_tower": ((int, float), "give a share from 0 to 1"),
 }
 _HOLDS: dict[str, Callable[[Any], bool]] = {
     "image_tokens": lambda value: value is None or _is_range(value),
@@ -47,6 +49,7 @@ _HOLDS: dict[str, Callable[[Any], bool]] = {
     "tower_cell": lambda value: value in (32, 64),
     "extra_pairs": lambda value: all(kind in EXTRA_PAIRS for kind in value),
     "image_variants": lambda value: 0 <= value <= 20,
+    "published_tower": lambda value: 0 <= value <= 1,
 }
 """What a key's value of the right type must keep to; of the others, whole numbers are at least 1."""
 ONLY_MINI = (
@@ -58,6 +61,7 @@ ONLY_MINI = (
     "extra_pairs",
     "image_variants",
     "same_concept",
+    "published_tower",
 )
 """Keys that another base does not have."""
 
@@ -74,7 +78,7 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
                 sections.setdefault(name, {})[key[1]] = value
             elif value == {}:
                 sections.setdefault(name, {})
-            elif len(key) > 2 or value is not None or name != "distil":
+            elif len(key) > 2 or value is not None or name not in ("distil", "rounds"):
                 faults.append(f"{where}: {'.'.join(key)}: give settings, as {name}: {{steps: 100}}")
         elif name == "like":
             faults.append(f"{where}: like: only a recipe's file may say it")
@@ -103,6 +107,9 @@ def check_entries(entries: Entries, faults: list[str]) -> dict[str, Any]:
             stages[name] = _stage(name, sections[name], entries, faults, values.get("dtype", "auto"))
     if "retrieve" not in sections and values.get("dtype") in BASE_PRECISIONS:
         stages["retrieve"] = replace(TrainConfig(), base_precision=values["dtype"])
+    if "rounds" in sections:
+        dtype = values.get("dtype", "auto")
+        stages["rounds"] = _rounds(sections["rounds"], sections.get("retrieve", {}), entries, faults, dtype)
     workload = _workload(sections.get("workload", {}), entries, faults)
     return {**values, "workload": workload, **stages}
 
@@ -126,17 +133,42 @@ def _prompt_faults(values: Mapping[str, Any], entries: Entries) -> list[str]:
     return faults
 
 
-def _stage(name: str, values: dict[str, Any], entries: Entries, faults: list[str], dtype: Any) -> Any:
+def _stage(
+    name: str, values: dict[str, Any], entries: Entries, faults: list[str], dtype: Any, section: str = ""
+) -> Any:
+    section = section or name
     if "stage" in values:
-        faults.append(f"{entries[(name, 'stage')][1]}: {name}.stage: the section's name says it; leave it out")
+        faults.append(f"{entries[(section, 'stage')][1]}: {section}.stage: the section's name says it; leave it out")
         values = {key: value for key, value in values.items() if key != "stage"}
     if dtype in BASE_PRECISIONS and "base_precision" not in values and dtype != "auto":
         values = {**values, "base_precision": dtype}
-        entries = {**entries, (name, "base_precision"): (dtype, entries[("dtype",)][1])}
+        entries = {**entries, (section, "base_precision"): (dtype, entries[("dtype",)][1])}
     try:
         return TrainConfig.from_dict({**values, "stage": name})
     except ConfigError as error:
-        faults.extend(_locate(name, str(error), entries))
+        faults.extend(_locate(section, str(error), entries))
+        return None
+
+
+LENGTHS = ("steps", "minutes", "epochs")
+
+
+def _rounds(
+    values: dict[str, Any], retrieve: dict[str, Any], entries: Entries, faults: list[str], dtype: Any
+) -> Rounds | None:
+    """Stage 2's settings with the rounds' own above them; their length is their own alone."""
+    own = {key: value for key, value in values.items() if key not in ("count", "share")}
+    if not any(own.get(key) for key in LENGTHS):
+        faults.append(f"rounds: say how long a round is: rounds.{', rounds.'.join(LENGTHS[:2])} or rounds.{LENGTHS[2]}")
+        return None
+    below = {key: value for key, value in retrieve.items() if key not in (*LENGTHS, "stage")}
+    at = {("rounds", key): entries[("retrieve", key)] for key in below} | dict(entries)
+    config = _stage("retrieve", {**below, **own}, at, faults, dtype, section="rounds")
+    try:
+        chosen = {key: values[key] for key in ("count", "share") if key in values}
+        return None if config is None else Rounds(config, **chosen)
+    except InputError as error:
+        faults.extend(_locate("rounds", str(error), entries))
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from puma.errors import ConfigError, InputError
 
-SECTIONS = ("distil", "retrieve", "workload")
+SECTIONS = ("distil", "retrieve", "rounds", "workload")
 """Keys that hold keys."""
 Entries = dict[tuple[str, ...], tuple[Any, str]]
 """Values by key path, each with where it stands: ``file:line``, or the option that gave it."""

@@ -16,6 +16,7 @@ from puma.training.config import TrainConfig
 from puma.training.recipes.checking import MINI, ONLY_MINI, check_entries
 from puma.training.recipes.costs import Workload, estimate
 from puma.training.recipes.files import Entries, find_recipe, merge, read_entries, recipes_folder, shipped_recipes
+from puma.training.rounds import Rounds
 
 __all__ = [
     "MINI",
@@ -43,8 +44,9 @@ class Recipe:
         dtype: ``base_precision`` of the stages that do not name their own.
         attn: how attention is computed; None for the base's own way.
         distil, retrieve: the stages; ``distil`` may be None.
+        rounds: more training after stage 2, each round followed by a mean of weights; None for none.
         workload: what the dry run assumes of a step.
-        image_size: of the mini base only, as the next seven: the side of its images in pixels.
+        image_size: of the mini base only, as the next eight: the side of its images in pixels.
         tower: its vision tower, ``lite0`` or ``lite2`` (:class:`puma.mini.base.settings.BaseSettings`).
         tower_cell: pixels of an image per image token, along one side: 32, or 64 for a quarter of the tokens.
         teacher_prompt: the prompt format of the teacher; only its states at ``[RET]`` are distilled, so it may differ
@@ -56,6 +58,7 @@ class Recipe:
             features are stored, so that the frozen tower need not see each anew.
         same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
             the tasks whose answer they would be.
+        published_tower: the share of the published weights in the finished model's vision tower (WiSE-FT).
         notes: for readers.
     """
 
@@ -69,6 +72,7 @@ class Recipe:
     attn: str | None = None
     distil: TrainConfig | None = None
     retrieve: TrainConfig = field(default_factory=TrainConfig)
+    rounds: Rounds | None = None
     workload: Workload = field(default_factory=Workload)
     image_size: int = 96
     tower: str = "lite0"
@@ -78,12 +82,18 @@ class Recipe:
     extra_pairs: tuple[str, ...] = ()
     image_variants: int = 0
     same_concept: bool = False
+    published_tower: float = 0.0
     notes: str = ""
 
     @property
     def stages(self) -> list[TrainConfig]:
         """Those that are run, in order."""
         return [self.retrieve] if self.distil is None else [self.distil, self.retrieve]
+
+    @property
+    def trainings(self) -> list[TrainConfig]:
+        """The stages and the rounds after them, in order."""
+        return self.stages + (self.rounds.configs if self.rounds else [])
 
 
 def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -133,7 +143,7 @@ def dry_run(recipe: Recipe, config: Any = None) -> dict[str, Any]:
     """
     config = base_config(recipe) if config is None else config
     report = estimate(config, recipe.layers, recipe.stages, recipe.workload, keep_last=recipe.keep_last)
-    return {"base": recipe.base, **report}
+    return {"base": recipe.base, **report, "rounds": recipe.rounds.count if recipe.rounds else 0}
 
 
 def train_recipe(
@@ -176,6 +186,7 @@ def train_recipe(
         attn=recipe.attn,
         distil=recipe.distil,
         retrieve=recipe.retrieve,
+        rounds=recipe.rounds,
         distil_if_texts=distil_if_texts,
         strict=strict,
     )
