@@ -98,4 +98,4 @@ def _make(folder: Path, adapter: Path, home: str | os.PathLike[str] | None) -> N
     except (TypeError, KeyError, InputError) as error:
         raise ModelError(f"adapter {adapter}: its base cannot be made by this PUMA ({error}); update PUMA") from None
     base = assemble(home=None if home is None else Path(home), settings=wanted)  # no images: the plain base
-    read_adapter(adapter, base, device="cpu").save_pretrained(folder)
+    read_adapter(adapter, base, device="cpu", home=home).save_pretrained(folder)

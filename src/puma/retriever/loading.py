@@ -24,6 +24,7 @@ from puma.retriever.prompts import (
     with_special_tokens,
 )
 from puma.retriever.ret_token import add_ret_token
+from puma.retriever.tagging.network import read_tagger
 from puma.retriever.trained_with import check_layers, exits_below, read_instructions
 
 Made = TypeVar("Made", bound=Any)
@@ -66,6 +67,7 @@ def load_retriever(
     retriever.saved_dtype = saved_type(folder)
     retriever.instructions, retriever.exits = read_instructions(folder), exits
     retriever.about = own_metadata(folder)
+    retriever.tagger = read_tagger(folder)
     return retriever
 
 

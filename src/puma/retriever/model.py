@@ -23,6 +23,7 @@ from puma.retriever.onnx.runtime import load_exported
 from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
+from puma.retriever.tagging.tagger import Tagger, tags_of
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import Instructions, write_exits, write_instructions
 from puma.storage.folders import write_json, written_folder
@@ -58,6 +59,8 @@ class Retriever:
         self.vision: VisionFeatures | None = None
         self.image_cache: ImageCache | None = None
         """Where what the model sees in images is looked up, and kept for later runs."""
+        self.tagger: Tagger | None = None
+        """Writes a word for what it shows beside each photograph (:mod:`puma.retriever.tagging`)."""
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
@@ -101,9 +104,8 @@ class Retriever:
         Raises:
             InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
                 ``attn`` or ``layers``; a revision of a folder here; an image cache of an export.
-            StorageError: the image cache cannot be written.
+            StorageError: the image cache cannot be written. DependencyError: an export, and onnxruntime is missing.
             ModelError: transformers cannot load it, or weights are missing.
-            DependencyError: an export, and onnxruntime is not installed.
         """
         folder = Path(path) if is_adapter_folder(path) else model_folder(path, revision=revision, token=token)
         if is_exported(folder):
@@ -149,8 +151,7 @@ class Retriever:
             quantise: ``4bit`` holds the frozen weights in four bits (CUDA and bitsandbytes); None as they are.
 
         Raises:
-            InputError: on a wrong name or number.
-            ModelError: the base cannot be used.
+            InputError: on a wrong name or number. ModelError: the base cannot be used.
         """
         from puma.retriever.loading import new_retriever
 
@@ -185,10 +186,11 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the vectors would: of the prompt, the image processor and a sample of every weight."""
+        """Changes whenever the vectors would: of prompt, image processor, tagger and a sample of every weight."""
         from puma.retriever.weight_samples import digest_of
 
         read = [json.dumps(self.prompt.to_dict(), sort_keys=True), self.processor.image_processor.to_json_string()]
+        read += [self.tagger.fingerprint] if self.tagger else []
         return digest_of(read, self.model.state_dict())
 
     def encode(
@@ -232,6 +234,7 @@ class Retriever:
             autocast=self.autocast,
             tokens=tokens,
             image_cache=self.image_cache,
+            tags=tags_of(self),
         )
         return shortened(vectors, length)
 
@@ -245,16 +248,15 @@ class Retriever:
     ) -> Path:
         """Write the folder: weights, processor, chat template, prompt, and what sentence-transformers needs to load it.
 
-        It appears only when whole.
-
         Args:
-            path: the folder.
+            path: the folder; it appears only when whole.
             replace: whether an existing folder may be exchanged.
             dtype: converts the weights, here and in the folder, so that both give the same vectors; None leaves them as
                 they are. ``retriever.saved_dtype`` is the base's own.
         """
         from puma.pruning.loading import cast_weights, weight_type
         from puma.pruning.processors import save_processor
+        from puma.retriever.tagging.network import save_tagger
 
         kind = weight_type(dtype)
         if not isinstance(kind, str):
@@ -265,6 +267,8 @@ class Retriever:
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
             write_instructions(work, self.instructions)
             write_exits(work, self.exits)
+            if self.tagger is not None:
+                save_tagger(self.tagger, work)
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )
@@ -274,16 +278,15 @@ class Retriever:
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
     ) -> str:
-        """Upload what :meth:`save_pretrained` writes to the hub; :meth:`from_pretrained` reads it there by its name.
+        """Upload what :meth:`save_pretrained` writes to the hub, where :meth:`from_pretrained` reads it.
 
         Args:
             repo_id: ``org/name``; made if it is not there. Its README.md and its weights are replaced.
-            private: whether a new repository is private; None leaves it to the account's setting.
+            private: whether a new repository is; None leaves it to the account's setting.
             token: with the right to write; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave.
             revision: the branch to upload to; made if it is not there.
 
-        Returns:
-            The repository's address.
+        Returns the repository's address.
 
         Raises:
             InputError: no such name, no token, ``HF_HUB_OFFLINE`` is set, or a private upload to a public repository.

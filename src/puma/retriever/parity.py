@@ -23,6 +23,7 @@ from puma.errors import InputError, ModelError, require
 from puma.items.item import Item
 from puma.pruning.hub import model_folder
 from puma.retriever.model import Retriever
+from puma.retriever.tagging.tagger import without_tags
 
 LEAST = 0.999
 """The cosine below which two programs do not give the same vectors."""
@@ -90,7 +91,7 @@ def built_in() -> list[Case]:
 
 
 def compare(retriever: Retriever, model: str | os.PathLike[str], server: str | None = None) -> list[Parity]:
-    """Embed the built-in set by all programs, and compare.
+    """Embed the built-in set by all programs, and compare: without tags of photographs, which are PUMA's own.
 
     Args:
         retriever: of ``model``, in the number type that is to be compared.
@@ -107,7 +108,8 @@ def compare(retriever: Retriever, model: str | os.PathLike[str], server: str | N
     """
     require("puma doctor --parity", "train", "sentence_transformers")
     cases = built_in()
-    ours = retriever.encode([case.item for case in cases], instruction=[case.instruction for case in cases])
+    with without_tags(retriever):
+        ours = retriever.encode([case.item for case in cases], instruction=[case.instruction for case in cases])
     answers = {}
     if server is not None:  # first: what is wrong with it is known at once
         answers[server] = _from_server(server, cases, retriever.dim)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from puma.errors import InputError
-from puma.items.item import TEXT, Item
+from puma.items.item import TEXT, Item, TaggedItem
 from puma.retriever.prompts import PromptFormat
 
 
@@ -56,10 +56,13 @@ class PromptWriter:
         """
         instructions = one_an_item(instructions, items)
         cleaned = {one: self.clean(one) if one else None for one in set(instructions)}
-        return [
-            self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, cleaned[one])
-            for item, one in zip(items, instructions, strict=True)
-        ]
+        return [self._written(item, cleaned[one]) for item, one in zip(items, instructions, strict=True)]
+
+    def _written(self, item: Item, instruction: str | None) -> str:
+        written = self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, instruction)
+        if isinstance(item, TaggedItem) and item.tag:
+            return self.prompt.tagged(written, self.harmless(item.tag))
+        return written
 
     def written_head(self, modality: str, instruction: str | None) -> str:
         """What stands before an item's own text or image."""

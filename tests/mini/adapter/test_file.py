@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from puma.errors import InputError, ModelError
 from puma.items import Item
-from puma.mini.adapter.file import HEADER, read_adapter, read_header, write_adapter
+from puma.mini.adapter.file import FORMAT, HEADER, read_adapter, read_header, write_adapter
 from puma.retriever.model import Retriever
 from support import tiny
 
@@ -300,7 +300,7 @@ def test_files_that_are_none_are_refused(base: Path, written: Path, tmp_path: Pa
 def test_a_newer_format_is_refused(base: Path, written: Path, tmp_path: Path) -> None:
     header = read_header(written)
     for change, message in (
-        ({"format": 2}, "update PUMA"),
+        ({"format": FORMAT + 1}, "update PUMA"),
         ({"format": None}, "header .* cannot be read"),
         ({"tensors": {}}, "only one of them has"),
     ):

@@ -7,6 +7,7 @@ differently. So an adapter for others is written against a *plain* base, whose m
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,22 +22,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from puma.errors import InputError, ModelError
+from puma.mini.adapter.arrays import SEPARATOR, content_digest, read_arrays
 from puma.mini.adapter.coding import Coded, Plan, decoded, digest, encoded, relative_error
 from puma.mini.adapter.quantised import BITS, GROUP
 from puma.mini.adapter.sizes import ModuleSize, Tensor, sizes_by_module, table
+from puma.mini.adapter.tags import NAME, tagger_arrays, tagger_of
 from puma.mini.base.settings import card_of_base
+from puma.mini.fetch.packages import fetch
 from puma.pruning import decoder_of
 from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat
 from puma.storage.folders import write_whole
 
-FORMAT = 1
-"""Raised whenever an older PUMA could not read the file."""
+FORMAT = 2
+"""Raised whenever an older PUMA could not read the file. 2: there may be a tagger."""
 HEADER = "puma_adapter"
 """The one key of the file's metadata, a JSON object. Several keys would come in any order, and the bytes with them."""
 LIMIT = 20_000_000
 """Bytes that an adapter may take, unless told otherwise: what a package can ship."""
-SEPARATOR = "::"
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,12 @@ def write_adapter(
         moved = float(np.linalg.norm((value - old).astype(np.float64)))
         lost = moved * relative_error(decoded(coded, old), value, old)
         coded_tensors.append(Tensor(name, coded.entry["kind"], value.size, coded.size, lost, moved))
+    tags = retriever.tagger
+    if tags is not None:
+        tensors |= {f"{NAME}{SEPARATOR}{part}": array for part, array in tagger_arrays(tags).items()}
     by_key = sorted(retriever.instructions.items(), key=lambda entry: (entry[0][0], entry[0][1] or ""))
     header = {
-        "format": FORMAT,
+        "format": 1 if tags is None else FORMAT,
         "base": _note(base_folder),
         "layers": layers,
         "keep_last": keep_last,
@@ -126,7 +132,8 @@ def write_adapter(
         "instructions": [[query, wanted, text] for (query, wanted), text in by_key],
         "dimensions": list(retriever.dimensions),
         "tensors": entries,
-        "content": _content(tensors),
+        "tagger": None if tags is None else tags.fingerprint,
+        "content": content_digest(tensors),
         "notes": dict(notes or {}),
     }
     try:
@@ -145,7 +152,11 @@ def write_adapter(
 
 
 def read_adapter(
-    path: str | os.PathLike[str], base_folder: str | os.PathLike[str], *, device: str | None = None
+    path: str | os.PathLike[str],
+    base_folder: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    home: str | os.PathLike[str] | None = None,
 ) -> Retriever:
     """The retriever that was written, of this base; float32.
 
@@ -153,6 +164,7 @@ def read_adapter(
         path: an adapter.
         base_folder: the base it was made for.
         device: where to put the retriever; by default CUDA if there is one.
+        home: the cache folder, where a tagger's classifier is; None for the default.
 
     Raises:
         InputError: there is no such file, or no base at ``base_folder``.
@@ -165,7 +177,7 @@ def read_adapter(
             f"{key} {found.get(key)!r} instead of {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
         ]
         raise ModelError(f"adapter {path}: made for another base than {base_folder}: {', '.join(differing)}")
-    arrays = _read_arrays(path, header)
+    arrays = read_arrays(path, header)
     prompt = PromptFormat.from_dict(header["prompt"])
     retriever = _untrained(base_folder, header["layers"], header["keep_last"], prompt)
     state = retriever.model.state_dict()
@@ -187,6 +199,9 @@ def read_adapter(
             state[name].copy_(torch.from_numpy(np.array(value)))
     retriever.instructions = {(query, wanted): text for query, wanted, text in header["instructions"]}
     retriever.dimensions = header.get("dimensions", ())
+    if header.get("tagger"):
+        own = functools.partial(fetch, home=None if home is None else Path(home))
+        retriever.tagger = tagger_of(arrays[NAME], Path(base_folder), wanted or found or {}, header["tagger"], own)
     return retriever.to(device) if device else retriever.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -215,18 +230,6 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     if version > FORMAT:
         raise ModelError(f"adapter {path}: of format {version}, this PUMA reads up to {FORMAT}; update PUMA")
     return header
-
-
-def _read_arrays(path: str | os.PathLike[str], header: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    with safe_open(path, "np") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no dict)
-    if _content(tensors) != header["content"]:
-        raise ModelError(f"adapter {path}: damaged; its content does not have the checksum it was written with")
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in tensors.items():
-        name, _, part = key.rpartition(SEPARATOR)
-        found.setdefault(name, {})[part] = array
-    return found
 
 
 def _untrained(base_folder: str | os.PathLike[str], layers: int, keep_last: bool, prompt: PromptFormat) -> Retriever:
@@ -281,10 +284,3 @@ def _note(base_folder: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     note = read_note(Path(base_folder))
     return {key: note[key] for key in ("settings", "packages") if key in note}
-
-
-def _content(tensors: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode() + tensors[name].tobytes())
-    return found.hexdigest()

@@ -130,10 +130,12 @@ def encode_items(
     autocast: torch.dtype | None = None,
     tokens: np.ndarray | None = None,
     image_cache: ImageCache | None = None,
+    tags: Callable[[Sequence[Item]], list[Item]] | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
     ``tokens`` (integers [n]) goes how many the model read of each. What the model sees in images is looked up in
-    ``image_cache``, and kept there.
+    ``image_cache``, and kept there. ``tags`` gives photographs their tag; not where stored features take the images'
+    place.
 
     What is given twice is embedded once, and the states come the short way where the model allows it
     (:mod:`puma.retriever.encoding.ret_states`).
@@ -143,6 +145,8 @@ def encode_items(
     instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
     firsts, which, keys = first_of_each(items, instructions)
     unique, own = [items[i] for i in firsts], [instructions[i] for i in firsts]
+    if tags is not None and vision is None:
+        unique = tags(unique)
     heads = item_heads(inputs, unique, own)
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)

@@ -46,16 +46,22 @@ class Preprocessing:
         values = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         table = (values[None] - mean[:, None]) / std[:, None]  # [3, 256]
-        bytes_of = [self._resized(image) for image in images]
+        bytes_of = [self._cropped(image) for image in images]
         out = np.empty((len(bytes_of), 3, *bytes_of[0].shape[:2]), np.float32)
         for place, pixels in enumerate(bytes_of):
             for colour in range(3):
                 np.take(table[colour], pixels[..., colour], out=out[place, colour], mode="clip")
         return out
 
-    def _resized(self, image: Image.Image) -> np.ndarray:
+    def resized(self, image: Image.Image) -> Image.Image:
+        """The image in RGB and in the size it is resized to: made again of the result, it is the same."""
+        size = self._size(*image.size)
+        image = image.convert("RGB")
+        return image if image.size == size else image.resize(size, Image.Resampling(self.resample))
+
+    def _cropped(self, image: Image.Image) -> np.ndarray:
         """Bytes [height, width, 3]."""
-        pixels = np.asarray(image.convert("RGB").resize(self._size(*image.size), Image.Resampling(self.resample)))
+        pixels = np.asarray(self.resized(image))
         if self.crop is None:
             return pixels
         top, left = (pixels.shape[0] - self.crop[0]) // 2, (pixels.shape[1] - self.crop[1]) // 2

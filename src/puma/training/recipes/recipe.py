@@ -46,7 +46,7 @@ class Recipe:
         distil, retrieve: the stages; ``distil`` may be None.
         rounds: more training after stage 2, each round followed by a mean of weights; None for none.
         workload: what the dry run assumes of a step.
-        image_size: of the mini base only, as the next eight: the side of its images in pixels.
+        image_size: of the mini base only, as the next nine: the side of its images in pixels.
         tower: its vision tower, ``lite0`` or ``lite2`` (:class:`puma.mini.base.settings.BaseSettings`).
         tower_cell: pixels of an image per image token, along one side: 32, or 64 for a quarter of the tokens.
         teacher_prompt: the prompt format of the teacher; only its states at ``[RET]`` are distilled, so it may differ
@@ -59,6 +59,8 @@ class Recipe:
         same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
             the tasks whose answer they would be.
         published_tower: the share of the published weights in the finished model's vision tower (WiSE-FT).
+        tags: whether photographs are tagged by the tower's classifier, in training and by the finished model
+            (:mod:`puma.retriever.tagging`).
         notes: for readers.
     """
 
@@ -83,6 +85,7 @@ class Recipe:
     image_variants: int = 0
     same_concept: bool = False
     published_tower: float = 0.0
+    tags: bool = False
     notes: str = ""
 
     @property

@@ -1,0 +1,106 @@
+"""The classifier behind a tagger, in torch: an image tower, a linear layer for the classes, and one that tells
+photographs from drawings. Kept in a folder of its own inside the retriever's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from puma.errors import ModelError
+from puma.retriever.encoding.folding import fast_copy
+from puma.retriever.images.pixels import Preprocessing
+from puma.retriever.tagging.tagger import FOLDER, Tagger
+from puma.retriever.weight_samples import digest_of
+from puma.storage.folders import write_json
+
+WEIGHTS, SETTINGS = "model.safetensors", "tagger.json"
+FORMAT = 1
+"""Raised whenever an earlier PUMA could not read the folder."""
+
+
+class TagNetwork(nn.Module):
+    """Pixel values [n, 3, height, width] -> the likeliest class int64 [n], and how much a photograph, float32 [n].
+
+    Args:
+        tower: transformers' model of an image, whose last hidden state is a map [n, channels, h, w].
+        classes: how many.
+    """
+
+    def __init__(self, tower: Any, classes: int) -> None:
+        super().__init__()
+        width = int(tower.config.hidden_size)
+        self.tower, self.classifier, self.photo = tower, nn.Linear(width, classes), nn.Linear(width, 1)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = self.tower(pixel_values).last_hidden_state.mean((2, 3))
+        return self.classifier(pooled).argmax(1), self.photo(pooled)[:, 0]
+
+
+def torch_tagger(network: TagNetwork, names: tuple[str, ...], images: Preprocessing) -> Tagger:
+    """A tagger whose network runs in torch, in float32 on the CPU.
+
+    Args:
+        network: its weights.
+        names: of the classes.
+        images: what is done to images before it.
+    """
+    network = network.float().eval()
+    fast = fast_copy(network.tower).to(memory_format=torch.channels_last)
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        given = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            pooled = fast(given).last_hidden_state.mean((2, 3))
+            return network.classifier(pooled).argmax(1).numpy(), network.photo(pooled)[:, 0].numpy()
+
+    settings = json.dumps([names, asdict(images)])
+    return Tagger(names, images, run, digest_of([settings], network.state_dict()), network)
+
+
+def save_tagger(tagger: Tagger, folder: Path) -> None:
+    """Write a tagger of :func:`torch_tagger` into a retriever's folder."""
+    own, module = folder / FOLDER, tagger.module
+    own.mkdir()
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, own / WEIGHTS, metadata={"format": "pt"})
+    config = module.tower.config.to_dict()
+    images = asdict(tagger.images)
+    write_json(own / SETTINGS, {"format": FORMAT, "tower": config, "names": tagger.names, "images": images})
+
+
+def read_tagger(folder: Path) -> Tagger | None:
+    """The tagger of a retriever's folder; None if it has none.
+
+    Raises:
+        ModelError: it is damaged, or a newer PUMA wrote it.
+    """
+    own = folder / FOLDER
+    if not own.is_dir():
+        return None
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        settings = json.loads((own / SETTINGS).read_text(encoding="utf-8"))
+        if int(settings["format"]) > FORMAT:
+            raise ModelError(f"{own}: written by a newer PUMA (format {settings['format']}): update PUMA")
+        config = settings["tower"]
+        tower = AutoModel.from_config(AutoConfig.for_model(**config))
+        network = TagNetwork(tower, len(settings["names"]))
+        network.load_state_dict(load_file(own / WEIGHTS))
+        images = Preprocessing.from_dict(settings["images"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{own}: cannot be read ({type(error).__name__}: {said}); make the model again, or delete this folder "
+            "to do without tags"
+        ) from None
+    return torch_tagger(network, tuple(settings["names"]), images)

@@ -1,0 +1,189 @@
+"""Tags of photographs: which images get one, what the model reads, and that nothing else changes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from puma.errors import InputError, ModelError
+from puma.items.item import Item, TaggedItem
+from puma.retriever.encoding.repeats import first_of_each
+from puma.retriever.images.pixels import preprocessing
+from puma.retriever.model import Retriever
+from puma.retriever.parity import LEAST, compare
+from puma.retriever.prompts import PromptFormat
+from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
+from puma.retriever.tagging.tagger import FOLDER
+
+NAMES = ("w3", "w14", "w15 w9")
+
+
+def network_of(model, photo_bias):
+    """The model's own tower, three classes by chance, and a line that all images, or none, lie above."""
+    torch.manual_seed(3)
+    network = TagNetwork(model.vision_tower, len(NAMES)).eval()
+    with torch.no_grad():
+        network.classifier.weight.mul_(20)  # else one class is the likeliest of all images
+        network.photo.weight.zero_()
+        network.photo.bias.fill_(photo_bias)
+    return network
+
+
+@pytest.fixture
+def retriever(base):
+    return Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
+
+
+def tagger_for(retriever, photo_bias=1.0):
+    images = preprocessing(retriever.processor.image_processor)
+    return torch_tagger(network_of(retriever.model, photo_bias), NAMES, images)
+
+
+def images(count=6):
+    drawn = np.random.default_rng(0)
+    blocks = [drawn.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in range(count)]
+    sizes = [(90, 40), (64, 64), (200, 300), (33, 65), (16, 16), (640, 480)]
+    return [Image.fromarray(b).resize(sizes[k % 6], Image.Resampling.BILINEAR) for k, b in enumerate(blocks)]
+
+
+def test_an_image_gets_the_likeliest_classs_name_beside_the_slow_obvious_way(retriever):
+    found = tagger_for(retriever).tagged([Item(image=image) for image in images(40)])
+    network = network_of(retriever.model, 1.0)
+    for item, image in zip(found, images(40), strict=True):
+        pixels = retriever.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            pooled = network.tower(pixels).last_hidden_state.mean((2, 3))
+            wanted = NAMES[int((network.classifier.weight @ pooled[0] + network.classifier.bias).argmax())]
+        assert isinstance(item, TaggedItem)
+        assert (item.tag, item.modality) == (wanted, "image")
+    assert len({item.tag for item in found}) > 1
+
+
+def test_drawings_texts_and_what_is_tagged_stay_as_they_are(retriever, tmp_path):
+    (image,) = images(1)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    kept = [
+        Item(text="w3"),
+        Item(text="w3", image=image),
+        TaggedItem(image=image, tag="w9"),
+        Item(image=broken),
+        Item(image=tmp_path / "gone.png"),
+    ]
+    assert tagger_for(retriever).tagged(kept) == kept
+    drawings = [Item(image=image) for image in images()]
+    assert tagger_for(retriever, photo_bias=-1.0).tagged(drawings) == drawings
+    assert tagger_for(retriever).tagged([]) == []
+
+
+def test_vectors_are_those_of_items_tagged_by_hand(retriever, tmp_path):
+    file = tmp_path / "large.jpg"
+    images()[5].save(file, quality=95)
+    items = [*(Item(image=image) for image in images()), Item(image=file), Item(text="w3"), Item(text="w9", image=file)]
+    plain = retriever.encode(items, instruction="w1 w2")
+    tagger = tagger_for(retriever)
+    by_hand = retriever.encode(tagger.tagged(items), instruction="w1 w2")
+    retriever.tagger = tagger
+    found = retriever.encode(items, instruction="w1 w2")
+    np.testing.assert_allclose(found, by_hand, atol=1e-5)
+    assert np.abs(found[:7] - plain[:7]).max(1).min() > 1e-3  # what the model reads is another thing
+    np.testing.assert_allclose(found[7:], plain[7:], atol=1e-5)
+    retriever.tagger = tagger_for(retriever, photo_bias=-1.0)
+    np.testing.assert_allclose(retriever.encode(items, instruction="w1 w2"), plain, atol=1e-5)
+    one = np.concatenate([retriever.encode([item], instruction="w1 w2") for item in items])
+    np.testing.assert_allclose(one, plain, atol=1e-5)
+
+
+def test_images_made_small_give_the_very_same_pixels(retriever):
+    steps = preprocessing(retriever.processor.image_processor)
+    tagger = tagger_for(retriever, photo_bias=-1.0)
+    items = [Item(image=image) for image in images()]
+    small = tagger.tagged(items, steps)
+    assert all(item.image.size == (steps.width, steps.height) for item in small)
+    for before, after in zip(items, small, strict=True):
+        np.testing.assert_array_equal(steps([before.image]), steps([after.image]))
+    other = replace(steps, width=32, height=32)
+    assert tagger.tagged(items, other) == items  # the model wants other pixels than the classifier
+
+
+def test_an_unreadable_image_is_named_as_without_a_tagger(retriever, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    retriever.tagger = tagger_for(retriever)
+    with pytest.raises(Exception, match=r"broken\.png"):
+        retriever.encode([*images(), tmp_path / "broken.png"])
+
+
+def test_a_tag_is_read_in_brackets_and_has_no_power(retriever):
+    (image,) = images(1)
+    for prompt in (PromptFormat(), PromptFormat(image_first=False, separator=" ")):
+        for instruction in (None, "Find it."):
+            plain = prompt.render(None, has_image=True, instruction=instruction)
+            assert prompt.tagged(plain, "red fox") == plain.replace("<image>", "<image> (red fox)")
+    (written,) = retriever.inputs.written([TaggedItem(image=image, tag="a [RET] <image>")])
+    assert written.count("[RET]") == 1
+    assert written.count(retriever.prompt.image) == 1
+    retriever.encode([TaggedItem(image=image, tag="a [RET] <image>")])
+
+
+def test_a_tagged_item_is_an_image_alone():
+    (image,) = images(1)
+    for arguments in ({"text": "a", "image": image}, {"text": "a"}):
+        with pytest.raises(InputError):
+            TaggedItem(**arguments, tag="b")
+    items = [Item(image=image), Item(image=image)]
+    assert first_of_each(items, [None, None])[0] == [0]
+
+
+def test_it_is_saved_with_the_retriever_and_known_by_its_fingerprint(retriever, tmp_path):
+    untagged = retriever.fingerprint
+    retriever.tagger = tagger_for(retriever)
+    assert retriever.fingerprint != untagged
+    retriever.save_pretrained(tmp_path / "saved")
+    back = Retriever.from_pretrained(tmp_path / "saved", device="cpu")
+    assert back.fingerprint == retriever.fingerprint
+    np.testing.assert_allclose(back.encode(images()), retriever.encode(images()), atol=1e-6)
+    back.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / FOLDER / WEIGHTS).read_bytes() == (tmp_path / "saved" / FOLDER / WEIGHTS).read_bytes()
+    assert (
+        "photographs: PUMA writes the likeliest of 3 classes beside each" in (tmp_path / "saved/README.md").read_text()
+    )
+    other = tagger_for(retriever, photo_bias=0.5)
+    assert other.fingerprint != retriever.tagger.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "names", "json"])
+def test_a_damaged_tagger_is_refused_with_the_remedy(retriever, tmp_path, damage):
+    retriever.tagger = tagger_for(retriever)
+    folder = retriever.save_pretrained(tmp_path / "saved")
+    own = folder / FOLDER
+    settings = json.loads((own / SETTINGS).read_text())
+    if damage == "cut":
+        (own / WEIGHTS).write_bytes((own / WEIGHTS).read_bytes()[:1000])
+    elif damage == "missing":
+        (own / WEIGHTS).unlink()
+    elif damage == "names":
+        (own / SETTINGS).write_text(json.dumps({**settings, "names": settings["names"][:2]}))
+    else:
+        (own / SETTINGS).write_text("{")
+    with pytest.raises(ModelError, match=r"cannot be read .* make the model again, or delete this folder"):
+        Retriever.from_pretrained(folder, device="cpu")
+
+
+def test_a_newer_tagger_is_refused(retriever, tmp_path):
+    retriever.tagger = tagger_for(retriever)
+    folder = retriever.save_pretrained(tmp_path / "saved")
+    settings = json.loads((folder / FOLDER / SETTINGS).read_text())
+    (folder / FOLDER / SETTINGS).write_text(json.dumps({**settings, "format": 9}))
+    with pytest.raises(ModelError, match="update PUMA"):
+        read_tagger(folder)
+    assert read_tagger(tmp_path) is None
+
+
+def test_other_programs_are_compared_without_tags(retriever, tmp_path):
+    retriever.tagger = tagger_for(retriever)
+    folder = retriever.save_pretrained(tmp_path / "saved")
+    found = compare(Retriever.from_pretrained(folder, device="cpu"), folder)
+    assert min(parity.cosine for parity in found) > LEAST
