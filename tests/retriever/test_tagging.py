@@ -187,3 +187,29 @@ def test_other_programs_are_compared_without_tags(retriever, tmp_path):
     folder = retriever.save_pretrained(tmp_path / "saved")
     found = compare(Retriever.from_pretrained(folder, device="cpu"), folder)
     assert min(parity.worst for parity in found) > LEAST
+
+
+def test_a_cache_on_the_disk_keeps_tags_and_no_image_is_opened_again(retriever, tmp_path, monkeypatch):
+    from puma.retriever.encoding.image_cache import ImageCache
+
+    files = []
+    for number, image in enumerate(images()):
+        files.append(tmp_path / f"{number}.png")
+        image.save(files[-1])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    retriever.tagger = tagger_for(retriever)
+    plain = retriever.encode(files)
+    retriever.image_cache = ImageCache(tmp_path / "cache")
+    first = retriever.encode(files)
+    np.testing.assert_allclose(first, plain, atol=1e-5)
+    items = [Item(image=path) for path in [*files, broken]]
+    tagged = retriever.tagger.tagged(items)
+    monkeypatch.setattr(Item, "open_image", lambda self, **_: pytest.fail(f"opened {self.image_name}"))
+    assert retriever.tagger.tagged(items[:-1], cache=retriever.image_cache) == tagged[:-1]
+    retriever.image_cache = ImageCache(tmp_path / "cache")
+    np.testing.assert_array_equal(retriever.encode(files), first)
+    monkeypatch.undo()
+    other = tagger_for(retriever, photo_bias=-1.0)
+    assert other.tagged(items, cache=retriever.image_cache) == items  # another tagger asks for itself
+    assert retriever.tagger.tagged(items, cache=retriever.image_cache) == tagged

@@ -8,6 +8,7 @@ get no tag: the classifier is right for photographs alone.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from puma.errors import ImageError
-from puma.items.item import Item, TaggedItem
+from puma.items.item import IMAGE, ImageSource, Item, TaggedItem
+from puma.retriever.encoding.image_cache import ImageCache
+from puma.retriever.encoding.repeats import CONTENT, content_keys, image_keys
 from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.pixels import Preprocessing, preprocessing
 
@@ -52,36 +56,61 @@ class Tagger:
     fingerprint: str
     module: Any = None
 
-    def tagged(self, items: Sequence[Item], own: Preprocessing | None = None) -> list[Item]:
+    def tagged(
+        self, items: Sequence[Item], own: Preprocessing | None = None, cache: ImageCache | None = None
+    ) -> list[Item]:
         """The items, those that are images alone and photographs with their tag.
 
         Images that cannot be opened, or are tagged already, come back as they are.
 
         Args:
             items: n items.
-            own: what the retriever does to images. Where that is the same, the items hold the small images made here,
-                so that none is decoded twice.
+            own: what the retriever does to images. Where that is the same, and there is no cache, the items hold the
+                small images made here, so that none is decoded twice.
+            cache: where tags are looked up, and kept: what is there is not opened.
         """
         found = list(items)
-        places = [k for k, item in enumerate(items) if item.modality == "image" and not isinstance(item, TaggedItem)]
-        if not places:
+        places = [k for k, item in enumerate(items) if item.modality == IMAGE and not isinstance(item, TaggedItem)]
+        keys = self._keys([items[k].image for k in places]) if cache is not None else []
+        known = cache.get(key for key in keys if key) if cache is not None else {}
+        for k, key in zip(places, keys, strict=False):
+            if key in known:
+                found[k] = _with_tag(items[k], known[key].decode())
+        left = [n for n in range(len(places)) if not keys or keys[n] not in known]
+        small = own == self.images and cache is None
+        if not left:
             return found
-        small = own == self.images
-        with ThreadPoolExecutor(WORKERS if len(places) > 1 else 1) as pool:
-            for start in range(0, len(places), BATCH):
-                part = places[start : start + BATCH]
-                opened = list(pool.map(self._opened, [items[k] for k in part]))
-                part = [k for k, image in zip(part, opened, strict=True) if image is not None]
+        with ThreadPoolExecutor(WORKERS if len(left) > 1 else 1) as pool:
+            for start in range(0, len(left), BATCH):
+                part = left[start : start + BATCH]
+                opened = list(pool.map(self._opened, [items[places[n]] for n in part]))
+                part = [n for n, image in zip(part, opened, strict=True) if image is not None]
                 images = [image for image in opened if image is not None]
-                if not images:
-                    continue
-                classes, photo = self.network(self.images(images))
-                for k, image, number, score in zip(part, images, classes, photo, strict=True):
-                    if small:
-                        found[k] = replace(found[k], image=image)
-                    if score > 0:
-                        found[k] = TaggedItem(image=found[k].image, tag=self.names[number])
+                tags = self._tags(images)
+                for n, image, tag in zip(part, images, tags, strict=True):
+                    item = replace(items[places[n]], image=image) if small else items[places[n]]
+                    found[places[n]] = _with_tag(item, tag)
+                if cache is not None:
+                    cache.put({key: tag.encode() for n, tag in zip(part, tags, strict=True) if (key := keys[n])})
         return found
+
+    def _tags(self, images: Sequence[Image.Image]) -> list[str]:
+        """The tag of each image; empty for drawings."""
+        if not images:
+            return []
+        classes, photo = self.network(self.images(images))
+        return [self.names[k] if score > 0 else "" for k, score in zip(classes, photo, strict=True)]
+
+    def _keys(self, images: Sequence[ImageSource | None]) -> list[bytes | None]:
+        """The keys of images' tags in a cache; None for an image that cannot be read."""
+        keys = content_keys(images, image_keys(images))
+        identity = f"tag {self.fingerprint} {PIL.__version__}".encode()
+        return [
+            hashlib.blake2b(identity + repr(key).encode(), digest_size=16).digest()
+            if key and key[0] == CONTENT
+            else None
+            for key in keys
+        ]
 
     def _opened(self, item: Item) -> Image.Image | None:
         """The image in the size the network takes; None if it cannot be opened, which the encoder will say."""
@@ -90,6 +119,10 @@ class Tagger:
         except ImageError:
             return None
         return None if image is None else self.images.resized(within_limits(image))
+
+
+def _with_tag(item: Item, tag: str) -> Item:
+    return TaggedItem(image=item.image, tag=tag) if tag else item
 
 
 @contextmanager
@@ -106,4 +139,5 @@ def tags_of(retriever: Any) -> Callable[[Sequence[Item]], list[Item]] | None:
     """What gives a retriever's items their tags; None where it has no tagger."""
     if retriever.tagger is None:
         return None
-    return functools.partial(retriever.tagger.tagged, own=preprocessing(retriever.processor.image_processor))
+    own = preprocessing(retriever.processor.image_processor)
+    return functools.partial(retriever.tagger.tagged, own=own, cache=retriever.image_cache)
