@@ -24,7 +24,8 @@ from puma.serve.queue import (
     image_pixels,
     next_batch,
 )
-from puma.serve.service import CLIENT_GONE, Service
+from puma.serve.served_model import CLIENT_GONE
+from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
 from support.encoders import ToyEncoder
 from support.serving import PATIENCE_S, GatedEncoder
@@ -41,7 +42,7 @@ def served(test: Callable[[Service, GatedEncoder], Coroutine[Any, Any, None]], e
     encoder = encoder or GatedEncoder()
 
     async def run() -> None:
-        own = Service(encoder, {}, ServeSettings(**options))
+        own = Service({}, ServeSettings(**options), encoder)
         try:
             await test(own, encoder)
         finally:
@@ -59,15 +60,15 @@ async def entered(encoder: GatedEncoder) -> None:
 async def held(own: Service, encoder: GatedEncoder) -> asyncio.Task:
     """Close the gate behind one request, so that all further ones queue."""
     encoder.gate.clear()
-    first = asyncio.create_task(own.embed([Item("first")]))
+    first = asyncio.create_task(own.main.embed([Item("first")]))
     await entered(encoder)
     return first
 
 
 async def queued(own: Service, *requests: list[Item]) -> list[asyncio.Task]:
-    tasks = [asyncio.create_task(own.embed(items)) for items in requests]
-    wanted = own.batcher.depth + sum(len(items) for items in requests)
-    while own.batcher.depth < wanted:
+    tasks = [asyncio.create_task(own.main.embed(items)) for items in requests]
+    wanted = own.main.batcher.depth + sum(len(items) for items in requests)
+    while own.main.batcher.depth < wanted:
         await asyncio.sleep(0.001)
     return tasks
 
@@ -82,10 +83,10 @@ def test_batched_equals_single(mixed):
         requests.append((items, [None, "find it", f"ask {n % 3}"][n % 3]))
 
     async def test(own, encoder):
-        encoder.mixed_instructions = own.batcher.encoding.mixed = mixed
+        encoder.mixed_instructions = own.main.batcher.encoding.mixed = mixed
         first = await held(own, encoder)
-        tasks = [asyncio.create_task(own.embed(items, instructions)) for items, instructions in requests]
-        while own.batcher.depth < sum(len(items) for items, _ in requests):
+        tasks = [asyncio.create_task(own.main.embed(items, instructions)) for items, instructions in requests]
+        while own.main.batcher.depth < sum(len(items) for items, _ in requests):
             await asyncio.sleep(0.001)
         encoder.gate.set()
         await first
@@ -116,7 +117,7 @@ def test_requests_join_while_the_encoder_is_busy():
 
 def test_a_batch_is_bounded_and_a_large_request_goes_in_parts():
     async def test(own, encoder):
-        vectors = await own.embed([Item(f"text {n}") for n in range(50)])
+        vectors = await own.main.embed([Item(f"text {n}") for n in range(50)])
         assert [len(batch) for batch in encoder.batches] == [16, 16, 16, 2]
         assert np.array_equal(vectors, ToyEncoder().encode([Item(f"text {n}") for n in range(50)]))
 
@@ -140,14 +141,14 @@ def test_a_full_queue_refuses_and_says_when():
     async def test(own, encoder):
         first = await held(own, encoder)
         waiting = await queued(own, [Item("a"), Item("b")], [Item("c")])
-        own.batcher.encoding.rate = 0.5
+        own.main.batcher.encoding.rate = 0.5
         with pytest.raises(BusyError, match="queue holds 4") as caught:
-            await own.embed([Item("d"), Item("e")])
+            await own.main.embed([Item("d"), Item("e")])
         assert caught.value.retry_after == 6  # three items at half an item a second
         waiting += await queued(own, [Item("still fits")])
         encoder.gate.set()
         await asyncio.gather(first, *waiting)
-        await own.embed([Item("d"), Item("e")])
+        await own.main.embed([Item("d"), Item("e")])
 
     served(test, max_queue=4)
 
@@ -155,14 +156,14 @@ def test_a_full_queue_refuses_and_says_when():
 def test_who_waits_too_long_is_told_and_dropped():
     async def test(own, encoder):
         encoder.gate.clear()
-        first = asyncio.create_task(own.embed([Item("first")]))
+        first = asyncio.create_task(own.main.embed([Item("first")]))
         await entered(encoder)
         with pytest.raises(TimeoutError, match=r"0\.05 s"):
-            await own.embed([Item("late")])
+            await own.main.embed([Item("late")])
         with pytest.raises(WaitedTooLongError):
             await first
         encoder.gate.set()
-        await own.embed([Item("next")])
+        await own.main.embed([Item("next")])
         assert encoder.batches == [["first"], ["next"]]
 
     served(test, timeout_s=0.05)
@@ -172,14 +173,14 @@ def test_a_result_renews_the_time_limit(monkeypatch):
     async def test(own, encoder):
         first = await held(own, encoder)
         (task,) = await queued(own, [Item("a"), Item("b")])
-        (request,) = own.batcher._waiting
+        (request,) = own.main.batcher._waiting
         started = request.touched
         request.touched = started + 20
         monkeypatch.setattr(batching.time, "monotonic", lambda: started + 31)
-        own.batcher._late(request)
+        own.main.batcher._late(request)
         assert not request.future.done()  # a part came at 20 s, so there is time until 50 s
         monkeypatch.setattr(batching.time, "monotonic", lambda: started + 51)
-        own.batcher._late(request)
+        own.main.batcher._late(request)
         monkeypatch.undo()
         encoder.gate.set()
         await first
@@ -196,10 +197,10 @@ def test_who_leaves_is_dropped_before_encoding():
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaver
-        assert own.batcher.depth == 1
+        assert own.main.batcher.depth == 1
         hung_up = asyncio.Event()
         CLIENT_GONE.set(hung_up.wait)
-        gone = asyncio.create_task(own.embed([Item("gone")]))
+        gone = asyncio.create_task(own.main.embed([Item("gone")]))
         CLIENT_GONE.set(None)
         await asyncio.sleep(0)
         hung_up.set()
@@ -231,7 +232,7 @@ def test_who_leaves_half_way_gets_no_more():
         with pytest.raises(asyncio.CancelledError):
             await large
         encoder.gate.set()
-        await own.embed([Item("next")])
+        await own.main.embed([Item("next")])
         assert [len(batch) for batch in encoder.batches] == [1, 2, 2, 1]
 
     served(test, StopsAfterTwo(), max_batch=2)
@@ -252,8 +253,8 @@ def test_only_the_guilty_fail(word):
         if word == "poison":
             assert isinstance(caught.value.__cause__, RuntimeError)
         assert np.array_equal(np.concatenate(rows[1:]), ToyEncoder().encode([Item(text) for text in texts]))
-        assert own.batcher.depth == 0
-        assert (await own.embed([Item("later")])).shape == (1, 32)
+        assert own.main.batcher.depth == 0
+        assert (await own.main.embed([Item("later")])).shape == (1, 32)
 
     served(test)
 
@@ -266,7 +267,7 @@ def test_a_senseless_result_is_the_models_fault(wrong):
 
     async def test(own, encoder):
         with pytest.raises(EncoderFaultError, match="finite"):
-            await own.embed([Item("x")])
+            await own.main.embed([Item("x")])
 
     served(test, Senseless())
 
@@ -279,9 +280,9 @@ def test_a_defect_in_the_thread_leaves_nobody_waiting(monkeypatch):
         monkeypatch.setattr(own.metrics, "batch", defect)
         for _ in range(2):
             with pytest.raises(EncoderFaultError, match="never raises"):
-                await own.embed([Item("x"), Item("y")])
+                await own.main.embed([Item("x"), Item("y")])
         monkeypatch.undo()
-        assert (await own.embed([Item("x")])).shape == (1, 32)
+        assert (await own.main.embed([Item("x")])).shape == (1, 32)
 
     served(test)
 
@@ -295,7 +296,7 @@ def test_a_bad_image_fails_alone():
         good, broken, none, text = await queued(
             own, [Item(image=png())], [Item(image=damaged)], [Item(image=b"no")], [Item("red")]
         )
-        large = asyncio.create_task(own.embed([Item(image=png(size=(40, 40)))]))
+        large = asyncio.create_task(own.main.embed([Item(image=png(size=(40, 40)))]))
         encoder.gate.set()
         await asyncio.gather(first, text)
         assert np.array_equal(await good, ToyEncoder().encode([Item(image=png())]))
@@ -323,10 +324,10 @@ def test_closing_finishes_what_was_accepted():
         first = await held(own, encoder)
         rest = await queued(own, *([Item(f"text {n}")] for n in range(5)))
         closing = asyncio.create_task(asyncio.to_thread(own.close))
-        while not own.batcher._closing:
+        while not own.main.batcher._closing:
             await asyncio.sleep(0.001)
         with pytest.raises(ClosingError):
-            await own.embed([Item("too late")])
+            await own.main.embed([Item("too late")])
         encoder.gate.set()
         assert len(await asyncio.gather(first, *rest)) == 6
         await closing
@@ -343,8 +344,8 @@ def test_what_cannot_be_embedded_is_refused_at_once():
             ([Item("x")], "\udfff", "instruction of input 0"),
         ):
             with pytest.raises(InputError, match=message):
-                await own.embed(items, instructions)
-        assert (await own.embed([])).shape == (0, 32)
+                await own.main.embed(items, instructions)
+        assert (await own.main.embed([])).shape == (0, 32)
         assert not encoder.batches
 
     served(test, max_inputs=4)
@@ -362,7 +363,7 @@ def test_blocking_calls_are_bounded_and_time_out():
                 await own.blocking(int)
         finally:
             gate.set()
-        while own._pending:
+        while own.workers._pending:
             await asyncio.sleep(0.001)
         assert await own.blocking(lambda a, b: a + b, 1, b=2) == 3
         with pytest.raises(ZeroDivisionError):
@@ -417,8 +418,8 @@ def test_a_real_model_in_batches(base):
     ]
 
     async def test(own, encoder):
-        assert own.batcher.encoding.mixed
-        tasks = [own.embed([item], instructions) for item, instructions in wanted]
+        assert own.main.batcher.encoding.mixed
+        tasks = [own.main.embed([item], instructions) for item, instructions in wanted]
         together = np.concatenate(await asyncio.gather(*tasks))
         alone = np.concatenate([retriever.encode([item], instruction=instructions) for item, instructions in wanted])
         assert np.allclose(together, alone, atol=1e-5)

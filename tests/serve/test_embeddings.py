@@ -1,7 +1,6 @@
 """/v1/embeddings and /v1/models, called by the real openai client of a real server."""
 
 import base64
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -14,6 +13,8 @@ from puma.items.dimensions import ShortenedEncoder, shortened
 from puma.search import Searcher
 from puma.search.queries import INSTRUCTIONS
 from puma.serve.formats import query_instruction
+from puma.serve.service import Service
+from puma.serve.settings import ServeSettings
 from support.encoders import ToyEncoder
 from support.served import data_uri, png, served, toy_searcher
 
@@ -264,5 +265,8 @@ def test_a_real_models_vectors_come_whole_through_every_shape(base):
     ],
 )
 def test_without_an_index_a_model_that_was_taught_an_instruction_for_any_modality_gets_it(own, said):
-    service = SimpleNamespace(searchers={}, encoder=SimpleNamespace(instructions=own))
-    assert query_instruction(service, Item("red")) == said
+    encoder = ToyEncoder()
+    encoder.instructions = own
+    service = Service({}, ServeSettings(), encoder)
+    assert query_instruction(service.main, Item("red")) == said
+    service.close()

@@ -407,11 +407,15 @@ def test_settings_name_all_their_faults():
     assert SECRET not in repr(ServeSettings(token=SECRET))
 
 
-def test_an_app_has_one_encoder(tmp_path):
+def test_an_app_has_the_encoders_of_its_searchers(tmp_path):
     from puma.search import Searcher
 
     with pytest.raises(InputError, match="neither"):
         create_app()
     two = {"a": Searcher(ToyEncoder(), tmp_path / "a"), "b": Searcher(ToyEncoder(), tmp_path / "b")}
-    with pytest.raises(InputError, match="'b' has another encoder"):
-        create_app(two)
+    with pytest.raises(InputError, match="none of the searchers has it"):
+        create_app(two, encoder=ToyEncoder())
+    assert len(create_app(two).state.service.models) == 2
+    shared = two["a"].encoder
+    own = create_app({name: Searcher(shared, tmp_path / name) for name in "ab"}, encoder=shared).state.service
+    assert [model.encoder for model in own.models] == [shared]

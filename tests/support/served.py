@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from puma.search import Searcher
@@ -59,6 +60,13 @@ def served(
     """The address of a running service."""
     alone = {} if searchers else {"encoder": encoder or ToyEncoder()}
     app = create_app(searchers, settings=ServeSettings(**settings), cutoffs=cutoffs, load=load, **alone)  # type: ignore[arg-type]
+    with running(app) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """The address of an application under a server."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))

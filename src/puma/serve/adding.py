@@ -17,22 +17,23 @@ from puma.items.encoder import Skip
 from puma.items.item import Item
 from puma.search.searcher import Added, Searcher
 from puma.serve.batching import BusyError
-from puma.serve.service import Service
+from puma.serve.served_model import ServedModel
+from puma.serve.service import ServedIndex, Service
 
 MAX_WAITING = 16
 """Requests to add that may wait for their turn; each holds its items in memory meanwhile."""
 
 
 class QueuedEncoder:
-    """An :class:`~puma.items.Encoder` for worker threads, whose work waits in the service's queue like all other."""
+    """An :class:`~puma.items.Encoder` for worker threads, whose work waits in the model's queue like all other."""
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        self._service, self._loop = service, loop
-        self.dim, self.fingerprint = service.encoder.dim, service.fingerprint
-        self.dimensions = trained_dimensions(service.encoder)[:-1]
+    def __init__(self, model: ServedModel, loop: asyncio.AbstractEventLoop) -> None:
+        self._model, self._loop = model, loop
+        self.dim, self.fingerprint = model.encoder.dim, model.fingerprint
+        self.dimensions = trained_dimensions(model.encoder)[:-1]
 
     def encode(self, items: Sequence[Item], *, instruction: str | None = None) -> np.ndarray:
-        return asyncio.run_coroutine_threadsafe(self._service.embed(items, instruction), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._model.embed(items, instruction), self._loop).result()
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,20 @@ class Outcome:
     skips: list[Skip]
 
 
-async def add_items(service: Service, searcher: Searcher, incoming: Sequence[Incoming]) -> Outcome:
+async def add_items(service: Service, index: ServedIndex, incoming: Sequence[Incoming]) -> Outcome:
     """Store items.
 
     Raises:
         BusyError, TimeoutError: from the queue; what was stored until then stays, and the same request goes on there.
     """
-    encoder = QueuedEncoder(service, asyncio.get_running_loop())
+    encoder = QueuedEncoder(index.model, asyncio.get_running_loop())
     if service.writers >= MAX_WAITING:
         raise BusyError(f"{service.writers} requests to add items are waiting; try again later", retry_after=5)
     service.writers += 1
     try:
         async with service.writing:
             # Not in the service's pool: this thread waits for the queue, which needs that pool.
-            return await asyncio.to_thread(_add, encoder, searcher, incoming, service.settings.max_batch)
+            return await asyncio.to_thread(_add, encoder, index.searcher, incoming, service.settings.max_batch)
     finally:
         service.writers -= 1
 

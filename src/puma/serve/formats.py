@@ -11,10 +11,10 @@ import numpy as np
 from puma.errors import ImageError, InputError
 from puma.items.item import Item
 from puma.items.references import NEVER_FETCHED, image_reference
-from puma.search.queries import INSTRUCTIONS
 from puma.serve.images import CheckedImage, image_from_text
 from puma.serve.responses import NotFoundError
 from puma.serve.schemas_clients import ImageAddress, ImagePart, Part, TextOrImage, TextPart
+from puma.serve.served_model import ServedModel
 from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
 
@@ -37,12 +37,9 @@ def model_name(service: Service, name: str | None) -> str:
     return name
 
 
-def query_instruction(service: Service, item: Item, modality: str | None = None) -> str | None:
+def query_instruction(model: ServedModel, item: Item, modality: str | None = None) -> str | None:
     """The instruction of a query for items of one modality; of any, where no more is known."""
-    for searcher in service.searchers.values():
-        return searcher.instruction_for(item.modality, modality)
-    own = getattr(service.encoder, "instructions", {})
-    return (own or INSTRUCTIONS).get((item.modality, modality))
+    return model.instructions.get((item.modality, modality)) or None
 
 
 def item_of_parts(parts: Sequence[Part], limits: ServeSettings, name: str) -> tuple[Item, CheckedImage | None]:
@@ -108,16 +105,16 @@ def words(text: str | None, name: str) -> str | None:
     return text
 
 
-def item_of_tokens(service: Service, tokens: Sequence[int], name: str) -> Item:
+def item_of_tokens(model: ServedModel, tokens: Sequence[int], name: str) -> Item:
     """An item of the tokens of a text.
 
     Raises:
         InputError: they are not this model's, or the model has no tokens.
     """
-    if service.text_tokens is None:
+    if model.text_tokens is None:
         raise InputError(f"{name}: tokens cannot be decoded, this model has no tokenizer; send the text itself")
     try:
-        return item_of(service.text_tokens.decode(tokens), None, name)
+        return item_of(model.text_tokens.decode(tokens), None, name)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -21,7 +21,7 @@ from puma.serve.auth import Token
 from puma.serve.error_responses import answer_to, fault
 from puma.serve.headers import HEADERS, preflight_headers
 from puma.serve.metrics import Metrics
-from puma.serve.service import CLIENT_GONE
+from puma.serve.served_model import CLIENT_GONE
 from puma.serve.settings import ANY_ADDRESS, ANY_HOST, ServeSettings
 
 log = logging.getLogger("puma.serve.access")

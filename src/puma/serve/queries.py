@@ -19,7 +19,7 @@ from puma.search.searcher import Searcher
 from puma.serve.formats import words
 from puma.serve.images import image_from_text
 from puma.serve.responses import NotFoundError
-from puma.serve.service import Service
+from puma.serve.service import ServedIndex, Service
 
 Wanted = str | Sequence[str] | None
 """The modality or modalities searched for; None for any."""
@@ -91,7 +91,7 @@ async def query_batch(service: Service, searcher: Searcher, query: SearchQuery) 
 
 async def page_of_hits(
     service: Service,
-    searcher: Searcher,
+    index: ServedIndex,
     batch: QueryBatch,
     *,
     k: int,
@@ -117,12 +117,12 @@ async def page_of_hits(
     most, each = service.settings.max_inputs, batch.size
     step = each if len(batch.items) > most else len(batch.items)  # the limit is of what the client sent
     parts = [
-        await service.embed(batch.items[start : start + step], batch.instructions[start : start + step])
+        await index.model.embed(batch.items[start : start + step], batch.instructions[start : start + step])
         for start in range(0, len(batch.items), step)
     ]
-    vectors = batch.vectors(shortened(np.concatenate(parts), searcher.encoder.dim))
+    vectors = batch.vectors(shortened(np.concatenate(parts), index.searcher.encoder.dim))
     # One more to see whether there are more, and one for the item that is left out.
-    hits = await service.find(searcher, batch, vectors, k + offset + 1 + (hidden is not None), where)
+    hits = await service.find(index.searcher, batch, vectors, k + offset + 1 + (hidden is not None), where)
     hits = [hit for hit in hits if hit.id != hidden]
     page, rest = hits[offset : offset + k], hits[offset + k :]
     if min_score is None:
@@ -134,12 +134,12 @@ async def page_of_hits(
 
 
 async def page_of_groups(
-    service: Service, searcher: Searcher, batch: QueryBatch, *, k: int, offset: int = 0, **options: Any
+    service: Service, index: ServedIndex, batch: QueryBatch, *, k: int, offset: int = 0, **options: Any
 ) -> tuple[list[list[Hit]], bool]:
     """As :func:`page_of_hits`, with near-duplicates in groups (:mod:`puma.search.grouping`), each best first. Groups
     are counted, not hits."""
-    hits, more = await page_of_hits(service, searcher, batch, k=(offset + k + 1) * FETCHED, **options)
-    groups = await service.blocking(grouped, searcher.index, hits)
+    hits, more = await page_of_hits(service, index, batch, k=(offset + k + 1) * FETCHED, **options)
+    groups = await service.blocking(grouped, index.searcher.index, hits)
     return groups[offset : offset + k], more or len(groups) > offset + k
 
 
@@ -156,12 +156,6 @@ def _stored(searcher: Searcher, name: str) -> Item:
     if name not in searcher.index.get([name], vectors=False):
         raise NotFoundError(f"item {name!r}: not in this index", "item_not_found")
     return searcher.stored_item(name)
-
-
-def named(service: Service, name: str | None) -> tuple[Searcher, str]:
-    """The index of this name, and the name of the one that None stands for."""
-    searcher = service.searcher(name)
-    return searcher, name if name is not None else next(iter(service.searchers))
 
 
 def wanted(modality: Wanted) -> Wanted:

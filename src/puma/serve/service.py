@@ -1,39 +1,31 @@
-"""What every route works with: the encoder behind its batcher, the indexes, the settings."""
+"""What every route works with: the indexes, each with its model behind a queue, and the settings."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from PIL import Image
 from starlette.requests import Request
 
 from puma.errors import InputError
 from puma.index import Hit
-from puma.items.dimensions import shortened
+from puma.items.dimensions import shortened, whole_encoder
 from puma.items.encoder import Encoder
-from puma.items.item import Item
 from puma.search.cutoffs import Cutoffs
 from puma.search.finding import find
 from puma.search.queries import QueryBatch
 from puma.search.searcher import Searcher
-from puma.serve.batching import Batcher
 from puma.serve.metrics import Metrics
-from puma.serve.queue import BusyError, WaitedTooLongError, image_pixels
+from puma.serve.served_model import ServedModel
 from puma.serve.settings import ServeSettings
+from puma.serve.workers import Workers
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CLIENT_GONE: ContextVar[Callable[[], Awaitable[object]] | None] = ContextVar("CLIENT_GONE", default=None)
-"""Of the current request: makes an awaitable that completes when the client disconnects. Set by
-:mod:`puma.serve.middleware`."""
 
 
 class UnknownIndexError(InputError):
@@ -41,56 +33,76 @@ class UnknownIndexError(InputError):
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What became of a request's items.
+class ServedIndex:
+    """An index with the model that made it. A request takes it once and keeps it: index and model then belong together,
+    though the index may get another model meanwhile.
 
     Args:
-        vectors: float32 [n, dim].
-        tokens: int [n], that the model read of each, the prompt's and the image's included; 0 where it does not tell.
-        cut: places of the items of which a text, or the instruction, was too long to be read to its end.
+        name: under which it is served.
+        model: whose encoder ``searcher`` has, whole or shortened.
     """
 
-    vectors: np.ndarray
-    tokens: np.ndarray
-    cut: list[int]
+    name: str
+    searcher: Searcher
+    model: ServedModel
 
+    @property
+    def cutoffs(self) -> Cutoffs | None:
+        """Those of the model, measured on whole vectors; None for an index of shortened ones."""
+        return self.model.cutoffs if self.searcher.encoder.dim == self.model.encoder.dim else None
 
-class TextCounter(Protocol):
-    """What an encoder may have as ``text_tokens``; see :class:`puma.retriever.text_tokens.TextTokens`."""
+    async def warm(self) -> None:
+        """Embed and search once, so that the first request is as fast as the next.
 
-    limit: int
-
-    def count(self, text: str) -> int: ...
-
-    def is_cut(self, text: str | None) -> bool: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
+        Raises:
+            EncoderFaultError: the model cannot embed anything here.
+        """
+        vectors = await self.model.warm()
+        index = self.searcher.index
+        await self.model.workers.blocking(index.search, shortened(vectors[:1], self.searcher.encoder.dim), 1)
+        await self.model.workers.blocking(index.sample)
 
 
 class Service:
-    """The running service. One a process; routes get it by :func:`service`."""
+    """The running service. One a process; routes get it by :func:`service`.
+
+    Its attributes change in the event loop's thread only.
+
+    Args:
+        searchers: by the names of their indexes. Those of one encoder share its queue.
+        encoder: for a service without an index; else the first index's counts.
+        cutoffs: of each encoder's hits, asked for once.
+
+    Attributes:
+        indexes: by name; the first one is meant where a request names none.
+        models: all that are held: those of the indexes, and those that accepted requests still need.
+    """
 
     def __init__(
         self,
-        encoder: Encoder,
         searchers: Mapping[str, Searcher],
         settings: ServeSettings,
-        cutoffs: Cutoffs | None = None,
-        metrics: Metrics | None = None,
+        encoder: Encoder | None = None,
+        cutoffs: Callable[[Encoder], Cutoffs | None] = lambda _: None,
     ) -> None:
-        self.encoder, self.searchers, self.settings = encoder, dict(searchers), settings
-        self.cutoffs = cutoffs
-        self.metrics = metrics or Metrics()
-        self.batcher = Batcher(encoder, settings, self.metrics)
-        self.metrics.watch_queue(lambda: self.batcher.depth)
-        self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added
-        self.text_tokens: TextCounter | None = getattr(encoder, "text_tokens", None)
-        if self.text_tokens is not None:
-            self.text_tokens.count("")  # copies the tokenizer now, while nobody uses it
+        self.settings = settings
+        self.metrics, self.workers = Metrics(), Workers(settings)
+        models: dict[int, ServedModel] = {}
+        for searcher in searchers.values():
+            own = whole_encoder(searcher.encoder)
+            if id(own) not in models:
+                models[id(own)] = self.model(own, cutoffs(own), searcher)
+        if encoder is not None and id(encoder) not in models:
+            models[id(encoder)] = self.model(encoder, cutoffs(encoder))
+        self.models = list(models.values())
+        self.indexes = {
+            name: ServedIndex(name, searcher, models[id(whole_encoder(searcher.encoder))])
+            for name, searcher in searchers.items()
+        }
+        self.metrics.watch_queue(lambda: sum(model.batcher.depth for model in self.models))
         # One writer: more would only wait for each other's commits.
         self.writing, self.writers = asyncio.Lock(), 0
-        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="puma-index")
-        self._pending = 0
+        self._unused: dict[int, float] = {}
         self._warm = False
 
     @property
@@ -98,103 +110,51 @@ class Service:
         """The name that is answered for the model."""
         return self.settings.model_names[0]
 
-    def searcher(self, name: str | None) -> Searcher:
+    @property
+    def main(self) -> ServedModel:
+        """The model of all requests that are not about one index: the first index's."""
+        first = next(iter(self.indexes.values()), None)
+        return self.models[0] if first is None else first.model
+
+    def index(self, name: str | None) -> ServedIndex:
         """The index of this name; the first one if None.
 
         Raises:
             UnknownIndexError: there is none.
         """
-        if name is None and self.searchers:
-            return next(iter(self.searchers.values()))
-        if not self.searchers:
+        if name is None and self.indexes:
+            return next(iter(self.indexes.values()))
+        if not self.indexes:
             raise UnknownIndexError("this service has no index; start it with one: puma serve my.index")
-        if name not in self.searchers:
-            raise UnknownIndexError(f"index {name!r}: not served; there are {sorted(self.searchers)}")
-        return self.searchers[name]
+        if name not in self.indexes:
+            raise UnknownIndexError(f"index {name!r}: not served; there are {sorted(self.indexes)}")
+        return self.indexes[name]
 
-    def cutoffs_of(self, searcher: Searcher) -> Cutoffs | None:
-        """Those of the model, measured on whole vectors; None for an index of shortened ones."""
-        return self.cutoffs if searcher.encoder.dim == self.encoder.dim else None
-
-    async def embed_counted(
-        self,
-        items: Sequence[Item],
-        instructions: Sequence[str | None] | str | None = None,
-        *,
-        names: Sequence[str],
-        truncate: bool = True,
-    ) -> Embedded:
-        """As :meth:`embed`, with the tokens that were read, and what was too long to be read whole.
+    def model(self, encoder: Encoder, cutoffs: Cutoffs | None, searcher: Searcher | None = None) -> ServedModel:
+        """A further model, which :meth:`replace` takes with the first index that has it. Reads all weights.
 
         Args:
-            truncate: False refuses a text that is too long.
-
-        Raises:
-            InputError: a text is too long and ``truncate`` is False. Else as :meth:`embed`.
+            searcher: of that index; its instructions are the model's.
         """
-        cut = await self.cut_places(items, instructions)
-        if cut and not truncate:
-            assert self.text_tokens is not None
-            raise InputError(
-                f"{names[cut[0]]}: its text or instruction is over the limit of {self.text_tokens.limit} tokens; "
-                "shorten or divide it, or let it be truncated"
-            )
-        tokens = np.zeros(len(items), np.int64)
-        return Embedded(await self.embed(items, instructions, names=names, tokens=tokens), tokens, cut)
+        instructions = None if searcher is None else searcher.instructions
+        return ServedModel(encoder, self.settings, self.workers, self.metrics, cutoffs, instructions)
 
-    async def cut_places(
-        self, items: Sequence[Item], instructions: Sequence[str | None] | str | None = None
-    ) -> list[int]:
-        """Places of the items of which the text, or the instruction, is too long to be read to its end."""
-        counter = self.text_tokens
-        if counter is None:
-            return []
-        given = [instructions] * len(items) if instructions is None or isinstance(instructions, str) else instructions
-        # A token is at least one character: most texts need not be counted. (One longer by control tokens only is not
-        # seen here.)
-        long = [
-            (place, text)
-            for place, (item, instruction) in enumerate(zip(items, given, strict=True))
-            for text in (item.text, instruction)
-            if len(text or "") > counter.limit
-        ]
-        return await self.blocking(lambda: sorted({n for n, text in long if counter.is_cut(text)})) if long else []
+    def replace(self, index: ServedIndex) -> None:
+        """From the next request on this is the index of its name."""
+        if index.model not in self.models:
+            self.models.append(index.model)
+        self.indexes[index.name] = index
 
-    async def embed(
-        self,
-        items: Sequence[Item],
-        instructions: Sequence[str | None] | str | None = None,
-        *,
-        names: Sequence[str] | None = None,
-        tokens: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Embed items together with those of other requests: float32 [n, dim].
-
-        Args:
-            items: images as encoded bytes; they are decoded when their turn comes.
-            instructions: one for all, or one an item.
-            names: what messages call the items.
-            tokens: integers [n], filled with how many tokens the model read of each; 0 where the encoder does not tell.
-
-        Raises:
-            InputError: too many items, or a text that no UTF-8 can say. ImageError: an image cannot be decoded. Only
-                this request fails.
-            BusyError: the queue is full (429). WaitedTooLongError (a TimeoutError): it waited too long (503).
-        """
-        given = [instructions] * len(items) if instructions is None or isinstance(instructions, str) else instructions
-        if len(given) != len(items):
-            raise InputError(f"instructions: {len(given)} of them for {len(items)} items; give one for all or one each")
-        if len(items) > self.settings.max_inputs:
-            raise InputError(f"{len(items)} inputs are over the limit of {self.settings.max_inputs} a request")
-        for place, (item, instruction) in enumerate(zip(items, given, strict=True)):
-            name = f"input {place}" if names is None else names[place]
-            _check_text(item.text, name)
-            _check_text(instruction, f"the instruction of {name}")
-        if any(item.image is not None for item in items):
-            pixels = await self.blocking(image_pixels, items, self.settings.max_batch_pixels)
-        else:
-            pixels = [0] * len(items)
-        return await self.batcher.embed(items, given, pixels, CLIENT_GONE.get(), names=names, tokens=tokens)
+    def unused_models(self) -> list[ServedModel]:
+        """Models that no index has had for so long that what they had accepted is answered. They are dropped here; who
+        asks has to close them."""
+        now = time.monotonic()
+        used = {id(index.model) for index in self.indexes.values()} or {id(self.main)}
+        unused = {id(model): self._unused.get(id(model), now) for model in self.models if id(model) not in used}
+        gone = [model for model in self.models if now - unused.get(id(model), now) > self.settings.timeout_s]
+        self.models = [model for model in self.models if model not in gone]
+        self._unused = {id(model): unused[id(model)] for model in self.models if id(model) in unused}
+        return gone
 
     async def find(
         self,
@@ -211,62 +171,31 @@ class Service:
         return hits[0]
 
     async def blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what blocks (index reads and writes, decoding) in a pool of a few threads.
-
-        Raises:
-            BusyError: too much is waiting for them. WaitedTooLongError: it took too long; it may still be done.
-        """
-        if self._pending >= self.settings.max_queue:
-            raise BusyError(f"{self._pending} calls are waiting for the indexes; try again later")
-        self._pending += 1
-        try:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
-        except BaseException:
-            self._pending -= 1
-            raise
-        work.add_done_callback(self._returned)
-        done, _ = await asyncio.wait({work}, timeout=self.settings.timeout_s)
-        if not done:
-            work.cancel()
-            raise WaitedTooLongError(f"no answer within {self.settings.timeout_s:g} s; the service is busy, try later")
-        return work.result()
-
-    def _returned(self, work: asyncio.Future) -> None:
-        self._pending -= 1
-        if not work.cancelled():
-            work.exception()  # retrieved: the caller may be gone
+        """:meth:`puma.serve.workers.Workers.blocking` of the service's threads."""
+        return await self.workers.blocking(function, *args, **kwargs)
 
     async def warm(self) -> None:
-        """Send a text and an image through the encoder and a search through each index, so that the first request is
+        """Send a text and an image through each model and a search through each index, so that the first request is
         as fast as the next. Done once.
 
         Raises:
-            EncoderFaultError: the model cannot embed anything here.
+            EncoderFaultError: a model cannot embed anything here.
         """
         if self._warm:
             return
-        image = Image.new("RGB", (64, 64), (120, 60, 30))
-        vectors = await self.batcher.embed([Item("warm"), Item(image=image)], [None, None], [0, 64 * 64])
-        for searcher in self.searchers.values():
-            await self.blocking(searcher.index.search, shortened(vectors[:1], searcher.encoder.dim), 1)
-            await self.blocking(searcher.index.sample)
+        await self.main.warm()
+        for index in self.indexes.values():
+            await index.warm()
         self._warm = True
 
     def close(self) -> None:
         """Finish what was accepted, end all threads."""
-        self.batcher.close()
-        self._pool.shutdown()
+        for model in self.models:
+            model.close()
+        self.workers.close()
 
 
 def service(request: Request) -> Service:
     """The service of this request's app."""
     found: Service = request.app.state.service
     return found
-
-
-def _check_text(text: str | None, what: str) -> None:
-    try:
-        if text is not None and not text.isascii():
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{what}: holds half of a surrogate pair, which is no character") from None

@@ -26,6 +26,8 @@ from puma.cli.commands._shared import (
 from puma.errors import ConfigError, InputError, require
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from puma.index import Index
     from puma.serve.settings import ServeSettings
 
@@ -166,25 +168,41 @@ def _run(
     bound = bound_socket(host, port)
     try:
         imports.start()
-        retriever = load_retriever(model, **options)
-        imports.join()
-        from puma.search.cutoffs import cutoffs_of
-        from puma.search.searcher import Searcher
-        from puma.serve import create_app
+        app = _app(indexes, model, options, settings, imports)
+        asyncio.run(app.state.service.warm())  # here, where a model that does not work is reported in one line
         from puma.serve.server import run
 
-        searchers = {name: Searcher(retriever, index) for name, index in indexes.items()}
-        cutoffs = cutoffs_of(retriever, model)
-        load = partial(load_retriever, **options)
-        app = create_app(searchers, encoder=retriever, settings=settings, cutoffs=cutoffs, load=load)
-        asyncio.run(app.state.service.warm())  # here, where a model that does not work is reported in one line
         if settings.access_log:
             _log_requests()
-        what = ", ".join(f"{name} ({len(each.index):,} items)" for name, each in searchers.items()) or "embeddings"
+        what = ", ".join(f"{name} ({len(index):,} items)" for name, index in indexes.items()) or "embeddings"
         line = f"PUMA serves {what} with {settings.model_names[0]} on {address_of(bound, host)}"
         return run(app, bound, ready=lambda: print(line, flush=True))
     finally:
         bound.close()
+
+
+def _app(
+    indexes: dict[str, Index],
+    model: Path | None,
+    options: dict[str, Any],
+    settings: ServeSettings,
+    imports: threading.Thread,
+) -> FastAPI:
+    """The application; nothing else holds its models, so that one which no index has any more is freed."""
+    retriever = load_retriever(model, **options)
+    imports.join()
+    from puma.items.dimensions import whole_encoder
+    from puma.search.cutoffs import cutoffs_of
+    from puma.serve import create_app
+    from puma.serve.following import noted_model, searchers_of
+
+    load = partial(load_retriever, **options)
+    searchers = searchers_of(retriever, indexes, load)
+    for name, searcher in searchers.items():
+        if whole_encoder(searcher.encoder) is not retriever:
+            typer.echo(f"{name}: served with the model of its last migration, {noted_model(indexes[name])}", err=True)
+    cutoffs = cutoffs_of(retriever, model)
+    return create_app(searchers, encoder=retriever, settings=settings, cutoffs=cutoffs, load=load)
 
 
 def _import_service(with_index: bool) -> None:

@@ -40,20 +40,21 @@ _EXAMPLES: dict[str, Any] = {
 async def embed(request: Request, body: Annotated[CohereRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     own = service(request)
     model_name(own, body.model)
+    model = own.main
     given = [name for name in ("texts", "images", "inputs") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InputError(f"one of texts, images and inputs is needed, got {', '.join(given) or 'none'}")
-    dimensions = checked_dimensions(own.encoder, body.output_dimension or own.encoder.dim, "output_dimension")
+    dimensions = checked_dimensions(model.encoder, body.output_dimension or model.encoder.dim, "output_dimension")
     if body.texts is not None:
         items = [item_of(text, None, f"texts[{place}]") for place, text in enumerate(body.texts)]
         images: list[CheckedImage] = []
     else:
         items, images = await own.blocking(_with_images, body, own.settings)
     as_query = body.input_type == "search_query"
-    instructions = [query_instruction(own, item) if as_query else None for item in items]
+    instructions = [query_instruction(model, item) if as_query else None for item in items]
     field = given[0]
     names = [f"{field}[{place}]" for place in range(len(items))]
-    embedded = await own.embed_counted(items, instructions, names=names, truncate=body.truncate != "NONE")
+    embedded = await model.embed_counted(items, instructions, names=names, truncate=body.truncate != "NONE")
     vectors = shortened(embedded.vectors, dimensions)
     billed = ({"images": len(images)} if images else {}) | {"input_tokens": int(embedded.tokens.sum())}
     meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": billed}

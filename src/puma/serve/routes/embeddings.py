@@ -22,6 +22,7 @@ from puma.serve.formats import (
 from puma.serve.responses import json_answer
 from puma.serve.schemas import ERRORS
 from puma.serve.schemas_clients import EmbeddingsAnswer, EmbeddingsRequest, Inputs, Message, Part, TextOrImage, TextPart
+from puma.serve.served_model import ServedModel
 from puma.serve.service import Service, service
 from puma.serve.settings import ServeSettings
 
@@ -60,7 +61,7 @@ async def embeddings(
     request: Request, body: Annotated[EmbeddingsRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     own = service(request)
-    name = model_name(own, body.model)
+    name, model = model_name(own, body.model), own.main
     instruction = body.instruction
     if body.messages is not None:
         if body.input is not None:
@@ -69,19 +70,19 @@ async def embeddings(
         items = [item]
         instruction = system_text if instruction is None else instruction
     else:
-        items = await _items(body, own)
+        items = await _items(body, own, model)
     as_query = {body.task, body.input_type, body.prompt_name} & {"retrieval.query", "search_query", "query"}
     if instruction is not None:
         instructions: list[str | None] = [instruction or None] * len(items)
     elif as_query:
-        instructions = [query_instruction(own, item) for item in items]
+        instructions = [query_instruction(model, item) for item in items]
     else:
         instructions = [None] * len(items)
     field = "dimensions" if body.dimensions else "output_dimension"
-    dimensions = checked_dimensions(own.encoder, body.dimensions or body.output_dimension or own.encoder.dim, field)
+    dimensions = checked_dimensions(model.encoder, body.dimensions or body.output_dimension or model.encoder.dim, field)
     names = ["messages"] if body.messages is not None else _names(body.input, len(items))
     truncate = body.truncate is not False and body.truncation is not False
-    embedded = await own.embed_counted(items, instructions, names=names, truncate=truncate)
+    embedded = await model.embed_counted(items, instructions, names=names, truncate=truncate)
     vectors = shortened(embedded.vectors, dimensions)
     as_text = "base64" in (body.encoding_format, body.embedding_type)
     rows: list[Any] = as_base64(vectors) if as_text else as_floats(vectors)
@@ -97,14 +98,14 @@ async def embeddings(
     )
 
 
-async def _items(body: EmbeddingsRequest, own: Service) -> list[Item]:
+async def _items(body: EmbeddingsRequest, own: Service, model: ServedModel) -> list[Item]:
     given = body.input
     if given is None:
         raise InputError("input: give a text or a list of texts (or messages, in vLLM's shape)")
     inputs = _listed(given)
     if len(inputs) > own.settings.max_inputs:
         raise InputError(f"input: at most {own.settings.max_inputs} a request, got {len(inputs)}")
-    return await own.blocking(_read_inputs, own, inputs, _names(given, len(inputs)), body.modality)
+    return await own.blocking(_read_inputs, model, inputs, _names(given, len(inputs)), body.modality)
 
 
 def _listed(given: Inputs) -> list[str | TextOrImage | list[int]]:
@@ -121,14 +122,14 @@ def _names(given: Inputs | None, count: int) -> list[str]:
 
 
 def _read_inputs(
-    own: Service, inputs: list[str | TextOrImage | list[int]], names: list[str], modality: str | None
+    model: ServedModel, inputs: list[str | TextOrImage | list[int]], names: list[str], modality: str | None
 ) -> list[Item]:
     items = []
     for one, name in zip(inputs, names, strict=True):
         if isinstance(one, list):
-            items.append(item_of_tokens(own, one, name))
+            items.append(item_of_tokens(model, one, name))
         else:
-            items.append(item_of_input(one, own.settings, name, modality))
+            items.append(item_of_input(one, model.settings, name, modality))
         if modality is not None and items[-1].modality != modality:
             raise InputError(f"{name}: is of modality {items[-1].modality!r}, and modality says {modality!r}")
     return items

@@ -32,7 +32,7 @@ async def healthz(request: Request) -> Response:
     """Also at `/health`, `/livez`, `/readyz` and `/ping`. Answers at once, also while the encoder is busy.
     Needs no token."""
     own = service(request)
-    body = {"status": "ok", "model": own.model_name, "indexes": list(own.searchers)}
+    body = {"status": "ok", "model": own.model_name, "indexes": list(own.indexes)}
     return Response(json.dumps(body), media_type="application/json")
 
 

@@ -11,15 +11,14 @@ from starlette.responses import Response
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.items.thumbnails import MEDIA_TYPE
-from puma.search.searcher import Searcher
 from puma.serve.adding import Incoming, add_items
 from puma.serve.formats import words
 from puma.serve.images import image_from_text
-from puma.serve.queries import named, wanted
+from puma.serve.queries import wanted
 from puma.serve.responses import NotFoundError, json_answer, stored_item, tagged
 from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
 from puma.serve.schemas_search import AddAnswer, AddRequest, DeleteAnswer, ItemsAnswer, NewItem, Stored
-from puma.serve.service import Service, service
+from puma.serve.service import ServedIndex, Service, service
 from puma.serve.settings import ServeSettings
 
 router = APIRouter(tags=["items"], responses=ERRORS)
@@ -42,7 +41,8 @@ async def items(
     modality: Annotated[Modalities | None, Query()] = None,
 ) -> Response:
     own = service(request)
-    searcher, name = named(own, index)
+    found = own.index(index)
+    searcher, name = found.searcher, found.name
     rows = await own.blocking(searcher.index.page, limit + 1, after, wanted(modality))
     shown = [stored_item(row, name, own.settings.originals) for row in rows[:limit]]
     more = len(rows) > limit
@@ -52,27 +52,27 @@ async def items(
 @router.get("/item", response_model=Stored, summary="One item")
 async def item(request: Request, id: ItemId, index: IndexName | None = None) -> Response:  # noqa: A002
     own = service(request)
-    searcher, name = named(own, index)
-    found = await own.blocking(searcher.index.get, [id], vectors=False)
-    if id not in found:
-        raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
-    return json_answer(stored_item(found[id], name, own.settings.originals))
+    found = own.index(index)
+    rows = await own.blocking(found.searcher.index.get, [id], vectors=False)
+    if id not in rows:
+        raise NotFoundError(f"item {id!r}: not in index {found.name!r}", "item_not_found")
+    return json_answer(stored_item(rows[id], found.name, own.settings.originals))
 
 
 @router.post("/items", response_model=AddAnswer, summary="Store items")
 async def add(request: Request, given: Annotated[AddRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     own = service(request)
-    searcher, name = _writable(own, given.index)
+    index = _writable(own, given.index)
     if len(given.items) > own.settings.max_inputs:
         raise InputError(f"items: at most {own.settings.max_inputs} a request, got {len(given.items)}; send several")
     incoming = await own.blocking(_incoming, given.items, own.settings)
-    outcome = await add_items(own, searcher, incoming)
+    outcome = await add_items(own, index, incoming)
     texts = {place: one.item for place, one in enumerate(incoming) if one.item is not None}
     places = list(texts)
-    cut = [places[place] for place in await own.cut_places(list(texts.values()))]
+    cut = [places[place] for place in await index.model.cut_places(list(texts.values()))]
     added = outcome.added
     return json_answer(
-        {"index": name, "ids": outcome.ids}
+        {"index": index.name, "ids": outcome.ids}
         | {count: getattr(added, count) for count in ("embedded", "present", "updated", "repeated")}
         | {"truncated": cut, "skipped": [{"where": skip.where, "reason": skip.reason} for skip in outcome.skips]},
         cut,
@@ -82,10 +82,10 @@ async def add(request: Request, given: Annotated[AddRequest, Body(openapi_exampl
 @router.delete("/item", response_model=DeleteAnswer, summary="Remove an item")
 async def delete(request: Request, id: ItemId, index: IndexName | None = None) -> Response:  # noqa: A002
     own = service(request)
-    searcher, name = _writable(own, index)
-    if not await own.blocking(searcher.index.delete, [id]):
-        raise NotFoundError(f"item {id!r}: not in index {name!r}", "item_not_found")
-    return json_answer({"index": name, "id": id, "deleted": True})
+    found = _writable(own, index)
+    if not await own.blocking(found.searcher.index.delete, [id]):
+        raise NotFoundError(f"item {id!r}: not in index {found.name!r}", "item_not_found")
+    return json_answer({"index": found.name, "id": id, "deleted": True})
 
 
 @router.get(
@@ -101,7 +101,8 @@ async def thumbnail(
     if_none_match: Annotated[str | None, Header(max_length=1_000)] = None,
 ) -> Response:
     own = service(request)
-    searcher, name = named(own, index)
+    found = own.index(index)
+    searcher, name = found.searcher, found.name
     data = await own.blocking(searcher.index.thumbnail, id)
     # What lies in the index may have come from anywhere: nothing but a JPEG is ever shown as one.
     if data is None or data[:3] != b"\xff\xd8\xff":
@@ -109,10 +110,10 @@ async def thumbnail(
     return tagged(data, MEDIA_TYPE, _NO_STORE, if_none_match)
 
 
-def _writable(own: Service, index: str | None) -> tuple[Searcher, str]:
+def _writable(own: Service, index: str | None) -> ServedIndex:
     if not own.settings.writable:
         raise HTTPException(403, "this service is read-only; start it without --read-only to add and delete items")
-    return named(own, index)
+    return own.index(index)
 
 
 def _incoming(given: list[NewItem], limits: ServeSettings) -> list[Incoming]:

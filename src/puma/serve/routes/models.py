@@ -32,12 +32,13 @@ async def model(request: Request, model: str) -> Response:
 
 
 def _entry(own: Service, name: str) -> dict[str, Any]:
+    encoder = own.main.encoder
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "puma",
-        "dimensions": own.encoder.dim,
-        "matryoshka_dimensions": trained_dimensions(own.encoder),
-        "fingerprint": own.encoder.fingerprint,
+        "dimensions": encoder.dim,
+        "matryoshka_dimensions": trained_dimensions(encoder),
+        "fingerprint": own.main.fingerprint,
     }

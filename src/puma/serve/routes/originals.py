@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from puma.search.originals import PDF, NoOriginalError, original
-from puma.serve.queries import named
 from puma.serve.responses import NotFoundError, tagged
 from puma.serve.schemas import ERRORS, IndexName, ItemId
 from puma.serve.service import service
@@ -40,7 +39,7 @@ async def original_file(
     own = service(request)
     if not own.settings.originals:
         raise HTTPException(403, "this service does not give out files; its operator can allow it with --originals")
-    searcher, _ = named(own, index)
+    searcher = own.index(index).searcher
     try:
         found = await own.blocking(original, searcher.index, id)
     except NoOriginalError as error:

@@ -39,7 +39,7 @@ _EXAMPLES: dict[str, Any] = {
 @router.post("/v1/rerank", response_model=RerankAnswer, summary="Order documents by a query, in Cohere's shape")
 async def rerank(request: Request, body: Annotated[RerankRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     own = service(request)
-    name = model_name(own, body.model)
+    name, model = model_name(own, body.model), own.main
     if len(body.documents) >= own.settings.max_inputs:
         raise InputError(f"documents: at most {own.settings.max_inputs - 1} a request, got {len(body.documents)}")
     names = ["query", *(f"documents[{place}]" for place in range(len(body.documents)))]
@@ -48,8 +48,8 @@ async def rerank(request: Request, body: Annotated[RerankRequest, Body(openapi_e
     instruction: str | None = body.instruction or None
     if body.instruction is None:
         kinds = {item.modality for item in documents}
-        instruction = query_instruction(own, query, kinds.pop() if len(kinds) == 1 else None)
-    embedded = await own.embed_counted(
+        instruction = query_instruction(model, query, kinds.pop() if len(kinds) == 1 else None)
+    embedded = await model.embed_counted(
         items,
         [instruction, *[None] * len(documents)],
         names=names,

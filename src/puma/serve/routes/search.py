@@ -11,9 +11,8 @@ from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.index import Hit
-from puma.search.searcher import Searcher
 from puma.serve.images import image_from_bytes
-from puma.serve.queries import SearchQuery, named, page_of_groups, page_of_hits, parse_query, query_batch
+from puma.serve.queries import SearchQuery, page_of_groups, page_of_hits, parse_query, query_batch
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import (
     ERRORS,
@@ -28,7 +27,7 @@ from puma.serve.schemas import (
     Word,
 )
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
-from puma.serve.service import Service, service
+from puma.serve.service import ServedIndex, Service, service
 
 router = APIRouter(tags=["search"], responses=ERRORS)
 
@@ -53,10 +52,10 @@ Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
 async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)]) -> Response:
     started = time.perf_counter()
     own = service(request)
-    searcher, name = named(own, body.index)
+    served = own.index(body.index)
     query = await parse_query(
         own,
-        searcher,
+        served.searcher,
         text=body.text,
         image=body.image,
         item=body.item,
@@ -66,7 +65,7 @@ async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_e
     )
     where = None if body.where is None else body.where.model_dump()
     return await _answer(
-        own, searcher, name, query, body.k, body.offset, where, body.min_score, body.group, body.drop_weak, started
+        own, served, query, body.k, body.offset, where, body.min_score, body.group, body.drop_weak, started
     )
 
 
@@ -87,11 +86,11 @@ async def search_link(
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
-    searcher, name = named(own, index)
+    served = own.index(index)
     query = await parse_query(
-        own, searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus
+        own, served.searcher, text=text, item=item, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, min_score, group, drop_weak, started)
+    return await _answer(own, served, query, k, offset, None, min_score, group, drop_weak, started)
 
 
 @router.post("/search/upload", response_model=SearchAnswer, summary="Search with a picture file")
@@ -111,30 +110,29 @@ async def search_upload(
 ) -> Response:
     started = time.perf_counter()
     own = service(request)
-    searcher, name = named(own, index)
+    served = own.index(index)
     # One byte over the limit is enough to see that it is over.
     data = await image.read(own.settings.max_image_bytes + 1)
     opened = await own.blocking(image_from_bytes, data, own.settings)
     query = await parse_query(
-        own, searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
+        own, served.searcher, text=text, image=opened.data, modality=modality, instruction=instruction, minus=minus
     )
-    return await _answer(own, searcher, name, query, k, offset, None, min_score, group, drop_weak, started)
+    return await _answer(own, served, query, k, offset, None, min_score, group, drop_weak, started)
 
 
 @router.get("/indexes", response_model=IndexesAnswer, summary="The indexes that are served")
 async def indexes(request: Request) -> Response:
     own = service(request)
     entries = []
-    for name, searcher in own.searchers.items():
-        stats = await own.blocking(searcher.index.stats)
+    for name, served in own.indexes.items():
+        stats = await own.blocking(served.searcher.index.stats)
         entries.append({"name": name} | {key: stats[key] for key in ("rows", "modalities", "dim", "fingerprint")})
     return json_answer({"indexes": entries, "model": own.settings.model_names[0], "writable": own.settings.writable})
 
 
 async def _answer(
     own: Service,
-    searcher: Searcher,
-    name: str,
+    served: ServedIndex,
     query: SearchQuery,
     k: int,
     offset: int,
@@ -146,29 +144,29 @@ async def _answer(
 ) -> Response:
     if k > own.settings.max_k:
         raise InputError(f"k: at most {own.settings.max_k} hits an answer, got {k}; take the rest by offset")
-    batch = await query_batch(own, searcher, query)
+    batch = await query_batch(own, served.searcher, query)
     options: dict[str, Any] = {"hidden": query.hidden, "k": k, "offset": offset, "where": where, "min_score": min_score}
     if group:
-        groups, more = await page_of_groups(own, searcher, batch, **options)
+        groups, more = await page_of_groups(own, served, batch, **options)
     else:
-        hits, more = await page_of_hits(own, searcher, batch, **options)
+        hits, more = await page_of_hits(own, served, batch, **options)
         groups = [[hit] for hit in hits]
-    cutoffs, kind = own.cutoffs_of(searcher), query.item.modality
+    cutoffs, kind = served.cutoffs, query.item.modality
     weak = {one[0].id: None if cutoffs is None else cutoffs.is_weak_hit(kind, batch.wanted, one[0]) for one in groups}
     if drop_weak:
         if cutoffs is None:
             raise InputError("drop_weak: the cut-offs of this model are not known; give min_score")
         groups = [one for one in groups if not weak[one[0].id]]
-    cut = await own.cut_places(batch.items, batch.instructions)
+    cut = await served.model.cut_places(batch.items, batch.instructions)
     return json_answer(
         {
-            "index": name,
+            "index": served.name,
             "query": {
                 "modality": kind,
                 "instruction": batch.instruction,
                 "truncated": bool(cut),
             },
-            "hits": [_found(own, name, one, group) | {"weak": weak[one[0].id]} for one in groups],
+            "hits": [_found(own, served.name, one, group) | {"weak": weak[one[0].id]} for one in groups],
             "offset": offset,
             "more": more,
             "took_ms": round((time.perf_counter() - started) * 1000, 1),

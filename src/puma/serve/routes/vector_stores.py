@@ -14,12 +14,11 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from starlette.responses import Response
 
 from puma.index import Hit
-from puma.search.searcher import Searcher
-from puma.serve.queries import named, page_of_hits, parse_query, query_batch, wanted
+from puma.serve.queries import page_of_hits, parse_query, query_batch, wanted
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import ERRORS, IndexName
 from puma.serve.schemas_stores import StoreEntry, StoresAnswer, StoreSearchAnswer, StoreSearchRequest
-from puma.serve.service import service
+from puma.serve.service import ServedIndex, service
 
 router = APIRouter(tags=["vector stores"], responses=ERRORS)
 
@@ -44,8 +43,8 @@ async def stores(
     after: IndexName | None = None,
 ) -> Response:
     own = service(request)
-    names = sorted(name for name in own.searchers if after is None or name > after)
-    data = [await own.blocking(_entry, own.searchers[name], name) for name in names[:limit]]
+    names = sorted(name for name in own.indexes if after is None or name > after)
+    data = [await own.blocking(_entry, own.indexes[name]) for name in names[:limit]]
     return json_answer(
         {
             "object": "list",
@@ -61,8 +60,7 @@ async def stores(
 @router.get("/v1/vector_stores/{store}", response_model=StoreEntry, summary="One index")
 async def store(request: Request, store: StoreId) -> Response:
     own = service(request)
-    searcher, name = named(own, store)
-    return json_answer(await own.blocking(_entry, searcher, name))
+    return json_answer(await own.blocking(_entry, own.index(store)))
 
 
 @router.post("/vector_stores/{store}/search", include_in_schema=False)
@@ -71,17 +69,17 @@ async def search(
     request: Request, store: StoreId, body: Annotated[StoreSearchRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     own = service(request)
-    searcher, name = named(own, store)
+    index = own.index(store)
     where = None if body.filters is None else body.filters.model_dump()
     texts = body.query if isinstance(body.query, list) else [body.query]
     # The conditions are applied as they are; which modality they ask for matters besides, for the instruction.
     modality = wanted(_modalities(where))
     common: dict[str, Any] = {"image": body.image, "modality": modality, "instruction": body.instruction}
-    queries = [await parse_query(own, searcher, text=text, **common) for text in texts]
-    batches = [await query_batch(own, searcher, query) for query in queries]
+    queries = [await parse_query(own, index.searcher, text=text, **common) for text in texts]
+    batches = [await query_batch(own, index.searcher, query) for query in queries]
     least = None if body.ranking_options is None else body.ranking_options.score_threshold
     pages = await asyncio.gather(
-        *(page_of_hits(own, searcher, batch, k=body.max_num_results, where=where, min_score=least) for batch in batches)
+        *(page_of_hits(own, index, batch, k=body.max_num_results, where=where, min_score=least) for batch in batches)
     )
     best: dict[str, Hit] = {}
     places: dict[str, int] = {}
@@ -93,12 +91,14 @@ async def search(
     if all(len(batch.wanted) == 1 for batch in batches):
         places = dict.fromkeys(places, 0)
     ranked = sorted(best.values(), key=lambda hit: (places[hit.id], -hit.score, hit.id))
-    cut = [place for place, batch in enumerate(batches) if await own.cut_places(batch.items, batch.instructions)]
+    cut = [
+        place for place, batch in enumerate(batches) if await index.model.cut_places(batch.items, batch.instructions)
+    ]
     return json_answer(
         {
             "object": "vector_store.search_results.page",
             "search_query": [text for text in texts if text is not None],
-            "data": [_hit(hit, name, own.settings.originals) for hit in ranked[: body.max_num_results]],
+            "data": [_hit(hit, index.name, own.settings.originals) for hit in ranked[: body.max_num_results]],
             "has_more": len(ranked) > body.max_num_results or any(more for _, more in pages),
             "next_page": None,
         },
@@ -137,8 +137,8 @@ def _attribute(value: Any) -> str | float | bool:
     return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
 
 
-def _entry(searcher: Searcher, name: str) -> dict[str, Any]:
-    stats = searcher.index.stats()
+def _entry(index: ServedIndex) -> dict[str, Any]:
+    name, stats = index.name, index.searcher.index.stats()
     counts = dict.fromkeys(("cancelled", "failed", "in_progress"), 0)
     return {
         "id": name,
