@@ -72,8 +72,8 @@ class Refusing(ToyEncoder):
 
     def encode(self, items, *, instruction=None):
         for item in items:
-            if item.image is not None and Path(item.image).name == "red.jpg":
-                raise ImageError(f"{item.image}: the model's image processor refuses it (too narrow)")
+            if Path(item.image_name).name == "red.jpg":
+                raise ImageError(f"{item.image_name}: the model's image processor refuses it (too narrow)")
         return super().encode(items, instruction=instruction)
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from puma.items.ahead import in_order
+from puma.items.ahead import in_order, one_ahead
 
 
 def drawing(count, size, drawn):
@@ -56,3 +56,27 @@ def test_what_is_not_taken_is_not_begun():
     results.close()
     assert closed
     assert len(done) <= 5
+
+
+def test_one_is_made_ahead_on_another_thread_and_the_maker_is_closed():
+    threads, closed = [], []
+
+    def making():
+        try:
+            for number in range(5):
+                threads.append(threading.current_thread())
+                yield number
+            raise OSError("away")
+        finally:
+            closed.append(True)
+
+    values = one_ahead(making())
+    with pytest.raises(OSError, match="away"):
+        for wanted, value in enumerate(values):
+            assert value == wanted
+    assert (wanted, closed) == (4, [True])
+    assert threading.current_thread() not in threads
+    values = one_ahead(making())
+    assert next(values) == 0
+    values.close()
+    assert closed == [True, True]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ THREADS = 8
 """Objects that are fetched at once."""
 AHEAD, AHEAD_BYTES = 32, 64 * 2**20
 """Results that may wait to be taken, and bytes of the objects in them."""
+_END = object()
 
 
 def in_order(
@@ -56,3 +57,16 @@ def in_order(
             close = getattr(left, "close", None)
             if close is not None:
                 close()
+
+
+def one_ahead(values: Generator[T]) -> Generator[T]:
+    """Each value, while the next is being made on another thread. What making one raises is raised at its place."""
+    with ThreadPoolExecutor(1, thread_name_prefix="puma-reading") as pool:
+        coming = pool.submit(next, values, _END)
+        try:
+            while (value := coming.result()) is not _END:
+                coming = pool.submit(next, values, _END)
+                yield value  # type: ignore[misc]
+        finally:
+            coming.cancel()
+            pool.submit(values.close).result()

@@ -126,8 +126,11 @@ class VectorStore:
                 )
         write_json(path, self.made_with)
 
-    def group(self, name: str, size: int, dim: int) -> Group:
+    def group(self, name: str, size: int | None, dim: int) -> Group:
         """The matrix [size, dim] of this name, with what is finished of it. Always the same object for one name.
+
+        Args:
+            size: None for a matrix that grows as it is written, until :meth:`Group.end`.
 
         Raises:
             NoRoomError: what is missing of it does not fit on the disk.
@@ -159,7 +162,7 @@ class VectorStore:
 class Group:
     """One matrix of a store; see :meth:`VectorStore.group`."""
 
-    def __init__(self, folder: Path, size: int, dim: int, process: int) -> None:
+    def __init__(self, folder: Path, size: int | None, dim: int, process: int) -> None:
         self.folder, self.size, self.dim, self.process = folder, size, dim, process
         self.finished: dict[int, Finished] = {}
         with storage_errors(folder):
@@ -167,7 +170,12 @@ class Group:
         self.reload()
         runs = [line["run"] for path in folder.glob("done.*") for line in _lines(path)]
         self.run = 1 + max(runs, default=0)
-        path, length = folder / "rows", size * dim * FLOAT_BYTES
+        path = folder / "rows"
+        if size is None:
+            with storage_errors(path):
+                path.touch()
+            return
+        length = size * dim * FLOAT_BYTES
         if path.is_file() and path.stat().st_size == length:
             return
         if process == 0:
@@ -198,7 +206,7 @@ class Group:
         self, part: int, start: int, rows: np.ndarray, digest: str, faults: Sequence[tuple[int, str]] = ()
     ) -> None:
         """Put a part's rows [m, dim] in their place, from row ``start`` on; on disk when this returns."""
-        if rows.shape[1:] != (self.dim,) or start + len(rows) > self.size:
+        if rows.shape[1:] != (self.dim,) or (self.size is not None and start + len(rows) > self.size):
             raise ValueError(f"rows must be [m, {self.dim}] and end before {self.size}, got {rows.shape} at {start}")
         if part in self.finished:  # of other content: from here on, until it is whole again, it counts as missing
             self._mark(part, 0, None, ())
@@ -224,8 +232,16 @@ class Group:
         else:
             self.finished[part] = Finished(self.run, digest, faults)
 
+    def end(self, size: int) -> None:
+        """A matrix that grew has so many rows; what an earlier run wrote behind them is cut off."""
+        self.size = size
+        if self.process == 0:
+            with storage_errors(self.folder):
+                os.truncate(self.folder / "rows", size * self.dim * FLOAT_BYTES)
+
     def matrix(self) -> np.ndarray:
         """All rows, float32 [size, dim], read from disk as they are used."""
+        assert self.size is not None, "a matrix that grows is read when it has ended"
         if self.size * self.dim == 0:
             return np.zeros((self.size, self.dim), np.float32)
         return np.memmap(self.folder / "rows", np.float32, "r", shape=(self.size, self.dim))

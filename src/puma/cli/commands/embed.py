@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,9 +66,12 @@ def embed(
 
     from puma.errors import InputError
     from puma.evaluation.processes import is_first
-    from puma.evaluation.stored.resumable import Resumable, Wanted, Work, made_with, opened_store, part_size
+    from puma.evaluation.stored.resumable import Work, made_with, opened_store, part_size
+    from puma.evaluation.stored.streamed import embed_stream
     from puma.items.encoder import Skip
-    from puma.search.ingest import Record, read_items
+    from puma.items.item import Item
+    from puma.items.objects import object_path
+    from puma.search.ingest import Record, count_items, read_items
     from puma.storage.folders import write_whole
 
     if out.suffix != ".npz":
@@ -75,10 +79,19 @@ def embed(
     place = Engine(engine, address, workers)
     if st_prompt is not None and instruction is not None:
         raise InputError("give one of --instruction and --st-prompt, got both")
-    found = list(read_items(paths))
-    skips = [entry for entry in found if isinstance(entry, Skip)]
-    records = [entry for entry in found if isinstance(entry, Record)]
-    items = [record.item for record in records]
+    found = read_items(paths, with_files=True)
+    total = None if any(map(object_path, paths)) else count_items(paths)  # in a store it costs requests of its own
+    skips: list[Skip] = []
+    kept: list[tuple[str, str, str]] = []  # id, modality and place of each item
+
+    def items() -> Iterator[tuple[Item, str]]:
+        for entry in found:
+            if isinstance(entry, Skip):
+                skips.append(entry)
+            elif isinstance(entry, Record):
+                kept.append((entry.id, entry.item.modality, entry.where))
+                yield entry.loaded_item, entry.content
+
     instruction = st_prompt or instruction
     beside = out.parent / f".{out.name}.work"
     options: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
@@ -87,19 +100,17 @@ def embed(
         size = part_size(encoder)
         values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)
         with opened_store(beside, "embed", values, Work(work, not no_resume, note)) as store:
-            embedding = Resumable(encoder, store, batch_size=size)
-            wanted = Wanted("items", lambda: items, len(items), instruction)
-            embedding.share([wanted])
+            done = embed_stream(encoder, store, "items", items(), part_size=size, instruction=instruction, total=total)
             if not is_first():
                 return
-            vectors, readable, faults = embedding.embedded(wanted)
-            skips += [Skip(records[place].where, reason) for place, reason in faults]
-            kept = [record for record, good in zip(records, readable, strict=True) if good]
+            vectors, readable, faults = done
+            skips += [Skip(kept[place][2], reason) for place, reason in faults]
+            kept = [one for one, good in zip(kept, readable, strict=True) if good]
             buffer = io.BytesIO()
             np.savez(
                 buffer,
-                ids=np.array([record.id for record in kept], dtype=str),
-                modalities=np.array([record.item.modality for record in kept], dtype=str),
+                ids=np.array([name for name, _, _ in kept], dtype=str),
+                modalities=np.array([modality for _, modality, _ in kept], dtype=str),
                 vectors=vectors[readable],
                 model=np.array(encoder.fingerprint),
             )

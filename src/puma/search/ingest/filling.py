@@ -6,8 +6,7 @@ The next batch is read while the model works on this one; both are held in memor
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from puma.errors import InputError
 from puma.index import Index, Stamp
+from puma.items.ahead import one_ahead
 from puma.items.encoder import BATCH, Batch, Embedded, Encoder, Skip, embed_batches
 from puma.search.ingest.portions import Pair, Portion, PortionReader
 from puma.search.ingest.records import Found
@@ -96,7 +96,7 @@ def fill(
     added, failed, faulty = Added(), dict[str, str](), set[str | None]()
     reading = PortionReader(index, batch_size, known or set(), failed)
     bar_of = tqdm(total=total, desc="embedding", unit="item", disable=not progress, smoothing=0.1)
-    with bar_of as bar, closing(_ahead(reading.portions(found))) as portions:
+    with bar_of as bar, closing(one_ahead(reading.portions(found))) as portions:
         for portion, embedded in _embedded(encoder, portions):
             _store(index, portion, embedded, added, failed)
             faulty.update(skip.source for skip in portion.skips)
@@ -165,16 +165,3 @@ def _store(index: Index, portion: Portion, embedded: Embedded, added: Added, fai
     added.ignored_by += portion.reasons
     added.notes += portion.notes
     added.skips += portion.skips
-
-
-def _ahead(portions: Iterator[Portion]) -> Generator[Portion]:
-    """Each portion, while the next is being read on another thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="puma-reading") as pool:
-        try:
-            coming = pool.submit(next, portions, None)
-            while (portion := coming.result()) is not None:
-                coming = pool.submit(next, portions, None)
-                yield portion
-        finally:
-            coming.cancel()
-            pool.submit(getattr(portions, "close", lambda: None)).result()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,7 +85,7 @@ class PortionReader:
         self.finished: list[Stamp] = []
         self.held = 0
 
-    def portions(self, found: Iterable[Found]) -> Iterator[Portion]:
+    def portions(self, found: Iterable[Found]) -> Generator[Portion]:
         entries = iter(found)
         try:
             for entry in entries:

@@ -79,7 +79,7 @@ def reader_of(path: str | os.PathLike[str], options: ReadOptions | None = None) 
 
 
 def read_items(
-    paths: Iterable[str | os.PathLike[str]], options: ReadOptions | None = None
+    paths: Iterable[str | os.PathLike[str]], options: ReadOptions | None = None, *, with_files: bool = False
 ) -> Iterator[Record | Skip | Ignored | Note]:
     """Everything in these paths, in a fixed order, one at a time.
 
@@ -94,6 +94,8 @@ def read_items(
             - ``.parquet``: the same; ``image`` may be a path, an image's bytes, or both as ``{bytes, path}``;
             - ``.pdf``: an image and the words of each page (needs pypdfium2).
         options: how they are read.
+        with_files: whether records keep what was read of their images (:attr:`Record.file`), so that nothing is read
+            again; for whoever drops them soon.
 
     Raises:
         InputError: before anything is read, if a path does not exist or is of no known kind.
@@ -105,7 +107,7 @@ def read_items(
     named = {source_of(reader.path) for reader in readers}
     # What was read of an image is dropped: whoever lists all records would hold all files.
     return (
-        replace(entry, file=None) if isinstance(entry, Record) else entry
+        replace(entry, file=None) if isinstance(entry, Record) and not with_files else entry
         for reader in readers
         for entry in reader.entries(named)
         if not isinstance(entry, (Finished, Same))
