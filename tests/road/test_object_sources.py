@@ -19,6 +19,7 @@ from puma.cli.commands import _engine, _shared
 from puma.index import Index
 from puma.items import remote
 from puma.search import Searcher
+from puma.search.ingest import count_items
 from puma.storage.object_stores import store_of
 from support import plain
 from support.encoders import ToyEncoder
@@ -144,17 +145,43 @@ def test_a_command_that_was_killed_goes_on(tmp_path, address):
     assert Index(tmp_path / "i", create=False).verify() == []
 
 
-def test_a_key_that_is_none_of_a_path_is_named(capsys, tmp_path, s3_server):
+ODD = ("a//b.png", "a//deep/c.png", "a/../d.png", "e/./f.png", "/g.png", "..")
+GOOD = ("a/-1.png", "a/2.png", "a/deep/3.png", "a/deep/er/4.png", "e/5.png", "6.png", "z/7.png")
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_keys_that_are_none_of_a_path_are_listed_and_what_lies_beside_them_is_read(
+    capsys, tmp_path, s3_server, folder, many
+):
     import boto3
 
     given = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
     client = boto3.client("s3", endpoint_url=s3_server, **given)
-    client.put_object(Bucket=BUCKET, Key="odd/a//b.png", Body=b"x")
+    name = f"odd-{many}"
+    for number, key in enumerate(GOOD):
+        client.put_object(Bucket=BUCKET, Key=f"{name}/{key}", Body=(folder / f"{number:02} ü#.png").read_bytes())
+    for key in ODD:
+        client.put_object(Bucket=BUCKET, Key=f"{name}/{key}", Body=b"x")
+    if many:  # a whole page is listed before the one with the refused keys: nothing comes twice
+        for number in range(1100):
+            client.put_object(Bucket=BUCKET, Key=f"{name}/!{number}.txt", Body=b"x")
     client.close()
-    code, _, err = run(capsys, "index", "add", tmp_path / "i", f"s3://{BUCKET}/odd")
-    assert code == 1
-    assert "an object's key is none of a path, and stops the listing; rename it" in err
-    assert '"odd/a//b.png"' in err
+    address = f"s3://{BUCKET}/{name}"
+    if not many:
+        assert count_items([address]) == len(GOOD)
+    code, out, _ = run(capsys, "index", "add", tmp_path / "i", address, "--json")
+    done = json.loads(out)
+    assert (code, done["embedded"], done["ignored"]) == (0, len(GOOD), 1100 * many)
+    assert {skip["where"] for skip in done["skips"]} == {
+        f"{address}{folder}" for folder in ("//", "/..", "/a//", "/a/../", "/e/./")
+    }
+    assert all("rename them" in skip["reason"] for skip in done["skips"])
+    index = Index(tmp_path / "i")
+    assert {row.payload["image"] for row in index.page(99)} == {f"{address}/{key}" for key in GOOD}
+    done = json.loads(run(capsys, "index", "add", tmp_path / "i", address, "--sync", "--json")[1])
+    assert (done["embedded"], done["present"], done["deleted"], len(done["skips"])) == (0, len(GOOD), 0, 5)
+    # A folder that has no such key is listed as ever, whatever lies beside it.
+    assert json.loads(run(capsys, "index", "add", tmp_path / "j", f"{address}/a/deep", "--json")[1])["skips"] == []
 
 
 def command(environment, *arguments):

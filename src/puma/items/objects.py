@@ -24,6 +24,10 @@ SCHEMES = ("s3", "gs", "az")
 _OTHER_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+class OddKeyError(StorageError):
+    """A folder cannot be listed as a whole: an object's key in it is none of a path."""
+
+
 class ObjectPath(os.PathLike[str]):
     """One object, or all objects below a folder's name.
 
@@ -108,7 +112,10 @@ class ObjectPath(os.PathLike[str]):
         Raises:
             StorageError: the store cannot be reached, refuses the credentials, or has no such bucket.
         """
-        return next(self.below(at_once=1), None) is not None
+        try:
+            return next(self.below(at_once=1), None) is not None
+        except OddKeyError:
+            return True
 
     def exists(self) -> bool:
         """Whether it is an object or a folder. Raises StorageError as :meth:`is_dir`."""
@@ -118,7 +125,8 @@ class ObjectPath(os.PathLike[str]):
         """All objects below it with their versions, a request for each ``at_once`` of them, in the store's order.
 
         Raises:
-            StorageError: as :meth:`is_dir`; or a key is none of a path.
+            StorageError: as :meth:`is_dir`.
+            OddKeyError: a key is none of a path; :func:`puma.items.listing.everything_below` goes on beside it.
         """
         try:
             for page in store_of(self.root).list(self.key or None, chunk_size=at_once):
@@ -131,7 +139,7 @@ class ObjectPath(os.PathLike[str]):
                 raise
             if type(error).__name__ == "InvalidPathError":
                 why = "is none of a path, and stops the listing; rename it, or name the folders beside it"
-                raise StorageError(f"{self}: an object's key {why} ({reason(error)})") from None
+                raise OddKeyError(f"{self}: an object's key {why} ({reason(error)})") from None
             raise unusable(self, error) from None
 
     def stat(self) -> os.stat_result:

@@ -9,6 +9,8 @@ from itertools import islice
 from puma.errors import InputError
 from puma.index.provenance import FileState
 from puma.items.ahead import in_order
+from puma.items.encoder import Skip
+from puma.items.listing import ODD_KEYS, everything_below
 from puma.items.objects import ObjectPath
 from puma.search.ingest.files import IMAGES, IN_FOLDERS, check_file, count_in_file, file_entries, suffix_of
 from puma.search.ingest.options import ReadOptions
@@ -38,12 +40,12 @@ class ObjectReader:
         return self._file() or self.path.is_dir()
 
     def is_empty(self) -> bool:
-        return not self._file() and not any(map(self._may_give, self.path.below()))
+        return not self._file() and not any(map(self._may_give, everything_below(self.path, versions=False)))
 
     def count(self) -> int | None:
         if self._file():
             return count_in_file(self.path)
-        listed = list(islice(self.path.below(), COUNTED + 1))
+        listed = list(islice(everything_below(self.path, versions=False), COUNTED + 1))
         return None if len(listed) > COUNTED else sum(map(self._may_give, listed))
 
     def entries(
@@ -66,8 +68,9 @@ class ObjectReader:
     ) -> Iterator[tuple[Callable[[], Iterable[Found]], int]]:
         """What each object gives, with the bytes that are held of it: an image is fetched ahead, a table is opened when
         it is its turn."""
-        left_out = ""
-        for path in self.path.below():
+        left_out, refused = "", list[str]()
+        for path in everything_below(self.path, refused.append):
+            yield from _skipped(refused)
             where, why = self._left_out(path)
             if where is not None:
                 if where != left_out:  # a folder once
@@ -85,6 +88,7 @@ class ObjectReader:
                 continue
             entries = file_entries(path, self.options, state, in_folder=True)
             yield (partial(list, entries), path.version.size) if suffix in IMAGES else (partial(iter, entries), 0)
+        yield from _skipped(refused)
 
     def _may_give(self, path: ObjectPath) -> bool:
         return suffix_of(path.name) in IN_FOLDERS and self._left_out(path)[0] is None
@@ -99,3 +103,10 @@ class ObjectReader:
             if reason is not None:
                 return f"{self.path}/{'/'.join(inside[:depth])}", reason
         return None, ""
+
+
+def _skipped(refused: list[str]) -> Iterator[tuple[Callable[[], Iterable[Found]], int]]:
+    """What the listing could not read, each once."""
+    skips = [Skip(address, ODD_KEYS, address) for address in refused]
+    refused.clear()
+    yield from ((partial(list, [skip]), 0) for skip in skips)
