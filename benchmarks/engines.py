@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +20,10 @@ from typing import Any
 import numpy as np
 
 from _machine import described
+from _milvus_server import MilvusServer
 from puma.index import Index
 from puma.index.exact.small import exact_search
 from puma.storage.folders import write_json
-
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from support.engines import MilvusServer
 
 BATCH = 1000
 FILTERS: dict[str, Any] = {

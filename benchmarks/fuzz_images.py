@@ -3,7 +3,7 @@
     python benchmarks/fuzz_images.py                  under a minute
 
 Twice: with a small pixel limit, where the ceiling on memory is tight, and with the service's own limit. Each round is a
-process with a hard ceiling (RLIMIT_AS). The images are those of the tests (tests/support/image_mutations.py).
+process with a hard ceiling (RLIMIT_AS). The images are those of the tests (_image_mutations.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from _machine import described
 from puma.serve import ServeSettings
 from puma.storage.folders import write_json
 
-SURVEY = Path(__file__).parents[1] / "tests" / "image_survey.py"
+SURVEY = Path(__file__).with_name("_image_survey.py")
 SMALL = 4_000_000
 
 

@@ -17,9 +17,11 @@ from puma.errors import ImageError
 from puma.items import open_image
 from puma.items.image_checks import MAX_PARTS, MAX_SCANS, scans, why_costly, why_too_many_scans
 from puma.items.opening import MAX_SLOW_SAMPLES
-from support.image_mutations import SIDES, bombs, mutated, run_length_bmp, seeds, tiff
 
-SURVEY = Path(__file__).parents[1] / "support" / "image_survey.py"
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from _image_mutations import SIDES, bombs, mutated, run_length_bmp, seeds, tiff
+
+SURVEY = Path(__file__).parents[2] / "benchmarks" / "_image_survey.py"
 
 
 def survey(count: int, seed: int, max_pixels: int) -> dict:

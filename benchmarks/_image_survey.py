@@ -1,6 +1,6 @@
 """Mutated images through the decoder in a process of their own, with a ceiling on its memory; prints what happened.
 
-    python tests/support/image_survey.py COUNT SEED MAX_PIXELS
+    python benchmarks/_image_survey.py COUNT SEED MAX_PIXELS
 
 Run by tests/items/test_fuzz_images.py and benchmarks/fuzz_images.py.
 """
@@ -16,9 +16,9 @@ import warnings
 from collections import Counter
 from typing import Any
 
+from _image_mutations import mutated
 from puma.errors import ImageError
 from puma.items import open_image
-from support.image_mutations import mutated
 
 BYTES_A_PIXEL = 24
 """Of an image of the largest size allowed, everything made on the way counted; what the ceiling allows."""
