@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -484,3 +485,54 @@ def test_weak_results_are_marked(browser: Browser, tmp_path: Path) -> None:
         strong = page.locator('.card[data-modality="image"]').first
         expect(strong.locator(".weak")).to_have_count(0)
         expect(page.locator('.card[data-modality="image,text"] .weak')).to_have_count(0)
+
+
+@pytest.mark.parametrize("originals", [True, False])
+def test_an_open_result_names_the_other_places_of_its_content(
+    browser: Browser, tmp_path: Path, originals: bool
+) -> None:
+    folders = [tmp_path / "pictures" / name for name in ("a", "b", "c", "d", "e")]
+    for place, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / f"red {place}.png").write_bytes(png((255, 0, 0), (90, 60)))
+    for place, folder in enumerate(folders[:2]):
+        (folder / f"green {place}.png").write_bytes(png((0, 255, 0), (90, 60)))
+    (folders[0] / "blue.png").write_bytes(png((0, 0, 255), (90, 60)))
+    (folders[0] / "words.jsonl").write_text('{"text": "red", "shelf": 1}\n{"text": "red", "shelf": "<i>2</i>"}\n')
+    searcher = Searcher(ToyEncoder(), tmp_path / "mine.index")
+    searcher.add_paths([tmp_path / "pictures"], progress=False)
+    with served({"mine": searcher}, originals=originals) as address, Visitor(browser, address) as visitor:
+        sheet = visitor.page.locator("#detail")
+        places = sheet.locator(".alike li")
+
+        def look(text: str, modality: str) -> None:
+            visitor.open(f"/?text={text}&modality={modality}")
+            visitor.settled()
+            visitor.page.locator(".tile").first.click()
+
+        look("red", "image")
+        expect(sheet).to_contain_text("Also at")
+        expect(places).to_have_count(4)
+        hidden = sheet.locator("details li")
+        expect(hidden).to_have_count(1)
+        expect(hidden).to_be_hidden()
+        sheet.locator("summary", has_text="1 more").click()
+        expect(hidden).to_be_visible()
+        found = {*places.all_inner_texts(), sheet.locator("#detail-title").inner_text()}
+        files = [folder / f"red {place}.png" for place, folder in enumerate(folders)]
+        if originals:
+            own = next(path for path in files if path.name in found)
+            assert found == {str(path) for path in files if path != own} | {own.name}
+        else:
+            assert found == {path.name for path in files}
+            assert str(tmp_path) not in visitor.page.content()
+        look("green", "image")
+        expect(places).to_have_count(1)
+        expect(places).to_contain_text("green")
+        expect(sheet.locator("details")).to_have_count(0)
+        look("blue", "image")
+        expect(sheet).to_contain_text("blue.png")
+        expect(sheet).not_to_contain_text("Also at")
+        look("red", "text")  # a text's other places differ by what is said of it there, which is never markup
+        expect(places).to_have_count(1)
+        expect(places).to_have_text(re.compile(r"^shelf: (1|<i>2</i>)$"))

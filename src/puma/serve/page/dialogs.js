@@ -8,6 +8,7 @@ import { caption, kindName, tidyWords } from "./state.js";
 
 const FILLERS = new Set("a an the and or of in on at to with for from by as is are no not this that its it".split(" "));
 const MOST_SUGGESTED = 8;
+const MOST_PLACES = 3;
 
 /** Everything about a hit. @param {{hit, more, without, step}} given step(by): the neighbour, or nothing at the ends */
 export function showDetail({ hit, more, without, step }) {
@@ -254,8 +255,24 @@ function rows(hit) {
     const named = hit.duplicates.map((one) => make("li", {}, one.path ?? one.file ?? one.id));
     facts.push(["Nearly the same", make("ul", { class: "alike" }, ...named)]);
   }
+  if (hit.other_places?.length) facts.push(["Also at", places(hit.other_places)]);
   facts.push(["Id", make("code", {}, hit.id)]);
   return facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)]);
+}
+
+/** The other files of the same content; but for the first few they are folded away. */
+function places(given) {
+  const lines = given.map((one) => make("li", {}, place(one)));
+  const list = (some) => make("ul", { class: "alike" }, ...some);
+  if (lines.length <= MOST_PLACES) return list(lines);
+  const rest = make("summary", {}, `${lines.length - MOST_PLACES} more`);
+  return make("div", {}, list(lines.slice(0, MOST_PLACES)), make("details", {}, rest, list(lines.slice(MOST_PLACES))));
+}
+
+function place({ file, path, metadata }) {
+  const { width, height, date, folder, ...others } = metadata ?? {};
+  const said = Object.entries(others).map(([key, value]) => `${key}: ${plain(value)}`);
+  return [path ?? file, said.join(", ")].filter(Boolean).join(" · ") || "another file";
 }
 
 function plain(value) {
