@@ -50,8 +50,7 @@ def embed_stream(
 ) -> Found:
     """Embed items as they come; the next part is read while the encoder works on this one.
 
-    Of several processes each reads everything and embeds its share of the parts; the first one gets the result, the
-    others a matrix that may not be whole yet.
+    Of several processes each reads everything, embeds its share of the parts, and gets the result.
 
     Args:
         store: an open one; every process has its own on the same folder.
@@ -110,7 +109,9 @@ def embed_stream(
     faults = sorted(fault for mark in marks if mark is not None for fault in mark.faults)
     readable = np.ones(rows, dtype=bool)
     readable[[place for place, _ in faults]] = False
-    return group.matrix(), readable, faults
+    vectors = group.matrix()
+    wait()  # the first process removes the folder as soon as it has the result
+    return vectors, readable, faults
 
 
 def _parts(found: Iterable[tuple[Item, str]], size: int, instruction: str | None) -> Generator[_Part]:
