@@ -1,0 +1,71 @@
+"""The tagger of an export: the same classifier as a graph. Loads no torch where a folder is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma.errors import ModelError
+from puma.retriever.images.pixels import Preprocessing
+from puma.retriever.tagging.tagger import Tagger
+from puma.storage.folders import write_json
+
+GRAPH = "puma_tagger.onnx"
+"""``pixel_values`` float32 [n, 3, height, width] -> ``classes`` int64 [n], ``photo`` float32 [n], above 0 for a
+photograph."""
+FILE = "puma_tagger.json"
+"""The classes' names, what is done to images, and the fingerprint."""
+
+
+def write_tags(
+    tagger: Tagger, folder: Path, write: Callable[[Any, dict[str, Any], dict[str, Any], list[str], Path], None]
+) -> None:
+    """Write a tagger into an export's folder.
+
+    Args:
+        tagger: one with a torch module.
+        folder: of the export.
+        write: writes a module as a graph: the module, its inputs, their free lengths, the outputs' names, the file.
+    """
+    import torch
+
+    images = tagger.images
+    height, width = images.crop or (images.height, images.width)
+    pixels = torch.zeros(2, 3, height, width)
+    shapes = {"pixel_values": {0: torch.export.Dim("images")}}
+    write(tagger.module, {"pixel_values": pixels}, shapes, ["classes", "photo"], folder / GRAPH)
+    write_json(
+        folder / FILE, {"names": tagger.names, "images": asdict(tagger.images), "fingerprint": tagger.fingerprint}
+    )
+
+
+def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
+    """The tagger of an export.
+
+    Args:
+        folder: of the export.
+        session: loads a graph.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        names, images = tuple(facts["names"]), Preprocessing.from_dict(facts["images"])
+        fingerprint = str(facts["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"model {str(folder)!r}: {FILE} cannot be read ({type(error).__name__}: {error}); export the model again"
+        ) from None
+    graph = session(folder / GRAPH)
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        classes, photo = graph.run(None, {"pixel_values": pixels})
+        return classes, photo
+
+    return Tagger(names, images, run, fingerprint)
