@@ -16,7 +16,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.onnx.exporting import export_onnx
 from puma.retriever.onnx.graphs import WHOLE
 from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_GRAPH
-from puma.retriever.onnx.runtime import thread_count
+from puma.retriever.onnx.sessions import thread_count
 from support import tiny
 from support.exports import exported, needs_onnx
 from support.plain import image

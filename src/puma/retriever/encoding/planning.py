@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from puma.items.item import Item
-from puma.items.opening import _QUIET, FORMATS
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, length_sorted_batches, pass_tokens, prefetched
+from puma.retriever.images.sizes import size_in_file
 from puma.retriever.inputs import Inputs
 
 WINDOWS = (2, 6, 24, 64)
@@ -132,19 +128,4 @@ def image_token_counts(processor: Any, items: Sequence[Item]) -> list[int]:
 
     if len({count(*size) for size in PROBES}) == 1:
         return [count(*PROBES[0])] * len(items)
-    return [count(*size) if (size := _size(item.image)) else 0 for item in items]
-
-
-def _size(image: Any) -> tuple[int, int] | None:
-    """Width and height in pixels as the file says, None if it cannot be read: whoever opens it will say why."""
-    if isinstance(image, Image.Image):
-        return image.size
-    try:
-        if isinstance(image, np.ndarray):
-            return int(image.shape[1]), int(image.shape[0])
-        if not isinstance(image, bytes) and not os.path.isfile(image):
-            return None  # a pipe would be waited for without end
-        with _QUIET, Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
-            return opened.size
-    except Exception:  # Pillow raises almost anything on damaged files
-        return None
+    return [count(*size) if (size := size_in_file(item.image)) else 0 for item in items]

@@ -12,6 +12,10 @@ import numpy as np
 from PIL import Image
 
 
+Triple = tuple[float, float, float]
+"""A number for red, green and blue."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What an image processor does to every image: resize, crop, rescale, normalise.
@@ -31,8 +35,8 @@ class Preprocessing:
     resample: int
     crop: tuple[int, int] | None
     scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -42,10 +46,7 @@ class Preprocessing:
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pixel values float32 [n, 3, height, width] of RGB images."""
-        # A byte has 256 values: each is computed once, as the processors do it for every pixel.
-        values = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        table = (values[None] - mean[:, None]) / std[:, None]  # [3, 256]
+        table = level_table(self.scale, self.mean, self.std)
         bytes_of = [self._cropped(image) for image in images]
         out = np.empty((len(bytes_of), 3, *bytes_of[0].shape[:2]), np.float32)
         for place, pixels in enumerate(bytes_of):
@@ -76,17 +77,39 @@ class Preprocessing:
         return (self.shortest_edge, longer) if width <= height else (longer, self.shortest_edge)
 
 
+def level_table(scale: float, mean: Triple, std: Triple) -> np.ndarray:
+    """What each of a byte's values becomes, float32 [3, 256], computed as the processors do it for every pixel."""
+    values = (np.arange(256, dtype=np.float64) * scale).astype(np.float32)
+    means, stds = np.array(mean, np.float32), np.array(std, np.float32)
+    return np.asarray((values[None] - means[:, None]) / stds[:, None])
+
+
+def own_steps(processor: Any, *methods: str) -> bool:
+    """Whether an image processor resizes, rescales and normalises every image as transformers' own backend, Pillow's or
+    torchvision's, does; ``methods`` name further ones that must be that backend's."""
+    from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+
+    backend = PilBackend if isinstance(processor, PilBackend) else TorchvisionBackend
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    plain = all(
+        getattr(type(processor), name, None) is getattr(backend, name)
+        for name in ("process_image", "rescale", "normalize", *methods)
+    )
+    return plain and all(getattr(processor, step, False) for step in steps)
+
+
+def same_methods(processor: Any, kinds: Sequence[type], names: Sequence[str]) -> bool:
+    """Whether an image processor has all these methods of one of these classes."""
+    return any(all(getattr(type(processor), name, None) is getattr(kind, name) for name in names) for kind in kinds)
+
+
 def preprocessing(processor: Any) -> Preprocessing | None:
     """What an image processor does, as Pillow and numpy can do it; None where it does something else, or goes through
     torchvision, whose pixels are others."""
     from transformers.image_processing_backends import PilBackend
 
-    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
-    plain = all(
-        getattr(type(processor), step, None) is getattr(PilBackend, step)
-        for step in ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
-    )
-    if not plain or not all(getattr(processor, step, False) for step in steps) or getattr(processor, "do_pad", None):
+    plain = isinstance(processor, PilBackend) and own_steps(processor, "_preprocess", "resize", "center_crop")
+    if not plain or getattr(processor, "do_pad", None):
         return None
     size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
     height, width, edge = (int(getattr(size, side, None) or 0) for side in ("height", "width", "shortest_edge"))
@@ -105,11 +128,12 @@ def preprocessing(processor: Any) -> Preprocessing | None:
         resample=int(processor.resample),
         crop=None if crop is None else (crop.height, crop.width),
         scale=float(processor.rescale_factor),
-        mean=_triple(processor.image_mean),
-        std=_triple(processor.image_std),
+        mean=triple(processor.image_mean),
+        std=triple(processor.image_std),
     )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def triple(values: Any) -> Triple:
+    """A processor's number for each colour, or its one for all."""
     first, second, third = values if isinstance(values, Sequence) else (values,) * 3
     return float(first), float(second), float(third)

@@ -16,8 +16,10 @@ import puma
 from puma.errors import InputError, ModelError, require
 from puma.items.item import Item
 from puma.pruning.cards import CARD, TAG, front_matter
+from puma.retriever.images.patches import Patches, patches
 from puma.retriever.images.pixels import Preprocessing, preprocessing
-from puma.retriever.onnx.graphs import WHOLE, prefix_shape, write_text_graph, write_vision_graph
+from puma.retriever.images.tiles import Tiles, tiles
+from puma.retriever.onnx.graphs import prefix_shape, write_text_graph, write_vision_graph
 from puma.retriever.onnx.layout import (
     EXPORT_FILE,
     FP32,
@@ -26,9 +28,12 @@ from puma.retriever.onnx.layout import (
     TOKENIZER,
     VISION_GRAPH,
     Export,
+    Images,
 )
 from puma.retriever.onnx.quantising import QUANTISATION, quantise
 from puma.retriever.onnx.runtime import load_exported
+from puma.retriever.onnx.seeing import seen
+from puma.retriever.onnx.vision_graphs import SIDES, PatchSide, TileSide
 from puma.retriever.prompts import PROMPT_FILE, control_tokens
 from puma.retriever.trained_with import write_instructions
 from puma.storage.folders import write_json, written_folder
@@ -91,19 +96,20 @@ def export_onnx(
             "and device='cpu'"
         )
     family = str(retriever.model.config.model_type)
-    if not text_only and family not in WHOLE:
+    if not text_only and family not in SIDES:
         raise ModelError(
-            f"base {family}: its vision side cannot be exported to ONNX (that of {' and '.join(WHOLE)} can be); "
+            f"base {family}: its vision side cannot be exported to ONNX (that of {', '.join(SIDES)} can be); "
             "text_only=True (--text-only) exports the text side, or use the model's folder itself"
         )
-    images = None if text_only else preprocessing_of(retriever.processor.image_processor)
+    images = None if text_only else images_of(retriever.processor, retriever.model.config)
     export = _described(retriever, source, images, INT8 if int8 else FP32)
     with written_folder(out, replace=replace) as work:
         image_id = retriever.processor.tokenizer.convert_tokens_to_ids(export.image_token)
-        write_text_graph(retriever.model, None if images is None else image_id, work / TEXT_GRAPH)
+        plane = isinstance(images, Patches)
+        write_text_graph(retriever.model, None if images is None else image_id, work / TEXT_GRAPH, plane=plane)
         if images is not None:
-            pixels = images([Image.new("RGB", (8, 8))])
-            write_vision_graph(retriever.model, pixels.shape[2:], work / VISION_GRAPH)
+            (example,) = seen(export, [Image.new("RGB", (300, 200))] * 2).passes
+            write_vision_graph(retriever.model, example.inputs, work / VISION_GRAPH)
         if int8:
             quantise(work / TEXT_GRAPH, retriever.model.config.get_text_config(decoder=True).intermediate_size)
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
@@ -147,30 +153,42 @@ def least_cosines(retriever: Any, other: Any, *, with_images: bool) -> tuple[flo
     return float(min(texts)), float(min(rest)) if rest else None
 
 
-def preprocessing_of(processor: Any) -> Preprocessing:
-    """What an image processor does, as Pillow and numpy can do it.
+def images_of(processor: Any, config: Any) -> Images:
+    """What a multimodal processor does with images, as Pillow and numpy can do it.
+
+    Args:
+        processor: the model's.
+        config: the model's, whose vision tower the images must fit.
 
     Raises:
         ModelError: it does something else, or goes through torchvision, whose pixels are others.
     """
-    found = preprocessing(processor)
+    kind = SIDES[config.model_type]
+    found: Images | None
+    if kind is PatchSide:
+        found = patches(processor.image_processor, config.vision_config)
+    elif kind is TileSide:
+        found = tiles(processor, config.vision_config)
+    else:
+        found = preprocessing(processor.image_processor)
     if found is None:
         raise ModelError(
-            f"image processor {type(processor).__name__}: its pixels cannot be made without transformers (only those "
-            "of Pillow-backed ones that resize, crop to one size, rescale and normalise can be); text_only=True "
-            "(--text-only) exports the text side, or use the model's folder itself"
+            f"image processor {type(processor.image_processor).__name__}: its pixels cannot be made without "
+            "transformers (only those of Pillow-backed ones that resize, rescale and normalise, to one size, or in "
+            "patches or tiles of the model's size); text_only=True (--text-only) exports the text side, or use the "
+            "model's folder itself"
         )
     return found
 
 
-def _described(retriever: Any, source: str, images: Preprocessing | None, precision: str) -> Export:
+def _described(retriever: Any, source: str, images: Images | None, precision: str) -> Export:
     tokenizer = retriever.processor.tokenizer
     fingerprint = retriever.fingerprint
     if precision == INT8:
         fingerprint = hashlib.sha256(f"{fingerprint} {precision} {QUANTISATION}".encode()).hexdigest()[:16]
     token = str(getattr(retriever.processor, "image_token", None) or "<image>")
-    rows = 0
-    if images is not None:
+    rows = int(retriever.processor.image_seq_len) if isinstance(images, Tiles) else 0
+    if isinstance(images, Preprocessing):
         ids = retriever.inputs.features([Item(image=Image.new("RGB", (8, 8)))])["input_ids"]
         rows = int((ids == tokenizer.convert_tokens_to_ids(token)).sum())
     return Export(

@@ -16,28 +16,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicLayer
 
 from puma.errors import ModelError, first_line
 from puma.pruning.layers import decoder_of
-from puma.retriever.encoding.folding import fast_copy
+from puma.retriever.onnx.vision_graphs import SIDES, deeper_levels
 from puma.retriever.pooling import last_token_state
 
-WHOLE = ("fast_vlm", "llava")
-"""Families (transformers' ``model_type``) whose images are of one size and become a fixed number of rows, each in the
-place of one placeholder, at plain positions. Others have positions in the image's plane (Qwen-VL), attention in both
-directions among an image's tokens (Gemma 3), or cut images into tiles (SmolVLM, Idefics3)."""
 OPSET = 18
 
 
 def prefix_shape(model: Any) -> tuple[int, int, int] | None:
     """Layers, heads of keys, and length of a key: what the keys of a prefix are like; None for a family whose graph
-    takes none, because a mask or positions of its own say what a token sees."""
+    takes none, because a mask of its own says what a token sees."""
     text = model.config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if model.config.model_type not in WHOLE or kinds != {"full_attention"} or getattr(text, "sliding_window", None):
+    if model.config.model_type not in SIDES or kinds != {"full_attention"} or getattr(text, "sliding_window", None):
         return None
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return int(text.num_hidden_layers), int(text.num_key_value_heads), int(size)
@@ -54,35 +51,33 @@ class TextSide(torch.nn.Module):
 
     def __init__(self, model: Any, image_id: int | None, prefixed: bool) -> None:
         super().__init__()
-        self.embeddings, self.decoder = model.get_input_embeddings(), decoder_of(model)
+        self.embeddings, self.decoder = model.get_input_embeddings(), copy.copy(decoder_of(model))
         self.image_id, self.prefixed = image_id, prefixed
+        if deeper_levels(model):
+            # The rows of a deeper layer come with a row of zeros for each token that is no placeholder.
+            self.decoder._deepstack_process = lambda states, _, rows: states + rows
 
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         image_features: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
         prefix_keys: torch.Tensor | None = None,
         prefix_values: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``vectors`` [n, dim] of ``input_ids`` and ``attention_mask`` [n, length] and ``image_features`` [rows, dim].
+        """``vectors`` [n, dim] of ``input_ids`` and ``attention_mask`` [n, length] and ``image_features`` [rows, dim],
+        or [rows, (1 + levels) * dim] for a decoder whose first layers get rows of their own added; ``position_ids``
+        [3, n, length] where tokens have positions in an image's plane.
 
         With prefixes: ``prefix_keys`` and ``prefix_values`` [layers, heads, known, size] of the tokens that stand
         before all n sequences; returned behind the vectors are those of the first sequence, [layers, heads, known +
         length, size].
         """
-        embedded = self.embeddings(input_ids)
-        if self.image_id is None:
-            # Read and dropped, so that the graph has the same inputs for every family.
-            embedded = embedded + image_features.sum() * 0
-        else:
-            held = input_ids == self.image_id
-            count = held.long().flatten()
-            row = (count.cumsum(0) * count).view(input_ids.shape)  # the first is 1; 0 is for all that is no placeholder
-            rows = torch.cat([image_features.new_zeros(1, image_features.shape[1]), image_features])
-            embedded = torch.where(held[..., None], rows[row], embedded)
+        embedded, deeper = self._embedded(input_ids, image_features)
         if not self.prefixed:
-            states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            own = {} if position_ids is None else {"position_ids": position_ids}
+            states = self.decoder(inputs_embeds=embedded, use_cache=False, **own, **deeper).last_hidden_state
             return functional.normalize(last_token_state(states, attention_mask), dim=-1)
         assert prefix_keys is not None
         assert prefix_values is not None
@@ -95,12 +90,29 @@ class TextSide(torch.nn.Module):
         states = self.decoder(
             inputs_embeds=embedded,
             attention_mask=seen[None, None],
-            position_ids=positions[None],
+            position_ids=positions[None] if position_ids is None else position_ids,
             past_key_values=Cache(layers=layers),
             use_cache=True,
+            **deeper,
         ).last_hidden_state
         vectors = functional.normalize(last_token_state(states, attention_mask), dim=-1)
         return vectors, torch.stack([one.keys[0] for one in layers]), torch.stack([one.values[0] for one in layers])
+
+    def _embedded(self, ids: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """What goes into the decoder's first layer, [n, length, dim], and what is added behind layers."""
+        embedded = self.embeddings(ids)
+        if self.image_id is None:
+            # Read and dropped, so that the graph has the same inputs for every family.
+            return embedded + features.sum() * 0, {}
+        held = ids == self.image_id
+        count = held.long().flatten()
+        row = (count.cumsum(0) * count).view(ids.shape)  # the first is 1; 0 is for all that is no placeholder
+        rows = torch.cat([features.new_zeros(1, features.shape[1]), features])
+        first, *levels = rows.split(embedded.shape[-1], dim=-1)
+        embedded = torch.where(held[..., None], first[row], embedded)
+        if not levels:
+            return embedded, {}
+        return embedded, {"visual_pos_masks": held, "deepstack_visual_embeds": [level[row] for level in levels]}
 
 
 class _Known(DynamicLayer):
@@ -112,43 +124,14 @@ class _Known(DynamicLayer):
         self.keys, self.values = (part[None].expand(n, -1, -1, -1) for part in (keys, values))
 
 
-class VisionSide(torch.nn.Module):
-    """``pixel_values`` [images, 3, height, width] to image features [rows, dim], those of one image after the other.
+def write_text_graph(model: Any, image_id: int | None, file: Path, *, plane: bool = False) -> None:
+    """Write the text side; its weights go beside it, to ``<name>.data``, where they can be mapped into memory.
 
     Args:
-        model: a transformers model of a family in :data:`WHOLE`, whose features are what its projector gives.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = copy.copy(model)  # whose parts are exchanged; its weights are shared
-        self.model._modules = {**model._modules}
-        self.model.vision_tower = fast_copy(model.vision_tower)
-        self.projector = self.model.multi_modal_projector = _Kept(model.multi_modal_projector)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The rows of all images."""
-        self.model.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return self.projector.output.flatten(0, 1)
-
-
-class _Kept(torch.nn.Module):
-    """Keeps what a module gives and passes on the first row alone: LLaVA makes a list of the rows, whose length would
-    be fixed in the graph."""
-
-    output: torch.Tensor
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        self.output = self.module(values)
-        return self.output[:1]
-
-
-def write_text_graph(model: Any, image_id: int | None, file: Path) -> None:
-    """Write the text side; its weights go beside it, to ``<name>.data``, where they can be mapped into memory.
+        model: a transformers model without LM head.
+        image_id: the placeholder's number; None for a graph that ignores images.
+        file: the graph's.
+        plane: whether tokens have positions in an image's plane, to be given with them.
 
     Raises:
         ModelError: torch cannot export this family.
@@ -157,10 +140,14 @@ def write_text_graph(model: Any, image_id: int | None, file: Path) -> None:
     ids = torch.arange(12).view(2, 6) % 8
     if image_id is not None:
         ids[1, 1:4] = image_id
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "image_features": torch.zeros(3, dim)}
+    width = dim if image_id is None else dim * (1 + deeper_levels(model))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "image_features": torch.zeros(3, width)}
     n, length = torch.export.Dim("n"), torch.export.Dim("length", min=2)
     shapes: dict[str, Any] = {name: {0: n, 1: length} for name in ("input_ids", "attention_mask")}
     shapes["image_features"] = {0: torch.export.Dim("rows", min=0)}
+    if plane:
+        inputs["position_ids"] = torch.arange(6).expand(3, 2, 6).contiguous()
+        shapes["position_ids"] = {1: n, 2: length}
     outputs, prefix = ["vectors"], prefix_shape(model)
     if prefix is not None:
         layers, heads, size = prefix
@@ -171,14 +158,24 @@ def write_text_graph(model: Any, image_id: int | None, file: Path) -> None:
     _write(TextSide(model, image_id, prefix is not None), inputs, shapes, outputs, file, model)
 
 
-def write_vision_graph(model: Any, size: tuple[int, int], file: Path) -> None:
-    """Write the vision side, for images of one size (height, width).
+def write_vision_graph(model: Any, inputs: dict[str, np.ndarray], file: Path) -> None:
+    """Write the vision side.
+
+    Args:
+        model: a transformers model of a family in :data:`puma.retriever.onnx.vision_graphs.SIDES`.
+        inputs: of two images alike, and of more than one cell where they are in patches.
+        file: the graph's.
 
     Raises:
         ModelError: torch cannot export this family.
     """
-    shape = {"pixel_values": {0: torch.export.Dim("images")}}
-    _write(VisionSide(model), {"pixel_values": torch.zeros(2, 3, *size)}, shape, ["image_features"], file, model)
+    shapes: dict[str, Any] = {"pixel_values": {0: torch.export.Dim("images")}}
+    if "positions" in inputs:
+        cells = torch.export.Dim("cells")
+        shapes = {name: {0: cells} for name in inputs} | {"pixel_values": {**shapes["pixel_values"], 1: cells}}
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    side = SIDES[model.config.model_type](model)
+    _write(side, tensors, {name: shapes[name] for name in inputs}, ["image_features"], file, model)
 
 
 def _write(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import ModelError
+from puma.retriever.images.patches import Patches
 from puma.retriever.images.pixels import Preprocessing
+from puma.retriever.images.tiles import Tiles
 
 EXPORT_FILE = "puma_onnx.json"
 """Holds an :class:`Export`, by which a folder is known to be one."""
@@ -17,13 +19,22 @@ TEXT_GRAPH = "puma_text.onnx"
 """``input_ids`` and ``attention_mask`` int64 [n, length], padded on the right, and ``image_features`` float32
 [rows, dim], those of all images of the batch in the order of their placeholders -> ``vectors`` float32 [n, dim], of
 unit length. Where :attr:`Export.prefix` is given, also ``prefix_keys`` and ``prefix_values`` float32 [layers, heads,
-known, size], of the tokens before all sequences -> ``keys`` and ``values`` of the first sequence."""
+known, size], of the tokens before all sequences -> ``keys`` and ``values`` of the first sequence. Where images are
+:class:`~puma.retriever.images.patches.Patches`, also ``position_ids`` int64 [3, n, length]
+(:mod:`puma.retriever.onnx.seeing`); features may then be wider than ``dim``: what deeper layers get follows."""
 VISION_GRAPH = "puma_vision.onnx"
-"""``pixel_values`` float32 [images, 3, height, width] -> ``image_features`` float32 [images * rows an image, dim]."""
+"""``pixel_values`` float32 [images, 3, height, width], where images are
+:class:`~puma.retriever.images.tiles.Tiles` those of tiles, -> ``image_features`` float32 [images * rows an image, dim].
+Of patches, all that :meth:`puma.retriever.images.patches.Patches.inputs` makes."""
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
-"""Raised whenever an earlier PUMA could not read the folder."""
+FORMAT = 2
+"""The newest that can be read here. Raised whenever an earlier PUMA could not read some folder."""
 FP32, INT8 = "fp32", "int8"
+
+Images = Preprocessing | Patches | Tiles
+"""What is done to images before a vision graph."""
+_KINDS: dict[str | None, type[Images]] = {None: Preprocessing, "patches": Patches, "tiles": Tiles}
+"""By ``images.kind`` in the file. Format 1 had one kind, and no name for it."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,11 @@ class Export:
         control: strings that the model reads as control tokens, longest first.
         special_ids: token numbers that stand for no text.
         image_token: the placeholder of an image in a prompt.
-        image_rows: placeholders, and rows of features, an image; 0 where there is no vision graph.
+        image_rows: placeholders, and rows of features, an image or tile; 0 where there is no vision graph, and where
+            their number depends on the image (patches).
         images: what is done to images before the vision graph; None where there is none.
         prefix: layers, heads and size of the keys of a prefix; None where the text graph takes none.
         dimensions: lengths below ``dim`` that its vectors may be cut to, rising.
-        format: of the folder.
     """
 
     puma: str
@@ -60,14 +71,22 @@ class Export:
     special_ids: tuple[int, ...]
     image_token: str
     image_rows: int
-    images: Preprocessing | None
+    images: Images | None
     prefix: tuple[int, int, int] | None
     dimensions: tuple[int, ...] = ()
-    format: int = FORMAT
+
+    @property
+    def format(self) -> int:
+        """The oldest that can say all this, so that no earlier PUMA refuses a folder that it could read."""
+        return 1 if self.images is None or isinstance(self.images, Preprocessing) else 2
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        return {"format": self.format, **asdict(self)}
+        values = {"format": self.format, **asdict(self)}
+        kind = next((name for name, one in _KINDS.items() if name and isinstance(self.images, one)), None)
+        if kind is not None:
+            values["images"]["kind"] = kind
+        return values
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
@@ -96,7 +115,8 @@ def read_export(folder: Path) -> Export:
     try:
         kept = {field.name: values[field.name] for field in fields(Export)}
         if kept["images"] is not None:
-            kept["images"] = Preprocessing.from_dict(kept["images"])
+            images = dict(kept["images"])
+            kept["images"] = _KINDS[images.pop("kind", None)].from_dict(images)
         kept |= {name: tuple(kept[name]) for name in ("control", "special_ids", "dimensions")}
         if kept["prefix"] is not None:
             kept["prefix"] = tuple(kept["prefix"])

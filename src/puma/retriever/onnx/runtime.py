@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +11,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from puma.errors import DependencyError, ImageError, InputError, ModelError, first_line, install_command, is_installed
+from puma.errors import DependencyError, ImageError, InputError, ModelError, install_command, is_installed
 from puma.items.dimensions import checked_dimensions, shortened
 from puma.items.item import Item, as_items
 from puma.pruning.cards import own_metadata
-from puma.retriever.cores import usable_cores
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
 from puma.retriever.encoding.beginnings import PREFIX_BYTES, SHORTEST_PREFIX
 from puma.retriever.encoding.bounded import BoundedMemory
 from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.images.decoding import within_limits
+from puma.retriever.images.patches import Patches
+from puma.retriever.images.pixels import Preprocessing
+from puma.retriever.images.sizes import size_in_file
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
 from puma.retriever.onnx.prefixes import Prefix, common_length
+from puma.retriever.onnx.seeing import Seen, plane_positions, seen, stand_in
+from puma.retriever.onnx.sessions import session
 from puma.retriever.onnx.tokens import TokenWriter
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.text_tokens import TextTokens
@@ -57,7 +60,8 @@ class OnnxRetriever:
         self.writer = TokenWriter(folder, export, prompt)
         self.instructions = read_instructions(folder)
         self.about: dict[str, Any] = own_metadata(folder)
-        self._text = _session(folder / TEXT_GRAPH)
+        self._text = session(folder / TEXT_GRAPH)
+        self._width = next(int(one.shape[1]) for one in self._text.get_inputs() if one.name == "image_features")
         self._prefixes = BoundedMemory[Prefix](PREFIX_BYTES)
 
     def __getattr__(self, name: str) -> Any:
@@ -91,7 +95,7 @@ class OnnxRetriever:
 
     @functools.cached_property
     def _vision(self) -> Any:
-        return _session(self.folder / VISION_GRAPH)
+        return session(self.folder / VISION_GRAPH)
 
     def encode(
         self,
@@ -116,21 +120,26 @@ class OnnxRetriever:
         firsts, which, _ = first_of_each(found, instructions)
         unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
         sequences = self._sequences(unique, own)
-        batches = _batches(unique, own, sequences, batch_size)
+        batches = _batches(unique, own, self._lengths(unique, sequences), batch_size)
 
-        def pixels_of(rows: list[int]) -> np.ndarray | None:
+        def images_of(rows: list[int]) -> Seen | None:
             images = [image for row in rows if (image := unique[row].open_image()) is not None]
-            return self.export.images([within_limits(image) for image in images]) if images else None  # type: ignore[misc]
+            return seen(self.export, [within_limits(image) for image in images]) if images else None
 
-        out = np.empty((len(unique), self.dim), np.float32)
+        out, counts = np.empty((len(unique), self.dim), np.float32), np.empty(len(unique), np.int64)
         with tqdm(total=len(unique), unit="item", desc="embedding", disable=not show_progress) as bar:
-            for rows, pixels in prefetched(batches, pixels_of):
+            for rows, images in prefetched(batches, images_of):
+                batch = [sequences[row] for row in rows]
+                if images is not None:
+                    written = (stand_in(self.export, size) for size in images.sizes)
+                    batch = [self.writer.with_image(*pair) for pair in zip(batch, written, strict=True)]
+                counts[rows] = [len(sequence) for sequence in batch]
                 # The head of the first item, as far as the others begin like it.
                 head = self.writer.head(unique[rows[0]].modality, own[rows[0]])
-                out[rows] = self._vectors([sequences[row] for row in rows], head, pixels)
+                out[rows] = self._vectors(batch, head, images)
                 bar.update(len(rows))
         if tokens is not None:
-            tokens[:] = np.array([len(sequence) for sequence in sequences], np.int64)[which]
+            tokens[:] = counts[which]
         return shortened(out[which], length)
 
     def _check_images(self, items: Sequence[Item]) -> None:
@@ -144,41 +153,79 @@ class OnnxRetriever:
                 )
 
     def _sequences(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
-        """The tokens of each item."""
+        """The tokens of each item, with one for an image whatever its size."""
         sequences = self.writer.token_lists(items, instructions)
         if any(sequence.count(self.export.ret_id) != 1 for sequence in sequences):
             raise ModelError(f"model {str(self.folder)!r}: its tokenizer does not keep [RET]; export the model again")
         return sequences
 
-    def _vectors(self, sequences: list[list[int]], head: list[int], pixels: np.ndarray | None) -> np.ndarray:
-        """Unit vectors float32 [n, dim] of a batch."""
-        features = np.empty((0, self.dim), np.float32)
-        if pixels is not None:
-            (features,) = self._vision.run(None, {"pixel_values": pixels})
+    def _lengths(self, items: Sequence[Item], sequences: Sequence[Sequence[int]]) -> list[int]:
+        """About how many tokens each item has, its image counted by its size in the file."""
+
+        @functools.cache
+        def count(size: tuple[int, int]) -> int:
+            return len(self.writer.tokenizer(stand_in(self.export, size))["input_ids"])
+
+        def size(item: Item) -> tuple[int, int] | None:
+            if item.image is None:
+                return None
+            return (1, 1) if isinstance(self.export.images, Preprocessing) else size_in_file(item.image)
+
+        sizes = map(size, items)
+        return [len(ids) + (count(size) - 1 if size else 0) for ids, size in zip(sequences, sizes, strict=True)]
+
+    def _vectors(self, sequences: list[list[int]], head: list[int], images: Seen | None) -> np.ndarray:
+        """Unit vectors float32 [n, dim] of a batch, in which all items have an image, or none has."""
+        features, grids = np.empty((0, self._width), np.float32), None
+        if images is not None:
+            features = self._features(images)
+            if isinstance(self.export.images, Patches):
+                grids = [self.export.images.grid(*size) for size in images.sizes]
         if self.export.prefix is None:
-            return self._run(sequences, features, None)[0]
+            return self._run(sequences, features, grids, None)[0]
         none = Prefix.empty(self.export.prefix)
         known = common_length(head, sequences)
         key = tuple(head[:known])
         if known < SHORTEST_PREFIX:
-            return self._run(sequences, features, none)[0]
+            return self._run(sequences, features, grids, none)[0]
         prefix = self._prefixes.get(key)
         if prefix is None and (len(sequences) - 1) * known > CPU_PASS_TOKENS:
-            _, prefix = self._run([head[:known]], features[:0], none)
+            _, prefix = self._run([head[:known]], features[:0], None, none)
             self._prefixes.put(key, prefix)
         if prefix is None:  # the next call with this head will win by it
-            vectors, first = self._run(sequences, features, none)
+            vectors, first = self._run(sequences, features, grids, none)
             self._prefixes.put(key, first.first(known))
             return vectors
-        return self._run([sequence[known:] for sequence in sequences], features, prefix)[0]
+        return self._run([sequence[known:] for sequence in sequences], features, grids, prefix)[0]
 
-    def _run(self, sequences: list[list[int]], features: np.ndarray, prefix: Prefix | None) -> tuple[Any, Any]:
+    def _features(self, images: Seen) -> np.ndarray:
+        """The rows float32 [rows, width] that stand for the images of a batch, one image after the other."""
+        parts: dict[int, np.ndarray] = {}
+        for one in images.passes:
+            (rows,) = self._vision.run(None, one.inputs)
+            parts |= zip(one.units, np.split(rows, len(one.units)), strict=True)
+        return np.concatenate([parts[unit] for unit in sorted(parts)])
+
+    def _run(
+        self,
+        sequences: list[list[int]],
+        features: np.ndarray,
+        grids: Sequence[tuple[int, int]] | None,
+        prefix: Prefix | None,
+    ) -> tuple[Any, Any]:
         """Vectors of sequences behind a prefix, and the first one's keys and values."""
         lengths = np.array([len(sequence) for sequence in sequences])
         mask = np.arange(max(2, lengths.max())) < lengths[:, None]  # the graph is made for two tokens and more
         ids = np.full(mask.shape, self.export.pad_id, np.int64)
         ids[mask] = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
         inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "image_features": features}
+        if isinstance(self.export.images, Patches):
+            assert self.writer.image_id is not None  # the folder was checked by it when it was made
+            known = 0 if prefix is None else len(prefix)
+            inputs["position_ids"] = positions = np.zeros((3, *mask.shape), np.int64)
+            for row, sequence in enumerate(sequences):
+                own = plane_positions(sequence, self.writer.image_id, grids[row] if grids else None)
+                positions[:, row, : len(sequence)] = own + known
         if prefix is None:
             return self._text.run(None, inputs)[0], None
         vectors, keys, values = self._text.run(
@@ -188,7 +235,7 @@ class OnnxRetriever:
 
 
 def _batches(
-    items: Sequence[Item], instructions: Sequence[str | None], sequences: Sequence[Sequence[int]], batch_size: int
+    items: Sequence[Item], instructions: Sequence[str | None], lengths: Sequence[int], batch_size: int
 ) -> list[list[int]]:
     """Batches of like length, images apart from texts, and items with one instruction apart from the others where
     enough of them gain by it."""
@@ -199,8 +246,7 @@ def _batches(
         kinds.setdefault((item.image is None, instruction if instruction in worth else None), []).append(row)
     batches = []
     for _, rows in sorted(kinds.items(), key=lambda kind: kind[0][0]):
-        lengths = [len(sequences[row]) for row in rows]
-        own = length_sorted_batches(lengths, batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS)
+        own = length_sorted_batches([lengths[row] for row in rows], batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS)
         batches += [[rows[place] for place in batch] for batch in own]
     return batches
 
@@ -250,24 +296,3 @@ def load_exported(
                 f"out, or name the model that it was made of ({export.source})"
             )
     return OnnxRetriever(export, PromptFormat.read(folder), folder)
-
-
-def thread_count() -> int:
-    """Threads of a pass: ``OMP_NUM_THREADS``, as torch has them, else the cores that this process may use.
-    (onnxruntime's own default is every core of the machine.)"""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else usable_cores()
-
-
-def _session(file: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = thread_count()
-    # Threads that wait busily after a batch would keep a search, which comes then, from the cores.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library's own classes, which share no base
-        raise ModelError(f"{file}: cannot be loaded ({first_line(error)}); export the model again") from None

@@ -64,7 +64,7 @@ class TokenWriter(PromptWriter):
         super().__init__(prompt, export.control)
         self.tokenizer = Tokens(folder / TOKENIZER, export.special_ids)
         self.ret_id = export.ret_id
-        self._image, self._placeholders = export.image_token, export.image_token * export.image_rows
+        self.image_id: int | None = self.tokenizer.plain.token_to_id(export.image_token)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """As :meth:`puma.retriever.writing.PromptWriter.offsets`."""
@@ -76,6 +76,11 @@ class TokenWriter(PromptWriter):
         return list(self.tokenizer(head)["input_ids"]) if head else []
 
     def token_lists(self, items: Sequence[Item], instructions: Sequence[str | None]) -> list[list[int]]:
-        """The token numbers of each item, its prompt, and the placeholders of its image."""
-        texts = [text.replace(self._image, self._placeholders) for text in self.written(items, instructions)]
+        """The token numbers of each item in its prompt, with one placeholder for an image."""
+        texts = self.written(items, instructions)
         return [list(found.ids) for found in self.tokenizer.plain.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def with_image(self, ids: Sequence[int], written: str) -> list[int]:
+        """An item's tokens with those of ``written`` in the place of the image's placeholder."""
+        place = list(ids).index(self.image_id)
+        return [*ids[:place], *self.tokenizer(written)["input_ids"], *ids[place + 1 :]]
