@@ -1,9 +1,7 @@
 """Images cut into patches in the shape they have, as Qwen-VL's processors do it, by Pillow and numpy alone. Loads no
 torch.
 
-An image is resized to a whole number of cells, each of ``merge`` times ``merge`` patches; a cell becomes one token. The
-numbers are those of the processor with the PIL backend. torchvision's weights of the bicubic filter are coarser, so
-that under 1 % of its levels are one, rarely two, of 255 away.
+An image is resized to a whole number of cells, each of ``merge`` times ``merge`` patches; a cell becomes one token.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from puma.retriever.images.pixels import Triple, level_table, own_steps, same_methods, triple
+from puma.retriever.images.resampling import backend_of, resized
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Patches:
         merge: patches along a side of a cell.
         fewest, most: pixels of a resized image.
         resample: Pillow's number of the filter.
+        backend: whose bytes a resized image has (:mod:`puma.retriever.images.resampling`).
         scale: what a byte is multiplied by.
         mean, std: a colour's value becomes ``(value - mean) / std``.
         window: cells along a side of the windows that attention is kept within (Qwen2.5-VL); 0 for none.
@@ -39,6 +39,7 @@ class Patches:
     fewest: int
     most: int
     resample: int
+    backend: str
     scale: float
     mean: Triple
     std: Triple
@@ -72,7 +73,7 @@ class Patches:
         table = level_table(self.scale, self.mean, self.std)
         out = np.empty((len(images), rows, columns, self.merge, self.merge, 3, self.patch, self.patch), np.float32)
         for place, image in enumerate(images):
-            pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling(self.resample)))
+            pixels = np.asarray(resized(image.convert("RGB"), size, self.resample, self.backend))
             # [rows, merge, patch, columns, merge, patch, 3] -> [rows, columns, merge, merge, patch, patch, 3]
             cut = pixels.reshape(rows, self.merge, self.patch, columns, self.merge, self.patch, 3)
             cut = cut.transpose(0, 3, 1, 4, 2, 5, 6)
@@ -121,7 +122,7 @@ class Patches:
 
 def patches(processor: Any, vision: Any) -> Patches | None:
     """What an image processor of either backend does, and what a vision tower of this configuration needs; None where
-    the processor does something else."""
+    the processor does something else, or has a filter that is not known."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
@@ -129,7 +130,8 @@ def patches(processor: Any, vision: Any) -> Patches | None:
     if not same_methods(processor, kinds, ("_preprocess", "resize", "patchify")) or not own_steps(processor):
         return None
     fewest, most = (getattr(processor.size, edge, None) for edge in ("shortest_edge", "longest_edge"))
-    if not fewest or not most or processor.patch_size != vision.patch_size:
+    backend = backend_of(processor)
+    if backend is None or not fewest or not most or processor.patch_size != vision.patch_size:
         return None
     window, table = getattr(vision, "window_size", 0), getattr(vision, "num_position_embeddings", 0)
     return Patches(
@@ -138,6 +140,7 @@ def patches(processor: Any, vision: Any) -> Patches | None:
         fewest=int(fewest),
         most=int(most),
         resample=int(processor.resample),
+        backend=backend,
         scale=float(processor.rescale_factor),
         mean=triple(processor.image_mean),
         std=triple(processor.image_std),

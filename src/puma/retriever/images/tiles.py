@@ -1,8 +1,5 @@
 """Images cut into square tiles beside a small whole, as Idefics3's and SmolVLM's processors do it, by Pillow and numpy
 alone. Loads no torch.
-
-The numbers are those of the processor with the PIL backend. torchvision's weights of the Lanczos filter are coarser, so
-that 1 or 2 % of its levels are one, rarely two or three, of 255 away.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from puma.retriever.images.pixels import Triple, level_table, own_steps, same_methods, triple
+from puma.retriever.images.resampling import backend_of, resized
 
 MOST_SIDE = 4096
 """In pixels: the processors of the library make no image larger, whatever they are set to; such settings are refused
@@ -31,6 +29,7 @@ class Tiles:
         tile: side of a tile, and of the whole image beside the tiles, in pixels.
         split: whether images are cut at all; else each becomes one square.
         resample: Pillow's number of the filter.
+        backend: whose bytes a resized image has (:mod:`puma.retriever.images.resampling`).
         scale: what a byte is multiplied by.
         mean, std: a colour's value becomes ``(value - mean) / std``.
         around: the token before every tile, and at the end.
@@ -41,6 +40,7 @@ class Tiles:
     tile: int
     split: bool
     resample: int
+    backend: str
     scale: float
     mean: Triple
     std: Triple
@@ -81,12 +81,12 @@ class Tiles:
 
     def _cut(self, image: Image.Image) -> list[np.ndarray]:
         """Bytes [tile, tile, 3] of each tile."""
-        square, resample = (self.tile, self.tile), Image.Resampling(self.resample)
-        # Resized twice, as the processors do it: once more by one of these would give other pixels.
-        image = image.resize(self._resized(*image.size), resample)
+        square = self.tile, self.tile
+        # Resized twice, as the processors do it: a single time would give other pixels.
+        image = self._to(image, self._resized(*image.size))
         if not self.split:
-            return [np.asarray(image.resize(square, resample))]
-        image = image.resize(self._tiled(*image.size), resample)
+            return [np.asarray(self._to(image, square))]
+        image = self._to(image, self._tiled(*image.size))
         if image.size == square:
             return [np.asarray(image)]
         pixels, side = np.asarray(image), self.tile
@@ -95,7 +95,10 @@ class Tiles:
             for top in range(0, image.height, side)
             for left in range(0, image.width, side)
         ]
-        return [*tiles, np.asarray(image.resize(square, resample))]
+        return [*tiles, np.asarray(self._to(image, square))]
+
+    def _to(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return resized(image, size, self.resample, self.backend)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height with the longer side as it shall be, the other even."""
@@ -120,7 +123,8 @@ class Tiles:
 
 def tiles(processor: Any, vision: Any) -> Tiles | None:
     """What a multimodal processor does to images, by either backend; None where its image processor does something
-    else, or makes tiles of another size than a vision tower of this configuration was made for."""
+    else, has a filter that is not known, or makes tiles of another size than a vision tower of this configuration was
+    made for."""
     from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -132,13 +136,15 @@ def tiles(processor: Any, vision: Any) -> Tiles | None:
     if not same_methods(images, kinds, names) or not own_steps(images):
         return None
     longest, tile = getattr(images.size, "longest_edge", None), images.max_image_size["longest_edge"]
-    if not longest or longest > MOST_SIDE or tile != vision.image_size:
+    backend = backend_of(images)
+    if backend is None or not longest or longest > MOST_SIDE or tile != vision.image_size:
         return None
     return Tiles(
         longest=int(longest),
         tile=int(tile),
         split=bool(images.do_image_splitting),
         resample=int(images.resample),
+        backend=backend,
         scale=float(images.rescale_factor),
         mean=triple(images.image_mean),
         std=triple(images.image_std),
