@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from puma.cli import app as cli
-from puma.errors import DependencyError, ImageError, InputError, ModelError
+from puma.errors import DependencyError, InputError, ModelError
 from puma.items import Item
 from puma.retriever.cores import usable_cores
 from puma.retriever.known import describe
 from puma.retriever.model import Retriever
 from puma.retriever.onnx.exporting import export_onnx
-from puma.retriever.onnx.graphs import WHOLE
 from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_GRAPH
 from puma.retriever.onnx.sessions import thread_count
 from support import tiny
@@ -24,8 +23,6 @@ from support.shared import built_once
 
 needs_onnx()
 
-FIRST = ("qwen2_vl", "gemma3")
-"""Families of unlike kinds: positions in the image's plane, a sliding window."""
 LONG = "a fox and a heart and a cat. " * 200
 
 
@@ -188,38 +185,6 @@ def test_int8_leaves_what_does_not_bear_it(small, folder):
     assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in tiny.FAMILIES]
-)
-def test_the_text_side_of_every_family(family, family_base, tmp_path):
-    retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
-    made = export_onnx(retriever, tmp_path / "out", source="somewhere/else", text_only=True)
-    assert (made.images, made.image_cosine) == (False, None)
-    assert not (tmp_path / "out" / VISION_GRAPH).exists()
-    light = Retriever.from_pretrained(tmp_path / "out")
-    texts = ["a red fox", "x", LONG, "[RET] <image> 狐", "one, two, three " * 12]
-    found, wanted = light.encode(texts, "Find."), retriever.encode(texts, "Find.")
-    assert (found * wanted).sum(1).min() > 0.9999
-    assert np.abs(found - wanted).max() < 1e-4
-    with pytest.raises(ImageError, match=rf"only the text side of this {family} model .*somewhere/else"):
-        light.encode([image(0)])
-
-
-@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name != "fast_vlm"])
-def test_both_sides_of_the_families_that_have_them_the_others_are_refused_by_name(family, family_base, tmp_path):
-    retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
-    if family not in WHOLE:
-        with pytest.raises(ModelError, match=rf"^base {family}: its vision side cannot be exported.*--text-only"):
-            export_onnx(retriever, tmp_path / "out", source="here")
-        assert list(tmp_path.iterdir()) == []
-        return
-    made = export_onnx(retriever, tmp_path / "out", source="here")
-    assert made.images
-    assert min(made.text_cosine, made.image_cosine) > 0.9999
-    light = Retriever.from_pretrained(tmp_path / "out")
-    np.testing.assert_allclose(light.encode(MIXED, "Find."), retriever.encode(MIXED, "Find."), atol=1e-4)
-
-
 def test_half_precision_is_refused_with_the_remedy(base, tmp_path):
     retriever = Retriever.from_base(base, layers=1, prompt="short", device="cpu", dtype="bf16")
     with pytest.raises(InputError, match="bfloat16 on cpu; for an export load it with dtype='fp32'"):
@@ -254,6 +219,22 @@ def test_an_export_of_a_newer_version_is_refused_with_the_remedy(folder, tmp_pat
     with pytest.raises(ModelError, match=r"exported by a newer version, PUMA 9\.0\.0 .*update PUMA, or export"):
         Retriever.from_pretrained(newer)
     assert Retriever.from_pretrained(changed(folder, tmp_path / "more", unheard_of=1)).dim == tiny.HIDDEN
+
+
+def test_a_folder_that_an_earlier_version_can_read_says_so(folder):
+    """Format 1, as it was written before there were patches and tiles."""
+    values = json.loads((folder / EXPORT_FILE).read_text())
+    assert values["format"] == 1
+    assert values["images"] == {
+        "height": 64,
+        "width": 64,
+        "shortest_edge": 0,
+        "resample": 3,
+        "crop": None,
+        "scale": 1 / 255,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from puma.errors import ModelError
 from puma.retriever.images.pixels import Preprocessing
-from puma.retriever.onnx.exporting import preprocessing_of
+from puma.retriever.onnx.exporting import images_of
 
 PROCESSORS = {
     "as the mini base": CLIPImageProcessorPil(
@@ -25,6 +25,11 @@ PROCESSORS = {
     "fixed, cut": CLIPImageProcessorPil(size={"height": 40, "width": 30}, crop_size={"height": 21, "width": 30}),
     "as SigLIP": SiglipImageProcessorPil(size={"height": 24, "width": 36}, image_mean=[0.1, 0.5, 0.7], resample=2),
 }
+
+
+def preprocessing_of(processor):
+    """What an export makes of an image processor of the families with images of one size."""
+    return images_of(SimpleNamespace(image_processor=processor), SimpleNamespace(model_type="llava"))
 
 
 def noise(width, height, seed):
@@ -52,12 +57,11 @@ def test_it_comes_back_from_json():
 @pytest.mark.parametrize(
     "processor",
     [
-        Qwen2VLImageProcessorPil(),
         CLIPImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False),  # images of unlike sizes
         CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 64, "width": 32}),  # padded
         CLIPImageProcessorPil(size={"height": 48, "width": 48}, do_center_crop=False, do_normalize=False),
     ],
-    ids=["patches", "no one size", "padded", "not normalised"],
+    ids=["no one size", "padded", "not normalised"],
 )
 def test_what_it_cannot_do_is_refused_by_name(processor):
     with pytest.raises(ModelError, match=rf"image processor {type(processor).__name__}: .*--text-only"):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-
 Triple = tuple[float, float, float]
 """A number for red, green and blue."""
 

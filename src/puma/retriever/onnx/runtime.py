@@ -220,7 +220,6 @@ class OnnxRetriever:
         ids[mask] = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
         inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "image_features": features}
         if isinstance(self.export.images, Patches):
-            assert self.writer.image_id is not None  # the folder was checked by it when it was made
             known = 0 if prefix is None else len(prefix)
             inputs["position_ids"] = positions = np.zeros((3, *mask.shape), np.int64)
             for row, sequence in enumerate(sequences):
@@ -246,7 +245,9 @@ def _batches(
         kinds.setdefault((item.image is None, instruction if instruction in worth else None), []).append(row)
     batches = []
     for _, rows in sorted(kinds.items(), key=lambda kind: kind[0][0]):
-        own = length_sorted_batches([lengths[row] for row in rows], batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS)
+        own = length_sorted_batches(
+            [lengths[row] for row in rows], batch_size, fixed=CPU_PASS_TOKENS, most_tokens=CPU_MOST_TOKENS
+        )
         batches += [[rows[place] for place in batch] for batch in own]
     return batches
 

@@ -64,7 +64,9 @@ class TokenWriter(PromptWriter):
         super().__init__(prompt, export.control)
         self.tokenizer = Tokens(folder / TOKENIZER, export.special_ids)
         self.ret_id = export.ret_id
-        self.image_id: int | None = self.tokenizer.plain.token_to_id(export.image_token)
+        found = self.tokenizer.plain.token_to_id(export.image_token)
+        self.image_id = -1 if found is None else int(found)
+        """The number of an image's placeholder; -1 for a tokenizer without."""
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """As :meth:`puma.retriever.writing.PromptWriter.offsets`."""
