@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from puma.retriever.images.pixels import Triple, level_table, own_steps, same_methods, triple
-from puma.retriever.images.resampling import backend_of, resized
+from puma.retriever.images.resampling import resampling_of, resized
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,19 @@ class Patches:
         places = places.reshape(2, rows, self.merge, columns, self.merge).transpose(1, 3, 2, 4, 0)
         return np.ascontiguousarray(places.reshape(rows * columns, self.merge**2, 2))
 
-    def windows(self, rows: int, columns: int) -> np.ndarray:
-        """The number of each cell's window, int64 [cells]."""
-        row, column = np.indices((rows, columns), np.int64) // self.window
-        return np.asarray((row * columns + column).ravel())
+    def windows(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cells of each window, int64 [windows, most], filled up with -1, and where each cell stands among these,
+        int64 [cells]."""
+        row, column = np.indices((rows, columns)) // self.window
+        number = (row * columns + column).ravel()
+        _, number, counts = np.unique(number, return_inverse=True, return_counts=True)
+        order = np.argsort(number, kind="stable")  # cells window by window, in each as they come
+        within = np.arange(len(order)) - (np.cumsum(counts) - counts)[number[order]]
+        cells = np.full((len(counts), counts.max()), -1, np.int64)
+        cells[number[order], within] = order
+        back = np.empty(len(order), np.int64)
+        back[order] = number[order] * counts.max() + within
+        return cells, back
 
     def corners(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Where in the table of learned positions each patch lies: the four entries around it, int64 [cells,
@@ -114,7 +123,7 @@ class Patches:
         grid = self.grid(*images[0].size)
         made = {"pixel_values": self(images), "positions": self.positions(*grid)}
         if self.window:
-            made["windows"] = self.windows(*grid)
+            made["windows"], made["window_places"] = self.windows(*grid)
         if self.table:
             made["table_entries"], made["table_weights"] = self.corners(*grid)
         return made
@@ -130,8 +139,8 @@ def patches(processor: Any, vision: Any) -> Patches | None:
     if not same_methods(processor, kinds, ("_preprocess", "resize", "patchify")) or not own_steps(processor):
         return None
     fewest, most = (getattr(processor.size, edge, None) for edge in ("shortest_edge", "longest_edge"))
-    backend = backend_of(processor)
-    if backend is None or not fewest or not most or processor.patch_size != vision.patch_size:
+    resampling = resampling_of(processor)
+    if resampling is None or not fewest or not most or processor.patch_size != vision.patch_size:
         return None
     window, table = getattr(vision, "window_size", 0), getattr(vision, "num_position_embeddings", 0)
     return Patches(
@@ -139,8 +148,8 @@ def patches(processor: Any, vision: Any) -> Patches | None:
         merge=int(processor.merge_size),
         fewest=int(fewest),
         most=int(most),
-        resample=int(processor.resample),
-        backend=backend,
+        resample=resampling[1],
+        backend=resampling[0],
         scale=float(processor.rescale_factor),
         mean=triple(processor.image_mean),
         std=triple(processor.image_std),

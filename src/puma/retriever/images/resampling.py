@@ -43,13 +43,26 @@ PILLOW, TORCHVISION = "pillow", "torchvision"
 """Whose bytes they are."""
 
 
-def backend_of(processor: Any) -> str | None:
-    """Whose bytes an image processor makes; None where it resizes by a filter that is not known here."""
-    from transformers.image_processing_backends import PilBackend
+def resampling_of(processor: Any) -> tuple[str, int] | None:
+    """Whose bytes an image processor makes, and Pillow's number of the filter; None where neither is known here.
+
+    torchvision's are tried: there are versions without Lanczos, for which transformers takes the bicubic filter, and
+    machines whose bytes may be rounded in another way.
+    """
+    from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+    from transformers.image_utils import SizeDict
 
     if isinstance(processor, PilBackend):
-        return PILLOW
-    return TORCHVISION if int(processor.resample) in _FILTERS else None
+        return PILLOW, int(processor.resample)
+    import torch
+
+    drawn = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    tensor, size = torch.from_numpy(drawn).permute(2, 0, 1), SizeDict(height=37, width=80)
+    wanted = TorchvisionBackend.resize(processor, tensor, size, resample=processor.resample).permute(1, 2, 0)
+    for resample in (int(processor.resample), int(Image.Resampling.BICUBIC)):
+        if resample in _FILTERS and np.array_equal(torchvision_bytes(drawn, 80, 37, resample), wanted):
+            return TORCHVISION, resample
+    return None
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: int, backend: str) -> Image.Image:

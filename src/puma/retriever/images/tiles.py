@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from puma.retriever.images.pixels import Triple, level_table, own_steps, same_methods, triple
-from puma.retriever.images.resampling import backend_of, resized
+from puma.retriever.images.resampling import resampling_of, resized
 
 MOST_SIDE = 4096
 """In pixels: the processors of the library make no image larger, whatever they are set to; such settings are refused
@@ -136,15 +136,15 @@ def tiles(processor: Any, vision: Any) -> Tiles | None:
     if not same_methods(images, kinds, names) or not own_steps(images):
         return None
     longest, tile = getattr(images.size, "longest_edge", None), images.max_image_size["longest_edge"]
-    backend = backend_of(images)
-    if backend is None or not longest or longest > MOST_SIDE or tile != vision.image_size:
+    resampling = resampling_of(images)
+    if resampling is None or not longest or longest > MOST_SIDE or tile != vision.image_size:
         return None
     return Tiles(
         longest=int(longest),
         tile=int(tile),
         split=bool(images.do_image_splitting),
-        resample=int(images.resample),
-        backend=backend,
+        resample=resampling[1],
+        backend=resampling[0],
         scale=float(images.rescale_factor),
         mean=triple(images.image_mean),
         std=triple(images.image_std),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from puma.retriever.onnx.layout import (
 )
 from puma.retriever.onnx.quantising import QUANTISATION, quantise
 from puma.retriever.onnx.runtime import load_exported
-from puma.retriever.onnx.seeing import seen
 from puma.retriever.onnx.vision_graphs import SIDES, PatchSide, TileSide
 from puma.retriever.prompts import PROMPT_FILE, control_tokens
 from puma.retriever.trained_with import write_instructions
@@ -108,8 +107,7 @@ def export_onnx(
         plane = isinstance(images, Patches)
         write_text_graph(retriever.model, None if images is None else image_id, work / TEXT_GRAPH, plane=plane)
         if images is not None:
-            (example,) = seen(export, [Image.new("RGB", (300, 200))] * 2).passes
-            write_vision_graph(retriever.model, example.inputs, work / VISION_GRAPH)
+            write_vision_graph(retriever.model, _example(images), work / VISION_GRAPH)
         if int8:
             quantise(work / TEXT_GRAPH, retriever.model.config.get_text_config(decoder=True).intermediate_size)
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
@@ -179,6 +177,16 @@ def images_of(processor: Any, config: Any) -> Images:
             "model's folder itself"
         )
     return found
+
+
+def _example(images: Images) -> dict[str, np.ndarray]:
+    """Inputs of a vision graph for two images alike, of a shape in which no number that may vary is 1: the exporter
+    would take it for fixed."""
+    if not isinstance(images, Patches):
+        return {"pixel_values": images([Image.new("RGB", (8, 8))] * 2)}
+    cell, columns = images.patch * images.merge, 2 * images.window + 3
+    anything = replace(images, fewest=1, most=columns * 2 * cell**2)
+    return anything.inputs([Image.new("RGB", (columns * cell, 2 * cell))] * 2)
 
 
 def _described(retriever: Any, source: str, images: Images | None, precision: str) -> Export:

@@ -173,6 +173,7 @@ def write_vision_graph(model: Any, inputs: dict[str, np.ndarray], file: Path) ->
     if "positions" in inputs:
         cells = torch.export.Dim("cells")
         shapes = {name: {0: cells} for name in inputs} | {"pixel_values": {**shapes["pixel_values"], 1: cells}}
+        shapes["windows"] = {0: torch.export.Dim("windows"), 1: torch.export.Dim("cells_a_window")}
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     side = SIDES[model.config.model_type](model)
     _write(side, tensors, {name: shapes[name] for name in inputs}, ["image_features"], file, model)

@@ -16,8 +16,8 @@ from puma.retriever.images.tiles import Tiles
 from puma.retriever.onnx.layout import Export
 
 PASS_PIXELS = 2**19
-"""Of tiles, or of images in patches, that go through the vision graph together; one may have more. There attention
-looks from each patch at all others of its image, and what it keeps meanwhile grows with the square of their number."""
+"""Of tiles, or of images in patches, that go through the vision graph together; one image may have more. A few of them
+keep the cores busy; more would only take memory."""
 
 
 @dataclass(frozen=True)

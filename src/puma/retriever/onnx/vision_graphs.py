@@ -87,7 +87,7 @@ class PatchSide(torch.nn.Module):
     what the tower's merger gives and, beside it, what it gives for deeper layers of the decoder (Qwen3-VL).
 
     The towers cut a batch into images, and Qwen2.5-VL's an image into windows, by numbers that must be known when a
-    graph is made. Here images are a dimension of their own, and windows a mask over the patches in their plain order.
+    graph is made. Here images are a dimension of their own, and so are windows, filled up to one size.
 
     Args:
         model: a transformers model of the Qwen-VL families.
@@ -111,50 +111,89 @@ class PatchSide(torch.nn.Module):
         pixel_values: torch.Tensor,
         positions: torch.Tensor,
         windows: torch.Tensor | None = None,
+        window_places: torch.Tensor | None = None,
         table_entries: torch.Tensor | None = None,
         table_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The rows of all images; inputs are those of :class:`puma.retriever.images.patches.Patches`."""
-        tower, cells = self.tower, pixel_values.shape[2]
+        tower = self.tower
         states = functional.linear(pixel_values.flatten(1, 2), self.weight, self.bias)  # [images, patches, width]
         if table_entries is not None:
             assert table_weights is not None
             learned = tower.pos_embed(table_entries.flatten(0, 1)) * table_weights.flatten(0, 1)[..., None]
             states = states + learned.sum(1)
         turns = tower.rotary_pos_emb(states, positions.flatten(0, 1))  # cosines, sines: [patches, size of a head]
-        within = None
-        if windows is not None:
-            window = windows[:, None].expand(-1, cells).flatten()
-            within = window[:, None] == window
         levels = []
         for place, block in enumerate(tower.blocks):
-            seen = None if place in self.free else within
-            states = states + _attended(block.attn, block.norm1(states), turns, seen)
+            queries, keys, values = _turned(block.attn, block.norm1(states), turns)
+            if windows is None or place in self.free:
+                found = _everywhere(block.attn, queries, keys, values)
+            else:
+                assert window_places is not None
+                found = _within(block.attn, queries, keys, values, windows, window_places)
+            states = states + block.attn.proj(found)
             states = states + block.mlp(block.norm2(states))
             if place in self.deeper:
                 levels.append(tower.deepstack_merger_list[self.deeper.index(place)](states))
         return torch.cat([tower.merger(states), *levels], dim=-1)
 
 
-def _attended(
-    attention: Any, states: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], seen: torch.Tensor | None
-) -> torch.Tensor:
-    """What a tower's attention makes of states [images, patches, width], among the patches of each image; ``seen``
-    [patches, patches] limits which."""
+def _turned(
+    attention: Any, states: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A tower's queries, keys and values of states [images, patches, width], turned by their positions: each [images,
+    patches, heads, size]."""
     from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-    parts = attention.qkv(states).unflatten(-1, (3, attention.num_heads, -1))
-    queries, keys, values = parts.unbind(2)  # each [images, patches, heads, size]
+    queries, keys, values = attention.qkv(states).unflatten(-1, (3, attention.num_heads, -1)).unbind(2)
     queries, keys = apply_rotary_pos_emb_vision(queries, keys, *turns)
+    return queries, keys, values
+
+
+def _everywhere(attention: Any, *parts: torch.Tensor) -> torch.Tensor:
+    """Attention among all patches of an image, [images, patches, width], by onnxruntime's own operator, which never
+    holds the scores of all pairs: those of a large image are gigabytes."""
+    queries, keys, values = (part.flatten(2) for part in parts)
+    found: torch.Tensor = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (queries, keys, values),
+        {"num_heads": attention.num_heads, "scale": float(attention.scaling)},
+        dtype=queries.dtype,
+        shape=queries.shape,
+        version=1,
+    )
+    return found
+
+
+def _within(
+    attention: Any,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    windows: torch.Tensor,
+    places: torch.Tensor,
+) -> torch.Tensor:
+    """Attention among the patches of each window, [images, patches, width]; see
+    :meth:`puma.retriever.images.patches.Patches.windows`."""
+    images, (count, most) = queries.shape[0], windows.shape
+    size = queries.shape[1] // places.shape[0]  # patches of a cell
+    taken = windows.clamp(min=0).flatten()
+
+    def cut(part: torch.Tensor) -> torch.Tensor:
+        # [images, patches, heads, size] -> [images * windows, heads, patches of one, size]
+        cells = part.unflatten(1, (-1, size))[:, taken]
+        return cells.reshape(images * count, most * size, *part.shape[2:]).transpose(1, 2)
+
+    there = (windows >= 0)[None, :, None, None, :, None].expand(images, count, 1, 1, most, size)
     found = functional.scaled_dot_product_attention(
-        queries.transpose(1, 2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=seen,
+        cut(queries),
+        cut(keys),
+        cut(values),
+        attn_mask=there.reshape(images * count, 1, 1, most * size),
         scale=attention.scaling,
     )
-    projected: torch.Tensor = attention.proj(found.transpose(1, 2).flatten(2))
-    return projected
+    cells = found.transpose(1, 2).reshape(images, count * most, size, -1)
+    return cells[:, places].flatten(1, 2)
 
 
 SIDES: dict[str, Callable[[Any], torch.nn.Module]] = {
