@@ -17,6 +17,7 @@ from puma.retriever.parity import LEAST, compare
 from puma.retriever.prompts import PromptFormat
 from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
 from puma.retriever.tagging.tagger import FOLDER
+from support.exports import needs_onnx
 
 NAMES = ("w3", "w14", "w15 w9")
 
@@ -213,3 +214,35 @@ def test_a_cache_on_the_disk_keeps_tags_and_no_image_is_opened_again(retriever, 
     other = tagger_for(retriever, photo_bias=-1.0)
     assert other.tagged(items, cache=retriever.image_cache) == items  # another tagger asks for itself
     assert retriever.tagger.tagged(items, cache=retriever.image_cache) == tagged
+
+
+@pytest.mark.parametrize("photo_bias", [1.0, -1.0])
+def test_an_export_tags_as_the_model_does(retriever, tmp_path, photo_bias):
+    needs_onnx()
+    from puma.retriever.onnx.exporting import export_onnx
+    from puma.retriever.onnx.layout import EXPORT_FILE
+    from puma.retriever.onnx.tags import FILE
+
+    retriever.tagger = tagger_for(retriever, photo_bias)
+    out = tmp_path / "exported"
+    export_onnx(retriever, out, source="here")
+    light = Retriever.from_pretrained(out)
+    items = [*(Item(image=image) for image in images()), Item(text="w3"), Item(text="w3", image=images()[0])]
+    tags = [getattr(item, "tag", None) for item in light.tagger.tagged(items)]
+    assert tags == [getattr(item, "tag", None) for item in retriever.tagger.tagged(items)]
+    assert (light.encode(items, instruction="w1") * retriever.encode(items, instruction="w1")).sum(1).min() > 0.99999
+    assert light.fingerprint == retriever.fingerprint
+    assert json.loads((out / EXPORT_FILE).read_text())["format"] == 2
+    (out / FILE).unlink()
+    with pytest.raises(ModelError, match="export the model again"):
+        Retriever.from_pretrained(out).encode(items)
+
+
+def test_an_export_of_texts_alone_has_no_tags(retriever, tmp_path):
+    needs_onnx()
+    from puma.retriever.onnx.exporting import export_onnx
+
+    retriever.tagger = tagger_for(retriever)
+    export_onnx(retriever, tmp_path / "exported", source="here", text_only=True)
+    assert not any("tagger" in path.name for path in (tmp_path / "exported").iterdir())
+    Retriever.from_pretrained(tmp_path / "exported").encode(["w3"])

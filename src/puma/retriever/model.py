@@ -19,7 +19,7 @@ from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.dimensions import nested_dimensions, note_dimensions
 from puma.retriever.encoding.image_cache import ImageCache, opened_cache
 from puma.retriever.onnx.layout import is_exported
-from puma.retriever.onnx.runtime import load_exported
+from puma.retriever.onnx.loading import load_exported
 from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -177,6 +178,17 @@ def write_vision_graph(model: Any, inputs: dict[str, np.ndarray], file: Path) ->
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     side = SIDES[model.config.model_type](model)
     _write(side, tensors, {name: shapes[name] for name in inputs}, ["image_features"], file, model)
+
+
+def write_tag_graph(tagger: Any, file: Path, model: Any) -> None:
+    """Write a tagger's classifier.
+
+    Raises:
+        ModelError: torch cannot export it.
+    """
+    pixels = torch.from_numpy(tagger.images([Image.new("RGB", (8, 8))] * 2))
+    shapes = {"pixel_values": {0: torch.export.Dim("images")}}
+    _write(tagger.module, {"pixel_values": pixels}, shapes, ["classes", "photo"], file, model)
 
 
 def _write(

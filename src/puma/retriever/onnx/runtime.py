@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from puma.errors import DependencyError, ImageError, InputError, ModelError, install_command, is_installed
 from puma.items.dimensions import checked_dimensions, shortened
-from puma.items.item import Item, as_items
+from puma.items.item import IMAGE, Item, as_items
 from puma.pruning.cards import own_metadata
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
 from puma.retriever.encoding.beginnings import PREFIX_BYTES, SHORTEST_PREFIX
@@ -23,12 +23,14 @@ from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.patches import Patches
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.images.sizes import size_in_file
-from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export, read_export
+from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export
 from puma.retriever.onnx.prefixes import Prefix, common_length
 from puma.retriever.onnx.seeing import Seen, plane_positions, seen, stand_in
 from puma.retriever.onnx.sessions import session
+from puma.retriever.onnx.tags import read_tags
 from puma.retriever.onnx.tokens import TokenWriter
 from puma.retriever.prompts import PromptFormat
+from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import read_instructions
 from puma.retriever.writing import one_an_item
@@ -97,6 +99,11 @@ class OnnxRetriever:
     def _vision(self) -> Any:
         return session(self.folder / VISION_GRAPH)
 
+    @functools.cached_property
+    def tagger(self) -> Tagger:
+        """Gives photographs their tag; only where the export is ``tagged``."""
+        return read_tags(self.folder, session)
+
     def encode(
         self,
         items: Sequence[Any] | Any,
@@ -119,6 +126,8 @@ class OnnxRetriever:
         self._check_images(found)
         firsts, which, _ = first_of_each(found, instructions)
         unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
+        if self.export.tagged and any(item.modality == IMAGE for item in unique):
+            unique = self.tagger.tagged(unique, self.export.images)
         sequences = self._sequences(unique, own)
         batches = _batches(unique, own, self._lengths(unique, sequences), batch_size)
 
@@ -258,42 +267,3 @@ _OF_WEIGHTS = {"model", "processor", "inputs", "to", "save_pretrained", "push_to
 
 class NoWeightsError(ModelError, AttributeError):
     """What needs a model's weights was asked of an export."""
-
-
-def load_exported(
-    folder: Path,
-    *,
-    name: str,
-    device: str | None = None,
-    dtype: Any = "auto",
-    attn: str | None = None,
-    layers: int | None = None,
-    image_cache: Any = None,
-) -> Any:
-    """The retriever of an exported folder.
-
-    Args:
-        folder: where the files are.
-        name: what the caller called it, for messages.
-        device, dtype, attn, layers, image_cache: must be left to their defaults (or ``cpu``): the graphs are what they
-            are.
-
-    Raises:
-        InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
-        DependencyError: onnxruntime is not installed.
-    """
-    export = read_export(folder)
-    given = (
-        ("dtype", dtype, "auto"),
-        ("attn", attn, None),
-        ("layers", layers, None),
-        ("device", device, None),
-        ("image_cache", image_cache, None),
-    )
-    for argument, value, plain in given:
-        if value != plain and (argument, value) != ("device", "cpu"):
-            raise InputError(
-                f"{argument}={value!r}: model {name!r} is an ONNX export in {export.precision}, for the CPU; leave it "
-                f"out, or name the model that it was made of ({export.source})"
-            )
-    return OnnxRetriever(export, PromptFormat.read(folder), folder)

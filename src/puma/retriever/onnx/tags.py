@@ -22,26 +22,10 @@ FILE = "puma_tagger.json"
 """The classes' names, what is done to images, and the fingerprint."""
 
 
-def write_tags(
-    tagger: Tagger, folder: Path, write: Callable[[Any, dict[str, Any], dict[str, Any], list[str], Path], None]
-) -> None:
-    """Write a tagger into an export's folder.
-
-    Args:
-        tagger: one with a torch module.
-        folder: of the export.
-        write: writes a module as a graph: the module, its inputs, their free lengths, the outputs' names, the file.
-    """
-    import torch
-
-    images = tagger.images
-    height, width = images.crop or (images.height, images.width)
-    pixels = torch.zeros(2, 3, height, width)
-    shapes = {"pixel_values": {0: torch.export.Dim("images")}}
-    write(tagger.module, {"pixel_values": pixels}, shapes, ["classes", "photo"], folder / GRAPH)
-    write_json(
-        folder / FILE, {"names": tagger.names, "images": asdict(tagger.images), "fingerprint": tagger.fingerprint}
-    )
+def write_tags(tagger: Tagger, folder: Path) -> None:
+    """Write what must be known of a tagger's graph into an export's folder."""
+    facts = {"names": tagger.names, "images": asdict(tagger.images), "fingerprint": tagger.fingerprint}
+    write_json(folder / FILE, facts)
 
 
 def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:

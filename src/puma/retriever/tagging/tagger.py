@@ -56,9 +56,7 @@ class Tagger:
     fingerprint: str
     module: Any = None
 
-    def tagged(
-        self, items: Sequence[Item], own: Preprocessing | None = None, cache: ImageCache | None = None
-    ) -> list[Item]:
+    def tagged(self, items: Sequence[Item], own: Any = None, cache: ImageCache | None = None) -> list[Item]:
         """The items, those that are images alone and photographs with their tag.
 
         Images that cannot be opened, or are tagged already, come back as they are.
