@@ -1,4 +1,4 @@
-"""puma-mini's tagger: the line between photographs and drawings, tags in training, and the way through the adapter."""
+"""puma-mini's tagger: the line between photographs and drawings, the shift, and the way through the adapter."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,15 @@ from mini.test_quickstart import benchmark  # noqa: F401
 from mini.test_training import STEPS, base  # noqa: F401
 from puma.data import mbeir
 from puma.errors import InputError, ModelError
-from puma.items.item import Item, TaggedItem
+from puma.items.item import Item
 from puma.mini import training
 from puma.mini.adapter.file import read_adapter, read_header, write_adapter
 from puma.mini.base import tags as base_tags
 from puma.mini.base.classifier import Classifier
+from puma.mini.base.known_images import features_of, stored_tower
 from puma.mini.base.tags import DRAWINGS_TAGGED, RIDGE, PhotoLine, fit_photo_line, make_tagger
-from puma.mini.extra_pairs.tagged import DRAWINGS, TrainingTags, training_tags, with_tags
+from puma.mini.tagging import SHARE, fitted_tagger
 from puma.retriever.model import Retriever
-from puma.training.pairs import read_pairs
 from puma.training.recipes.recipe import read_recipe
 
 NAMES = ("red dots", "stripes", "tiger")
@@ -85,50 +85,33 @@ def photographs(benchmark, tmp_path, monkeypatch):  # noqa: F811
     return root, styled(root, set(names[::3]))
 
 
-def test_training_tags_name_photographs_by_the_classifier(photographs, tiny_base, classifier):
+def test_a_fitted_tagger_has_the_line_and_half_of_the_mean_shift(photographs, tiny_base, classifier):
     root, paths = photographs
-    tags = training_tags(tiny_base, "lite0", root, None)
-    assert tags.classes == NAMES
-    assert set(tags.photographs) | set(tags.names) == set(paths.values())
-    assert not set(tags.photographs) & set(tags.names)
-    again = tags.tagger.tagged([Item(image=path) for path in tags.photographs])
-    same = [item.tag == tag for item, tag in zip(again, tags.photographs.values(), strict=True) if hasattr(item, "tag")]
-    assert len(same) > 0.8 * len(again)  # stored features may be rounded, which moves images that lie on the line
-    assert np.mean(same) > 0.9
-
-
-def test_pairs_are_tagged_where_their_image_is_a_photograph(photographs):
-    root, paths = photographs
-    pairs = read_pairs(root) * 40
-    photo, *others = paths.values()
-    tags = TrainingTags({photo: "tiger"}, {path: path.stem for path in others}, NAMES, None)
-    tagged = with_tags(pairs, tags)
-    assert with_tags(pairs, tags) == tagged
-    counts = {"photo": [0, 0], "drawing": [0, 0]}
-    given = set()
-    for before, after in zip(pairs, tagged, strict=True):
-        for old, new in ((before.query, after.query), (before.candidate, after.candidate)):
-            assert (new.text, new.image, new.modality) == (old.text, old.image, old.modality)
-            if old.modality != "image":
-                assert new is old
-                continue
-            kind = "photo" if old.image == photo else "drawing"
-            counts[kind][0] += 1
-            counts[kind][1] += isinstance(new, TaggedItem)
-            if kind == "photo":
-                assert new.tag == "tiger"
-            elif isinstance(new, TaggedItem):
-                given.add("own" if new.tag == new.image.stem else new.tag)
-        assert (after.candidate_id, after.known) == (before.candidate_id, before.known)
-    assert counts["photo"][0] == counts["photo"][1] > 0
-    assert 0.5 * DRAWINGS < counts["drawing"][1] / counts["drawing"][0] < 2 * DRAWINGS
-    assert given == {"own", *NAMES}
+    retriever = Retriever.from_base(tiny_base, layers=2, prompt="short", dtype=torch.float32, device="cpu")
+    tagger = fitted_tagger(retriever, tiny_base, "lite0", root, None)
+    names = {name: path for name, path in paths.items() if name in set(sorted(paths)[::3])}
+    styles = np.array([name in names for name in paths])
+    known = features_of(stored_tower(tiny_base), list(paths.values()), None)
+    pooled = np.stack([known.lookup(Item(image=path)).astype(np.float32).mean((1, 2)) for path in paths.values()])
+    line = fit_photo_line(pooled, styles)
+    np.testing.assert_allclose(tagger.module.photo.weight.detach().numpy()[0], line.weight, rtol=1e-4, atol=1e-6)
+    # the slow obvious way: every image with its likeliest class, written as a text, and without it
+    for row, instruction in enumerate((None, mbeir.Benchmark(root).instruction(3))):
+        moves = []
+        for path in paths.values():
+            pixels = tagger.images([Item(image=path).open_image()])
+            tag = NAMES[int(tagger.network(pixels)[0][0])]
+            both, alone = Item(text=tag, image=path), Item(image=path)
+            moves.append(retriever.encode([both], instruction) - retriever.encode([alone], instruction))
+        np.testing.assert_allclose(tagger.shift[row], SHARE * np.concatenate(moves).mean(0), atol=1e-5)
+    assert np.abs(tagger.shift).max() > 1e-3
 
 
 def test_data_without_photographs_has_no_tags(benchmark, tiny_base, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
+    retriever = Retriever.from_base(tiny_base, layers=1, prompt="short", dtype=torch.float32, device="cpu")
     with pytest.raises(InputError, match="no photographs, or no drawings; leave tags out"):
-        training_tags(tiny_base, "lite0", benchmark, None)
+        fitted_tagger(retriever, tiny_base, "lite0", benchmark, None)
 
 
 def test_a_recipe_with_tags_makes_a_model_with_them(base, photographs, classifier, tmp_path):  # noqa: F811
@@ -147,7 +130,9 @@ def test_a_recipe_with_tags_makes_a_model_with_them(base, photographs, classifie
 
 def test_an_adapter_refuses_another_classifier(tiny_base, classifier, tmp_path, monkeypatch):
     retriever = Retriever.from_base(tiny_base, layers=1, prompt="short", dtype=torch.float32, device="cpu")
-    retriever.tagger = make_tagger(tiny_base, "lite0", PhotoLine(np.ones(320, np.float32), -1.0))
+    retriever.tagger = make_tagger(
+        tiny_base, "lite0", PhotoLine(np.ones(320, np.float32), -1.0), np.ones((2, 32), np.float32)
+    )
     path = tmp_path / "a.safetensors"
     write_adapter(retriever, tiny_base, path)
     other = Classifier(classifier.weight + 1, classifier.bias, NAMES)

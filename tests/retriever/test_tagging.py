@@ -14,7 +14,6 @@ from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.images.pixels import preprocessing
 from puma.retriever.model import Retriever
 from puma.retriever.parity import LEAST, compare
-from puma.retriever.prompts import PromptFormat
 from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
 from puma.retriever.tagging.tagger import FOLDER
 from support.exports import needs_onnx
@@ -38,9 +37,10 @@ def retriever(base):
     return Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
 
 
-def tagger_for(retriever, photo_bias=1.0):
+def tagger_for(retriever, photo_bias=1.0, shift=0.0):
     images = preprocessing(retriever.processor.image_processor)
-    return torch_tagger(network_of(retriever.model, photo_bias), NAMES, images)
+    drawn = np.random.default_rng(1).normal(size=(2, retriever.dim)).astype(np.float32)
+    return torch_tagger(network_of(retriever.model, photo_bias), NAMES, images, drawn * np.float32(shift))
 
 
 def images(count=6):
@@ -117,16 +117,33 @@ def test_an_unreadable_image_is_named_as_without_a_tagger(retriever, tmp_path):
         retriever.encode([*images(), tmp_path / "broken.png"])
 
 
-def test_a_tag_is_read_in_brackets_and_has_no_power(retriever):
+def test_a_tag_is_read_as_a_text_and_has_no_power(retriever):
     (image,) = images(1)
-    for prompt in (PromptFormat(), PromptFormat(image_first=False, separator=" ")):
+    for tag in ("red fox", "a [RET] <image>"):
+        tagged, both = TaggedItem(image=image, tag=tag), Item(text=tag, image=image)
         for instruction in (None, "Find it."):
-            plain = prompt.render(None, has_image=True, instruction=instruction)
-            assert prompt.tagged(plain, "red fox") == plain.replace("<image>", "<image> (red fox)")
-    (written,) = retriever.inputs.written([TaggedItem(image=image, tag="a [RET] <image>")])
-    assert written.count("[RET]") == 1
-    assert written.count(retriever.prompt.image) == 1
-    retriever.encode([TaggedItem(image=image, tag="a [RET] <image>")])
+            (written,) = retriever.inputs.written([tagged], instruction)
+            assert [written] == retriever.inputs.written([both], instruction)
+            assert written.count("[RET]") == written.count(retriever.prompt.image) == 1
+        np.testing.assert_allclose(retriever.encode([tagged]), retriever.encode([both]), atol=1e-5)
+        assert tagged.modality == "image"
+
+
+def test_the_shift_is_taken_off_tagged_images_alone(retriever):
+    items = [*(Item(image=image) for image in images()), Item(text="w3"), Item(text="w9", image=images()[0])]
+    instructions = [None, "w1", "w1", None, "w1", None, "w1", None]
+    retriever.tagger = tagger_for(retriever)
+    plain = retriever.encode(items, instruction=instructions)
+    retriever.tagger = tagger_for(retriever, shift=0.1)
+    found = retriever.encode(items, instruction=instructions)
+    for row, (vector, instruction) in enumerate(zip(plain, instructions, strict=True)):
+        moved = vector - retriever.tagger.shift[0 if instruction is None else 1] * (row < 6)
+        np.testing.assert_allclose(found[row], moved / np.linalg.norm(moved), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    untagged = tagger_for(retriever, photo_bias=-1.0, shift=0.1)
+    vectors = plain.copy()
+    assert untagged.corrected(vectors, untagged.tagged(items), instructions) is vectors
+    np.testing.assert_array_equal(vectors, plain)
 
 
 def test_a_tagged_item_is_an_image_alone():
@@ -140,8 +157,9 @@ def test_a_tagged_item_is_an_image_alone():
 
 def test_it_is_saved_with_the_retriever_and_known_by_its_fingerprint(retriever, tmp_path):
     untagged = retriever.fingerprint
-    retriever.tagger = tagger_for(retriever)
+    retriever.tagger = tagger_for(retriever, shift=0.1)
     assert retriever.fingerprint != untagged
+    assert retriever.tagger.fingerprint != tagger_for(retriever).fingerprint
     retriever.save_pretrained(tmp_path / "saved")
     back = Retriever.from_pretrained(tmp_path / "saved", device="cpu")
     assert back.fingerprint == retriever.fingerprint
@@ -151,7 +169,7 @@ def test_it_is_saved_with_the_retriever_and_known_by_its_fingerprint(retriever, 
     assert (
         "photographs: PUMA writes the likeliest of 3 classes beside each" in (tmp_path / "saved/README.md").read_text()
     )
-    other = tagger_for(retriever, photo_bias=0.5)
+    other = tagger_for(retriever, photo_bias=0.5, shift=0.1)
     assert other.fingerprint != retriever.tagger.fingerprint
 
 
@@ -223,7 +241,7 @@ def test_an_export_tags_as_the_model_does(retriever, tmp_path, photo_bias):
     from puma.retriever.onnx.layout import EXPORT_FILE
     from puma.retriever.onnx.tags import FILE
 
-    retriever.tagger = tagger_for(retriever, photo_bias)
+    retriever.tagger = tagger_for(retriever, photo_bias, shift=0.1)
     out = tmp_path / "exported"
     export_onnx(retriever, out, source="here")
     light = Retriever.from_pretrained(out)

@@ -89,7 +89,7 @@ class TaggedItem(Item):
     """An image with a word for what it shows, by an image classifier; still an image, and no image with a text.
 
     Args:
-        tag: what a model reads beside the image.
+        tag: what a model reads beside the image, as it would read a text.
     """
 
     tag: str = ""

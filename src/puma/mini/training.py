@@ -27,8 +27,8 @@ from puma.mini.base.tower import HALVED_STRIDES, STRIDES, cell_size
 from puma.mini.base.vision import tower_weights
 from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
-from puma.mini.extra_pairs.tagged import training_tags, with_tags
 from puma.mini.features import training_mixtures, with_more_features
+from puma.mini.tagging import fitted_tagger
 from puma.mini.targets import items_of_stage, stage_targets
 from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import Retriever
@@ -204,7 +204,7 @@ def train_stages(
         home: the cache folder.
         validation: what ``eval_every`` evaluates on.
         strict: refuse data with a faulty row.
-        step: runs each part: ``read pairs``, ``tags``, ``teacher``, ``distil``, ``retrieve``, ``round-1``, ...
+        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``, ``round-1``, ..., ``tags``
         say: where progress messages go.
 
     Returns:
@@ -216,9 +216,6 @@ def train_stages(
     if vision is not None and CLASSES in recipe.extra_pairs:
         mixtures = training_mixtures(vision, recipe, root, home)
     pairs = step("read pairs", lambda: training_rows(recipe, root, home, strict=strict, mixtures=mixtures))
-    tags = step("tags", lambda: training_tags(base, recipe.tower, root, home)) if recipe.tags else None
-    if tags is not None:
-        pairs = with_tags(pairs, tags)
     sources: VisionFeatures | None = vision
     if vision is not None:
         pairs, sources = with_more_features(vision, mixtures, pairs, recipe, base, home)
@@ -259,7 +256,9 @@ def train_stages(
         train_rounds(lambda: retriever.model, recipe.rounds, run_stage)
     if recipe.published_tower:
         mix_weights(retriever.model.vision_tower, tower_weights(base), 1 - recipe.published_tower)
-    retriever.tagger = tags.tagger if tags is not None else None
+    if recipe.tags:
+        retriever.vision = None  # tags are read of images
+        retriever.tagger = step("tags", lambda: fitted_tagger(retriever, base, recipe.tower, root, home))
     shares = [stage.any_share for stage in recipe.trainings]
     retriever.instructions = with_any_instructions(first_instructions(root), shares)
     return logs

@@ -18,12 +18,13 @@ from puma.items.item import as_items
 from puma.pruning.hub import is_adapter_folder, model_folder
 from puma.retriever.dimensions import nested_dimensions, note_dimensions
 from puma.retriever.encoding.image_cache import ImageCache, opened_cache
+from puma.retriever.images.pixels import preprocessing
 from puma.retriever.onnx.layout import is_exported
 from puma.retriever.onnx.loading import load_exported
 from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
-from puma.retriever.tagging.tagger import Tagger, tags_of
+from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import Instructions, write_exits, write_instructions
 from puma.storage.folders import write_json, written_folder
@@ -234,7 +235,8 @@ class Retriever:
             autocast=self.autocast,
             tokens=tokens,
             image_cache=self.image_cache,
-            tags=tags_of(self),
+            tagger=self.tagger,
+            steps=preprocessing(self.processor.image_processor) if self.tagger else None,
         )
         return shortened(vectors, length)
 

@@ -93,16 +93,6 @@ class PromptFormat:
         head, tail = self.parts(modality, instruction)
         return head + (text or "") + tail
 
-    def tagged(self, written: str, tag: str) -> str:
-        """An image written out, with a word for what it shows after it, in brackets: a text never stands there so.
-
-        Examples:
-            >>> form = PromptFormat()
-            >>> form.tagged(form.render(None, has_image=True), "zucchini")
-            '<image> (zucchini)\\nSummarize above image in one word: [RET]'
-        """
-        return written.replace(self.image, f"{self.image} ({tag})", 1)
-
     def chat_template(self, control: Sequence[str] = ()) -> str:
         """The same rendering as a Jinja chat template: a system message is the instruction, the user's message holds
         the image and text parts in any order.

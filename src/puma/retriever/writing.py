@@ -59,10 +59,8 @@ class PromptWriter:
         return [self._written(item, cleaned[one]) for item, one in zip(items, instructions, strict=True)]
 
     def _written(self, item: Item, instruction: str | None) -> str:
-        written = self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, instruction)
-        if isinstance(item, TaggedItem) and item.tag:
-            return self.prompt.tagged(written, self.harmless(item.tag))
-        return written
+        text = item.tag if isinstance(item, TaggedItem) else item.text
+        return self.prompt.render(self.clean(text) if text else None, item.image is not None, instruction)
 
     def written_head(self, modality: str, instruction: str | None) -> str:
         """What stands before an item's own text or image."""

@@ -1,5 +1,5 @@
-"""A retriever's tagger in an adapter: the line between photographs and drawings alone. Tower and classifier are the
-base's own, as published.
+"""A retriever's tagger in an adapter: the line between photographs and drawings and the shift alone. Tower and
+classifier are the base's own, as published.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ NAME = "puma_tagger"
 def tagger_arrays(tagger: Tagger) -> dict[str, np.ndarray]:
     """What an adapter carries of a tagger, by short names."""
     photo = tagger.module.photo
-    return {"weight": photo.weight.detach().numpy()[0].copy(), "bias": photo.bias.detach().numpy().copy()}
+    line = {"weight": photo.weight.detach().numpy()[0].copy(), "bias": photo.bias.detach().numpy().copy()}
+    return {**line, "shift": tagger.shift.copy()}
 
 
 def tagger_of(
@@ -43,7 +44,7 @@ def tagger_of(
         ModelError: the base's tower or classifier is another than it was.
     """
     line = PhotoLine(arrays["weight"], float(arrays["bias"][0]))
-    tagger = make_tagger(base_folder, str(settings["tower"]), line, fetched)
+    tagger = make_tagger(base_folder, str(settings["tower"]), line, arrays["shift"], fetched)
     if tagger.fingerprint != fingerprint:
         raise ModelError(
             f"base {base_folder}: its tower or classifier is not the one that the adapter's tags were made with; "

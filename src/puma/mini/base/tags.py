@@ -25,7 +25,7 @@ PHOTO = "a photo"
 """The style of an OpenPics picture that is a photograph."""
 RIDGE = 10.0
 """Of the line's weights, in units of the standardised features' spread."""
-DRAWINGS_TAGGED = 0.02
+DRAWINGS_TAGGED = 0.01
 """The share of the training data's drawings that are taken for photographs: where the line lies."""
 
 
@@ -66,13 +66,20 @@ def fit_photo_line(pooled: np.ndarray, photos: np.ndarray) -> PhotoLine:
     return PhotoLine(line.astype(np.float32), bias)
 
 
-def make_tagger(base: Path, tower: str, line: PhotoLine, fetched: Callable[[Package], Path] = fetch) -> Tagger:
+def make_tagger(
+    base: Path,
+    tower: str,
+    line: PhotoLine,
+    shift: np.ndarray,
+    fetched: Callable[[Package], Path] = fetch,
+) -> Tagger:
     """The tagger of a mini base.
 
     Args:
         base: its folder.
         tower: a key of :data:`puma.mini.base.tower.TOWERS`.
         line: see :class:`PhotoLine`.
+        shift: see :class:`~puma.retriever.tagging.tagger.Tagger`.
         fetched: gives a package's folder.
     """
     classifier = load_classifier(tower, fetched)
@@ -88,4 +95,4 @@ def make_tagger(base: Path, tower: str, line: PhotoLine, fetched: Callable[[Pack
     images = preprocessing(load_processor(base).image_processor)
     if images is None:
         raise InputError(f"base {base}: its image processor is not Pillow's; no tagger can be made for it")
-    return torch_tagger(network, classifier.names, images)
+    return torch_tagger(network, classifier.names, images, shift)

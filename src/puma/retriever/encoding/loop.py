@@ -22,8 +22,10 @@ from puma.retriever.encoding.repeats import first_of_each
 from puma.retriever.encoding.ret_states import RetStates
 from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
 from puma.retriever.encoding.states import Features
+from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.inputs import Inputs, for_threads
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
+from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.writing import one_an_item
 
 Output = TypeVar("Output")
@@ -130,12 +132,13 @@ def encode_items(
     autocast: torch.dtype | None = None,
     tokens: np.ndarray | None = None,
     image_cache: ImageCache | None = None,
-    tags: Callable[[Sequence[Item]], list[Item]] | None = None,
+    tagger: Tagger | None = None,
+    steps: Preprocessing | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
     ``tokens`` (integers [n]) goes how many the model read of each. What the model sees in images is looked up in
-    ``image_cache``, and kept there. ``tags`` gives photographs their tag; not where stored features take the images'
-    place.
+    ``image_cache``, and kept there. ``tagger`` gives photographs their tag, not where stored features take the
+    images' place; ``steps`` are what the processor does to images, where Pillow can do it.
 
     What is given twice is embedded once, and the states come the short way where the model allows it
     (:mod:`puma.retriever.encoding.ret_states`).
@@ -145,8 +148,9 @@ def encode_items(
     instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
     firsts, which, keys = first_of_each(items, instructions)
     unique, own = [items[i] for i in firsts], [instructions[i] for i in firsts]
-    if tags is not None and vision is None:
-        unique = tags(unique)
+    tagger = tagger if vision is None else None
+    if tagger is not None:
+        unique = tagger.tagged(unique, steps, image_cache)
     heads = item_heads(inputs, unique, own)
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
@@ -174,4 +178,6 @@ def encode_items(
             bar.update(len(rows))
     if tokens is not None:
         tokens[:] = read[which]
+    if tagger is not None:
+        out = tagger.corrected(out, unique, own)
     return out[which] if len(unique) < len(items) else out

@@ -126,7 +126,8 @@ class OnnxRetriever:
         self._check_images(found)
         firsts, which, _ = first_of_each(found, instructions)
         unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
-        if self.export.tagged and any(item.modality == IMAGE for item in unique):
+        tagged = self.export.tagged and any(item.modality == IMAGE for item in unique)
+        if tagged:
             unique = self.tagger.tagged(unique, self.export.images)
         sequences = self._sequences(unique, own)
         batches = _batches(unique, own, self._lengths(unique, sequences), batch_size)
@@ -149,6 +150,7 @@ class OnnxRetriever:
                 bar.update(len(rows))
         if tokens is not None:
             tokens[:] = counts[which]
+        out = self.tagger.corrected(out, unique, own) if tagged else out
         return shortened(out[which], length)
 
     def _check_images(self, items: Sequence[Item]) -> None:

@@ -19,13 +19,13 @@ GRAPH = "puma_tagger.onnx"
 """``pixel_values`` float32 [n, 3, height, width] -> ``classes`` int64 [n], ``photo`` float32 [n], above 0 for a
 photograph."""
 FILE = "puma_tagger.json"
-"""The classes' names, what is done to images, and the fingerprint."""
+"""The classes' names, what is done to images, the fingerprint, and the shift."""
 
 
 def write_tags(tagger: Tagger, folder: Path) -> None:
     """Write what must be known of a tagger's graph into an export's folder."""
     facts = {"names": tagger.names, "images": asdict(tagger.images), "fingerprint": tagger.fingerprint}
-    write_json(folder / FILE, facts)
+    write_json(folder / FILE, {**facts, "shift": tagger.shift.tolist()})
 
 
 def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
@@ -41,7 +41,7 @@ def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
     try:
         facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
         names, images = tuple(facts["names"]), Preprocessing.from_dict(facts["images"])
-        fingerprint = str(facts["fingerprint"])
+        fingerprint, shift = str(facts["fingerprint"]), np.array(facts["shift"], np.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"model {str(folder)!r}: {FILE} cannot be read ({type(error).__name__}: {error}); export the model again"
@@ -52,4 +52,4 @@ def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
         classes, photo = graph.run(None, {"pixel_values": pixels})
         return classes, photo
 
-    return Tagger(names, images, run, fingerprint)
+    return Tagger(names, images, run, fingerprint, shift)

@@ -7,7 +7,6 @@ get no tag: the classifier is right for photographs alone.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from puma.items.item import IMAGE, ImageSource, Item, TaggedItem
 from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.repeats import CONTENT, content_keys, image_keys
 from puma.retriever.images.decoding import within_limits
-from puma.retriever.images.pixels import Preprocessing, preprocessing
+from puma.retriever.images.pixels import Preprocessing
 
 FOLDER = "puma_tagger"
 """Where a retriever's folder holds the classifier."""
@@ -46,7 +45,9 @@ class Tagger:
         names: of the classes.
         images: what is done to images before the network.
         network: classifies them.
-        fingerprint: changes whenever a tag could.
+        fingerprint: changes whenever a tag, or the shift, could.
+        shift: float32 [2, dim], what is taken off the vectors of tagged images without an instruction and with one: a
+            part of what a tag does to all images alike, which would make them pass for images with a text.
         module: the network's torch module, where it has one: what is written to a folder.
     """
 
@@ -54,6 +55,7 @@ class Tagger:
     images: Preprocessing
     network: Network
     fingerprint: str
+    shift: np.ndarray
     module: Any = None
 
     def tagged(self, items: Sequence[Item], own: Any = None, cache: ImageCache | None = None) -> list[Item]:
@@ -91,6 +93,20 @@ class Tagger:
                 if cache is not None:
                     cache.put({key: tag.encode() for n, tag in zip(part, tags, strict=True) if (key := keys[n])})
         return found
+
+    def corrected(self, vectors: np.ndarray, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
+        """Unit vectors with the shift taken off those of tagged images.
+
+        Args:
+            vectors: float32 [n, dim], unit rows; changed in place.
+            items: the n items, as :meth:`tagged` returned them.
+            instructions: one an item.
+        """
+        rows = [row for row, item in enumerate(items) if isinstance(item, TaggedItem)]
+        if rows:
+            moved = vectors[rows] - self.shift[[int(bool(instructions[row])) for row in rows]]
+            vectors[rows] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+        return vectors
 
     def _tags(self, images: Sequence[Image.Image]) -> list[str]:
         """The tag of each image; empty for drawings."""
@@ -131,11 +147,3 @@ def without_tags(retriever: Any) -> Iterator[None]:
         yield
     finally:
         retriever.tagger = tagger
-
-
-def tags_of(retriever: Any) -> Callable[[Sequence[Item]], list[Item]] | None:
-    """What gives a retriever's items their tags; None where it has no tagger."""
-    if retriever.tagger is None:
-        return None
-    own = preprocessing(retriever.processor.image_processor)
-    return functools.partial(retriever.tagger.tagged, own=own, cache=retriever.image_cache)

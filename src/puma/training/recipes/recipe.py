@@ -59,7 +59,7 @@ class Recipe:
         same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
             the tasks whose answer they would be.
         published_tower: the share of the published weights in the finished model's vision tower (WiSE-FT).
-        tags: whether photographs are tagged by the tower's classifier, in training and by the finished model
+        tags: whether the finished model reads photographs with the word that the tower's classifier has for them
             (:mod:`puma.retriever.tagging`).
         notes: for readers.
     """
