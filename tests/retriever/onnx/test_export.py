@@ -14,7 +14,7 @@ from puma.retriever.cores import usable_cores
 from puma.retriever.known import describe
 from puma.retriever.model import Retriever
 from puma.retriever.onnx.exporting import export_onnx
-from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH, VISION_GRAPH
+from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH
 from puma.retriever.onnx.sessions import thread_count
 from support import tiny
 from support.exports import exported, needs_onnx
@@ -45,11 +45,6 @@ def retriever(base):
 @pytest.fixture(scope="module")
 def folder(base, tmp_path_factory):
     return built_once(tmp_path_factory, "onnx-fp32", lambda out: exported(base, out))
-
-
-@pytest.fixture(scope="module")
-def small(base, tmp_path_factory):
-    return built_once(tmp_path_factory, "onnx-int8", lambda out: exported(base, out, int8=True))
 
 
 @pytest.fixture(scope="module")
@@ -158,31 +153,6 @@ def test_a_trained_models_folder_keeps_its_prompt(base, tmp_path):
     export_onnx(again, tmp_path / "out", source="here")
     light = Retriever.from_pretrained(tmp_path / "out")
     np.testing.assert_allclose(light.encode(MIXED, "Find."), retriever.encode(MIXED, "Find."), atol=1e-5)
-
-
-def test_int8_is_small_near_and_never_mixed_with_fp32(retriever, folder, small):
-    light = Retriever.from_pretrained(small)
-    found, wanted = light.encode(MIXED), retriever.encode(MIXED)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    cosines = (found * wanted).sum(1)
-    assert (cosines > 0.95).all()
-    assert (cosines < 1 - 1e-6).any()
-    assert light.fingerprint not in (retriever.fingerprint, "")
-    assert describe(small).size < describe(folder).size
-
-
-def test_int8_leaves_what_does_not_bear_it(small, folder):
-    """The projections back from the MLP's width, and the vision graph."""
-    import onnx
-
-    def matrices(graph):
-        read = onnx.load(str(graph)).graph
-        return [tuple(w.dims) for w in read.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2]
-
-    wide, narrow = tiny.TEXT["intermediate_size"], tiny.HIDDEN
-    assert matrices(small / TEXT_GRAPH) == [(wide, narrow)] * 2
-    assert len(matrices(folder / TEXT_GRAPH)) == 2 * 7 + 1  # of two layers, and the table of embeddings
-    assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
 
 
 def test_half_precision_is_refused_with_the_remedy(base, tmp_path):

@@ -19,6 +19,9 @@ QUANTISATION = 1
 QUANTISED = ["MatMul", "Gather"]
 """Operators whose weights become int8: the decoder's layers and the table of embeddings."""
 
+MOST_IN_ONE_FILE = 2**31 - 2**20
+"""In bytes: no graph with its weights in one file may be larger. Taken of fp32, of which int8 is always less."""
+
 
 def quantise(graph: Path, width: int) -> None:
     """Exchange a graph's file, and the file of its weights, for one of int8.
@@ -29,19 +32,24 @@ def quantise(graph: Path, width: int) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    whole, data = graph.with_suffix(".fp32"), graph.with_name(f"{graph.name}.data")
-    graph.rename(whole)
+    data = graph.with_name(f"{graph.name}.data")
+    size = sum(file.stat().st_size for file in (graph, data) if file.is_file())
+    made = graph.parent / "int8"
+    made.mkdir()
     with _quiet():
         quantize_dynamic(
-            whole,
             graph,
+            made / graph.name,
             op_types_to_quantize=QUANTISED,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=products_of(whole, width),
+            nodes_to_exclude=products_of(graph, width),
+            use_external_data_format=size > MOST_IN_ONE_FILE,
         )
-    whole.unlink()
     data.unlink(missing_ok=True)
+    for file in made.iterdir():
+        file.replace(graph.parent / file.name)
+    made.rmdir()
 
 
 def products_of(graph: Path, inputs: int) -> list[str]:
