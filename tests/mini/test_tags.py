@@ -17,9 +17,17 @@ from puma.mini.adapter.file import read_adapter, read_header, write_adapter
 from puma.mini.base import tags as base_tags
 from puma.mini.base.classifier import Classifier
 from puma.mini.base.known_images import features_of, stored_tower
-from puma.mini.base.tags import DRAWINGS_TAGGED, RIDGE, PhotoLine, fit_photo_line, make_tagger
+from puma.mini.base.tags import (
+    DRAWINGS_TAGGED,
+    RIDGE,
+    STATISTICS_COUNT,
+    PhotoLine,
+    fit_photo_line,
+    make_tagger,
+)
 from puma.mini.tagging import SHARE, fitted_tagger
 from puma.retriever.model import Retriever
+from puma.retriever.tagging.statistics import COUNT, pixel_statistics
 from puma.training.recipes.recipe import read_recipe
 
 NAMES = ("red dots", "stripes", "tiger")
@@ -36,19 +44,23 @@ def classifier(monkeypatch):
 
 def test_the_line_is_a_ridge_regression_and_lets_the_stated_share_through():
     drawn = np.random.default_rng(1)
-    photos = drawn.random(2000) < 0.1
-    pooled = (drawn.normal(size=(2000, 6)) * np.array([1, 2, 3, 1, 1, 5]) + photos[:, None] * 2.0).astype(np.float32)
-    line = fit_photo_line(pooled, photos)
+    photos = drawn.random(4000) < 0.1
+    pooled = (drawn.normal(size=(4000, 6)) * np.array([1, 2, 3, 1, 1, 5]) + photos[:, None] * 2.0).astype(np.float32)
+    statistics = (drawn.normal(size=(4000, 2)) - photos[:, None]).astype(np.float32)
+    line = fit_photo_line(pooled, statistics, photos)
     # the slow obvious way: the least squares of rows weighed by their kind, with the ridge as more rows
-    rows = (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)
+    columns = np.concatenate([pooled, *[statistics] * int(STATISTICS_COUNT)], 1).astype(np.float64)
+    scale = columns.std(0) + 1e-6
+    rows = (columns - columns.mean(0)) / scale
     weight = np.where(photos, 0.5 / photos.sum(), 0.5 / (~photos).sum())
     rows = rows - (weight[:, None] * rows).sum(0)
     target = np.where(photos, 1.0, -1.0)
-    left = np.concatenate([rows * np.sqrt(weight)[:, None], np.sqrt(RIDGE) * np.eye(6)])
-    right = np.concatenate([target * np.sqrt(weight), np.zeros(6)])
-    slow = np.linalg.lstsq(left, right, rcond=None)[0] / (pooled.std(0) + 1e-6)
-    np.testing.assert_allclose(line.weight, slow, rtol=1e-4)
-    above = pooled @ line.weight + line.bias > 0
+    left = np.concatenate([rows * np.sqrt(weight)[:, None], np.sqrt(RIDGE) * np.eye(rows.shape[1])])
+    right = np.concatenate([target * np.sqrt(weight), np.zeros(rows.shape[1])])
+    slow = np.linalg.lstsq(left, right, rcond=None)[0] / scale
+    np.testing.assert_allclose(line.weight, slow[:6], rtol=1e-3)
+    np.testing.assert_allclose(line.statistics, slow[6:].reshape(-1, 2).sum(0), rtol=1e-3)
+    above = pooled @ line.weight + statistics @ line.statistics + line.bias > 0
     assert above[~photos].mean() == pytest.approx(DRAWINGS_TAGGED, abs=2 / (~photos).sum())
     assert above[photos].mean() > 3 * DRAWINGS_TAGGED
 
@@ -56,7 +68,7 @@ def test_the_line_is_a_ridge_regression_and_lets_the_stated_share_through():
 @pytest.mark.parametrize("kind", [True, False])
 def test_a_line_needs_both_kinds(kind):
     with pytest.raises(InputError, match="both kinds"):
-        fit_photo_line(np.ones((4, 2), np.float32), np.full(4, kind))
+        fit_photo_line(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), np.full(4, kind))
 
 
 def styled(root, photo_names):
@@ -93,7 +105,9 @@ def test_a_fitted_tagger_has_the_line_and_half_of_the_mean_shift(photographs, ti
     styles = np.array([name in names for name in paths])
     known = features_of(stored_tower(tiny_base), list(paths.values()), None)
     pooled = np.stack([known.lookup(Item(image=path)).astype(np.float32).mean((1, 2)) for path in paths.values()])
-    line = fit_photo_line(pooled, styles)
+    small = [tagger.small(Item(image=path).open_image()) for path in paths.values()]
+    line = fit_photo_line(pooled, np.stack([pixel_statistics(image) for image in small]), styles)
+    np.testing.assert_allclose(tagger.statistics, line.statistics, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(tagger.module.photo.weight.detach().numpy()[0], line.weight, rtol=1e-4, atol=1e-6)
     # the slow obvious way: every image with its likeliest class, written as a text, and without it
     for row, instruction in enumerate((None, mbeir.Benchmark(root).instruction(3))):
@@ -131,7 +145,10 @@ def test_a_recipe_with_tags_makes_a_model_with_them(base, photographs, classifie
 def test_an_adapter_refuses_another_classifier(tiny_base, classifier, tmp_path, monkeypatch):
     retriever = Retriever.from_base(tiny_base, layers=1, prompt="short", dtype=torch.float32, device="cpu")
     retriever.tagger = make_tagger(
-        tiny_base, "lite0", PhotoLine(np.ones(320, np.float32), -1.0), np.ones((2, 32), np.float32)
+        tiny_base,
+        "lite0",
+        PhotoLine(np.ones(320, np.float32), np.ones(COUNT, np.float32), -1.0),
+        np.ones((2, 32), np.float32),
     )
     path = tmp_path / "a.safetensors"
     write_adapter(retriever, tiny_base, path)

@@ -15,6 +15,7 @@ from puma.retriever.images.pixels import preprocessing
 from puma.retriever.model import Retriever
 from puma.retriever.parity import LEAST, compare
 from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
+from puma.retriever.tagging.statistics import COUNT, pixel_statistics
 from puma.retriever.tagging.tagger import FOLDER
 from support.exports import needs_onnx
 
@@ -40,7 +41,8 @@ def retriever(base):
 def tagger_for(retriever, photo_bias=1.0, shift=0.0):
     images = preprocessing(retriever.processor.image_processor)
     drawn = np.random.default_rng(1).normal(size=(2, retriever.dim)).astype(np.float32)
-    return torch_tagger(network_of(retriever.model, photo_bias), NAMES, images, drawn * np.float32(shift))
+    none = np.zeros(COUNT, np.float32)
+    return torch_tagger(network_of(retriever.model, photo_bias), NAMES, images, none, drawn * np.float32(shift))
 
 
 def images(count=6):
@@ -264,3 +266,44 @@ def test_an_export_of_texts_alone_has_no_tags(retriever, tmp_path):
     export_onnx(retriever, tmp_path / "exported", source="here", text_only=True)
     assert not any("tagger" in path.name for path in (tmp_path / "exported").iterdir())
     Retriever.from_pretrained(tmp_path / "exported").encode(["w3"])
+
+
+def test_statistics_are_the_slow_obvious_ones():
+    image = images()[0].resize((12, 9))
+    found = pixel_statistics(image)
+    pixels = np.asarray(image).astype(int).tolist()
+    colours, changes, bends = set(), [], []
+    for y in range(9):
+        for x in range(12):
+            colours.add(tuple(value // 8 for value in pixels[y][x]))
+            if y < 8 and x < 11:
+                changes.append(
+                    sum(
+                        abs(pixels[y + 1][x][c] - pixels[y][x][c]) + abs(pixels[y][x + 1][c] - pixels[y][x][c])
+                        for c in range(3)
+                    )
+                )
+            if 0 < y < 8 and 0 < x < 11:
+                near = [pixels[y - 1][x], pixels[y + 1][x], pixels[y][x - 1], pixels[y][x + 1]]
+                bends.append(sum(abs(4 * pixels[y][x][c] - sum(one[c] for one in near)) for c in range(3)))
+    wanted = [
+        np.log(len(colours) / 108 + 1e-3),
+        np.mean([change <= 4 for change in changes]),
+        np.mean([4 < change < 60 for change in changes]),
+        np.mean([change > 150 for change in changes]),
+        np.log1p(np.median(bends)),
+        np.log1p(np.mean(bends)),
+        np.mean([6 < bend < 60 for bend in bends]),
+    ]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_decide_beside_the_network(retriever):
+    tagger = tagger_for(retriever, photo_bias=0.5)
+    first, second = images()[1], Image.new("RGB", (64, 64), "red")
+    flat = np.zeros(COUNT, np.float32)
+    flat[1] = -1.0  # the share of places that change little
+    strict = replace(tagger, statistics=flat)
+    tags = [hasattr(item, "tag") for item in strict.tagged([Item(image=first), Item(image=second)])]
+    assert tags == [pixel_statistics(tagger.small(first))[1] < 0.5, False]
+    assert tags[0]

@@ -5,19 +5,24 @@ shift of a tag.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from puma.data.mbeir import Benchmark
 from puma.errors import InputError
-from puma.items.item import Item, TaggedItem
+from puma.items.item import Item, TaggedItem, open_image
 from puma.mini.base.known_images import features_of, stored_tower
 from puma.mini.base.tags import PHOTO, fit_photo_line, make_tagger
 from puma.mini.fetch.packages import fetch
+from puma.retriever.images.decoding import within_limits
+from puma.retriever.images.pixels import Preprocessing, preprocessing
 from puma.retriever.model import Retriever
 from puma.retriever.tagging.network import torch_tagger
+from puma.retriever.tagging.statistics import pixel_statistics
 from puma.retriever.tagging.tagger import Tagger
 
 DRAWINGS = 600
@@ -50,12 +55,21 @@ def fitted_tagger(retriever: Retriever, base: Path, tower: str, root: Path, home
     if not photos.any() or photos.all():
         raise InputError(f"tags: the data in {root} has no photographs, or no drawings; leave tags out (tags: false)")
     pooled = np.stack([known.rows[row].astype(np.float32).mean((1, 2)) for row in rows.values()])
-    line, none = fit_photo_line(pooled, photos), np.zeros((2, retriever.dim), np.float32)
+    images = preprocessing(retriever.processor.image_processor)
+    if images is None:
+        raise InputError("tags: the retriever's image processor is not Pillow's; leave tags out (tags: false)")
+    with ThreadPoolExecutor() as pool:
+        statistics = np.stack(list(pool.map(lambda path: pixel_statistics(_small(path, images)), paths)))
+    line, none = fit_photo_line(pooled, statistics, photos), np.zeros((2, retriever.dim), np.float32)
     tagger = make_tagger(base, tower, line, none, lambda package: fetch(package, home=home))
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(~photos))[:DRAWINGS]
     chosen = [paths[k] for k in (*np.flatnonzero(photos), *sorted(drawn))]
     shift = SHARE * tag_shift(retriever, tagger, chosen, Benchmark(root).instruction(3))
-    return torch_tagger(tagger.module, tagger.names, tagger.images, shift)
+    return torch_tagger(tagger.module, tagger.names, tagger.images, tagger.statistics, shift)
+
+
+def _small(path: Path, images: Preprocessing) -> Image.Image:
+    return images.resized(within_limits(open_image(path)))
 
 
 def tag_shift(retriever: Retriever, tagger: Tagger, paths: list[Path], instruction: str) -> np.ndarray:
@@ -67,7 +81,10 @@ def tag_shift(retriever: Retriever, tagger: Tagger, paths: list[Path], instructi
         paths: the images.
         instruction: for images as queries.
     """
-    everywhere = replace(tagger, network=lambda pixels: (tagger.network(pixels)[0], np.ones(len(pixels), np.float32)))
+    all_photographs = np.float32(np.inf)
+    everywhere = replace(
+        tagger, network=lambda pixels: (tagger.network(pixels)[0], np.full(len(pixels), all_photographs))
+    )
     plain = [Item(image=path) for path in paths]
     tagged = [item for item in everywhere.tagged(plain) if isinstance(item, TaggedItem)]
     plain = [Item(image=item.image) for item in tagged]

@@ -23,7 +23,7 @@ def tagger_arrays(tagger: Tagger) -> dict[str, np.ndarray]:
     """What an adapter carries of a tagger, by short names."""
     photo = tagger.module.photo
     line = {"weight": photo.weight.detach().numpy()[0].copy(), "bias": photo.bias.detach().numpy().copy()}
-    return {**line, "shift": tagger.shift.copy()}
+    return {**line, "statistics": tagger.statistics.copy(), "shift": tagger.shift.copy()}
 
 
 def tagger_of(
@@ -43,7 +43,7 @@ def tagger_of(
     Raises:
         ModelError: the base's tower or classifier is another than it was.
     """
-    line = PhotoLine(arrays["weight"], float(arrays["bias"][0]))
+    line = PhotoLine(arrays["weight"], arrays["statistics"], float(arrays["bias"][0]))
     tagger = make_tagger(base_folder, str(settings["tower"]), line, arrays["shift"], fetched)
     if tagger.fingerprint != fingerprint:
         raise ModelError(

@@ -23,31 +23,36 @@ from puma.retriever.tagging.tagger import Tagger
 
 PHOTO = "a photo"
 """The style of an OpenPics picture that is a photograph."""
-RIDGE = 10.0
-"""Of the line's weights, in units of the standardised features' spread."""
-DRAWINGS_TAGGED = 0.01
+RIDGE = 3.0
+"""Of the line's weights, in units of the standardised columns' spread."""
+STATISTICS_COUNT = 3.0
+"""How much more than a feature one of the pixels' statistics counts in the ridge."""
+DRAWINGS_TAGGED = 0.005
 """The share of the training data's drawings that are taken for photographs: where the line lies."""
 
 
 @dataclass(frozen=True)
 class PhotoLine:
-    """``features @ weight + bias`` is above 0 for a photograph.
+    """``features @ weight + pixel_statistics @ statistics + bias`` is above 0 for a photograph.
 
     Args:
         weight: float32 [channels].
+        statistics: float32 [:data:`puma.retriever.tagging.statistics.COUNT`].
         bias: a number.
     """
 
     weight: np.ndarray
+    statistics: np.ndarray
     bias: float
 
 
-def fit_photo_line(pooled: np.ndarray, photos: np.ndarray) -> PhotoLine:
+def fit_photo_line(pooled: np.ndarray, statistics: np.ndarray, photos: np.ndarray) -> PhotoLine:
     """A ridge regression to +1 for photographs and -1 for drawings, both kinds weighing the same, moved so that the
     stated share of drawings lies above it.
 
     Args:
         pooled: float32 [n, channels], mean features of images.
+        statistics: float32 [n, m], of their pixels.
         photos: bool [n].
 
     Raises:
@@ -55,15 +60,17 @@ def fit_photo_line(pooled: np.ndarray, photos: np.ndarray) -> PhotoLine:
     """
     if not photos.any() or photos.all():
         raise InputError("a line between photographs and drawings needs images of both kinds")
-    mean, spread = pooled.mean(0), pooled.std(0) + 1e-6
-    rows = (pooled - mean) / spread
+    columns = np.concatenate([pooled, statistics], 1).astype(np.float64)
+    scale = columns.std(0) + 1e-6
+    scale[pooled.shape[1] :] /= np.sqrt(STATISTICS_COUNT)  # as if each stood there so often
+    rows = (columns - columns.mean(0)) / scale
     weight = np.where(photos, 0.5 / photos.sum(), 0.5 / (~photos).sum())[:, None]
-    centre = (weight * rows).sum(0)
-    centred, target = rows - centre, np.where(photos, 1.0, -1.0)
+    centred, target = rows - (weight * rows).sum(0), np.where(photos, 1.0, -1.0)
     gram = (centred * weight).T @ centred + RIDGE * np.eye(rows.shape[1])
-    line = np.linalg.solve(gram, (centred * weight).T @ target) / spread
-    bias = -float(np.quantile(pooled[~photos] @ line, 1 - DRAWINGS_TAGGED))
-    return PhotoLine(line.astype(np.float32), bias)
+    line = np.linalg.solve(gram, (centred * weight).T @ target) / scale
+    bias = -float(np.quantile(columns[~photos] @ line, 1 - DRAWINGS_TAGGED))
+    features, rest = np.split(line.astype(np.float32), [pooled.shape[1]])
+    return PhotoLine(features, rest, bias)
 
 
 def make_tagger(
@@ -95,4 +102,4 @@ def make_tagger(
     images = preprocessing(load_processor(base).image_processor)
     if images is None:
         raise InputError(f"base {base}: its image processor is not Pillow's; no tagger can be made for it")
-    return torch_tagger(network, classifier.names, images, shift)
+    return torch_tagger(network, classifier.names, images, line.statistics, shift)

@@ -25,7 +25,7 @@ FILE = "puma_tagger.json"
 def write_tags(tagger: Tagger, folder: Path) -> None:
     """Write what must be known of a tagger's graph into an export's folder."""
     facts = {"names": tagger.names, "images": asdict(tagger.images), "fingerprint": tagger.fingerprint}
-    write_json(folder / FILE, {**facts, "shift": tagger.shift.tolist()})
+    write_json(folder / FILE, {**facts, "statistics": tagger.statistics.tolist(), "shift": tagger.shift.tolist()})
 
 
 def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
@@ -41,7 +41,8 @@ def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
     try:
         facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
         names, images = tuple(facts["names"]), Preprocessing.from_dict(facts["images"])
-        fingerprint, shift = str(facts["fingerprint"]), np.array(facts["shift"], np.float32)
+        fingerprint = str(facts["fingerprint"])
+        statistics, shift = (np.array(facts[name], np.float32) for name in ("statistics", "shift"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"model {str(folder)!r}: {FILE} cannot be read ({type(error).__name__}: {error}); export the model again"
@@ -52,4 +53,4 @@ def read_tags(folder: Path, session: Callable[[Path], Any]) -> Tagger:
         classes, photo = graph.run(None, {"pixel_values": pixels})
         return classes, photo
 
-    return Tagger(names, images, run, fingerprint, shift)
+    return Tagger(names, images, run, fingerprint, statistics, shift)

@@ -45,14 +45,20 @@ class TagNetwork(nn.Module):
         return self.classifier(pooled).argmax(1), self.photo(pooled)[:, 0]
 
 
-def torch_tagger(network: TagNetwork, names: tuple[str, ...], images: Preprocessing, shift: np.ndarray) -> Tagger:
+def torch_tagger(
+    network: TagNetwork,
+    names: tuple[str, ...],
+    images: Preprocessing,
+    statistics: np.ndarray,
+    shift: np.ndarray,
+) -> Tagger:
     """A tagger whose network runs in torch, in float32 on the CPU.
 
     Args:
         network: its weights.
         names: of the classes.
         images: what is done to images before it.
-        shift: see :class:`~puma.retriever.tagging.tagger.Tagger`.
+        statistics, shift: see :class:`~puma.retriever.tagging.tagger.Tagger`.
     """
     network = network.float().eval()
     fast = fast_copy(network.tower).to(memory_format=torch.channels_last)
@@ -64,8 +70,8 @@ def torch_tagger(network: TagNetwork, names: tuple[str, ...], images: Preprocess
             return network.classifier(pooled).argmax(1).numpy(), network.photo(pooled)[:, 0].numpy()
 
     settings = json.dumps([names, asdict(images)])
-    state = {**network.state_dict(), "shift": torch.from_numpy(shift)}
-    return Tagger(names, images, run, digest_of([settings], state), shift, network)
+    state = {**network.state_dict(), "statistics": torch.from_numpy(statistics), "shift": torch.from_numpy(shift)}
+    return Tagger(names, images, run, digest_of([settings], state), statistics, shift, network)
 
 
 def save_tagger(tagger: Tagger, folder: Path) -> None:
@@ -73,7 +79,7 @@ def save_tagger(tagger: Tagger, folder: Path) -> None:
     own, module = folder / FOLDER, tagger.module
     own.mkdir()
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    state["shift"] = torch.from_numpy(tagger.shift.copy())
+    state |= {name: torch.from_numpy(getattr(tagger, name).copy()) for name in ("statistics", "shift")}
     save_file(state, own / WEIGHTS, metadata={"format": "pt"})
     config = module.tower.config.to_dict()
     images = asdict(tagger.images)
@@ -99,7 +105,7 @@ def read_tagger(folder: Path) -> Tagger | None:
         tower = AutoModel.from_config(AutoConfig.for_model(**config))
         network = TagNetwork(tower, len(settings["names"]))
         state = load_file(own / WEIGHTS)
-        shift = state.pop("shift").numpy()
+        statistics, shift = (state.pop(name).numpy() for name in ("statistics", "shift"))
         network.load_state_dict(state)
         images = Preprocessing.from_dict(settings["images"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -108,4 +114,4 @@ def read_tagger(folder: Path) -> Tagger | None:
             f"{own}: cannot be read ({type(error).__name__}: {said}); make the model again, or delete this folder "
             "to do without tags"
         ) from None
-    return torch_tagger(network, tuple(settings["names"]), images, shift)
+    return torch_tagger(network, tuple(settings["names"]), images, statistics, shift)

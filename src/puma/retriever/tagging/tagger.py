@@ -24,6 +24,7 @@ from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.repeats import CONTENT, content_keys, image_keys
 from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.pixels import Preprocessing
+from puma.retriever.tagging.statistics import pixel_statistics
 
 FOLDER = "puma_tagger"
 """Where a retriever's folder holds the classifier."""
@@ -33,8 +34,8 @@ WORKERS = 2
 """Threads that decode."""
 
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From pixel values float32 [n, 3, height, width] to the likeliest class int64 [n] and how much an image is a
-photograph, float32 [n], above 0 where it is one."""
+"""From pixel values float32 [n, 3, height, width] to the likeliest class int64 [n] and how much an image's features are
+those of a photograph, float32 [n]."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Tagger:
         images: what is done to images before the network.
         network: classifies them.
         fingerprint: changes whenever a tag, or the shift, could.
+        statistics: float32 [:data:`~puma.retriever.tagging.statistics.COUNT`], the weights of an image's pixel
+            statistics; an image is a photograph where their sum and the network's number are above 0.
         shift: float32 [2, dim], what is taken off the vectors of tagged images without an instruction and with one: a
             part of what a tag does to all images alike, which would make them pass for images with a text.
         module: the network's torch module, where it has one: what is written to a folder.
@@ -55,6 +58,7 @@ class Tagger:
     images: Preprocessing
     network: Network
     fingerprint: str
+    statistics: np.ndarray
     shift: np.ndarray
     module: Any = None
 
@@ -113,6 +117,7 @@ class Tagger:
         if not images:
             return []
         classes, photo = self.network(self.images(images))
+        photo = photo + np.stack([pixel_statistics(image) for image in images]) @ self.statistics
         return [self.names[k] if score > 0 else "" for k, score in zip(classes, photo, strict=True)]
 
     def _keys(self, images: Sequence[ImageSource | None]) -> list[bytes | None]:
@@ -132,7 +137,11 @@ class Tagger:
             image = item.open_image()
         except ImageError:
             return None
-        return None if image is None else self.images.resized(within_limits(image))
+        return None if image is None else self.small(image)
+
+    def small(self, image: Image.Image) -> Image.Image:
+        """An image in the size in which it is looked at."""
+        return self.images.resized(within_limits(image))
 
 
 def _with_tag(item: Item, tag: str) -> Item:
