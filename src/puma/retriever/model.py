@@ -59,7 +59,7 @@ class Retriever:
         self.inputs = Inputs(processor, prompt)
         self.vision: VisionFeatures | None = None
         self.image_cache: ImageCache | None = None
-        """Where what the model sees in images is looked up, and kept for later runs."""
+        """Where what it sees in images is looked up, and kept for later runs."""
         self.tagger: Tagger | None = None
         """Writes a word for what it shows beside each photograph (:mod:`puma.retriever.tagging`)."""
         self.autocast: torch.dtype | None = None
@@ -143,8 +143,7 @@ class Retriever:
 
         Args:
             path: a base model's folder or hub name.
-            layers: decoder layers kept; None keeps all (the teacher).
-            keep_last: keep the first ``layers - 1`` and the last.
+            layers, keep_last: decoder layers kept, None for all (the teacher); the first ``layers - 1`` and the last.
             prompt: ``open-quote``, ``short``, ``chat`` for the base's own chat template, or a format.
             image_tokens: fewest and most tokens of an image (the paper: 4 and 300), see
                 :func:`puma.retriever.images.image_tokens.limit_image_tokens`; None leaves it to the base's processor.
@@ -280,15 +279,13 @@ class Retriever:
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
     ) -> str:
-        """Upload what :meth:`save_pretrained` writes to the hub, where :meth:`from_pretrained` reads it.
+        """Upload what :meth:`save_pretrained` writes to the hub; returns the repository's address.
 
         Args:
             repo_id: ``org/name``; made if it is not there. Its README.md and its weights are replaced.
             private: whether a new repository is; None leaves it to the account's setting.
             token: with the right to write; None takes the one that ``hf auth login`` or ``HF_TOKEN`` gave.
             revision: the branch to upload to; made if it is not there.
-
-        Returns the repository's address.
 
         Raises:
             InputError: no such name, no token, ``HF_HUB_OFFLINE`` is set, or a private upload to a public repository.

@@ -70,6 +70,7 @@ def test_int8_weights_of_a_large_model_lie_beside_the_graph(retriever, small, tm
     np.testing.assert_allclose(again, Retriever.from_pretrained(small).encode(texts), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_int8_of_a_family_with_patches(family_base, tmp_path):
     retriever = Retriever.from_base(family_base("qwen2_vl"), layers=2, device="cpu", dtype="fp32")
     made = export_onnx(retriever, tmp_path / "out", source="here", int8=True)

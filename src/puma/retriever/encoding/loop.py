@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,10 +25,19 @@ from puma.retriever.encoding.states import Features
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.inputs import Inputs, for_threads
 from puma.retriever.stored_vision import VisionFeatures, stored_vision
-from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.writing import one_an_item
 
 Output = TypeVar("Output")
+
+
+class Tags(Protocol):
+    """What gives photographs their tag: a :class:`puma.retriever.tagging.tagger.Tagger`."""
+
+    def tagged(self, items: Sequence[Item], own: Preprocessing | None, cache: ImageCache | None) -> list[Item]:
+        """The items, photographs with their tag."""
+
+    def corrected(self, vectors: np.ndarray, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
+        """The vectors of those items, without what a tag does to all."""
 
 
 def encode_batches(
@@ -132,7 +141,7 @@ def encode_items(
     autocast: torch.dtype | None = None,
     tokens: np.ndarray | None = None,
     image_cache: ImageCache | None = None,
-    tagger: Tagger | None = None,
+    tagger: Tags | None = None,
     steps: Preprocessing | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
