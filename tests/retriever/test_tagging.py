@@ -257,6 +257,7 @@ def test_an_export_tags_as_the_model_does(retriever, tmp_path):
         Retriever.from_pretrained(out).encode(items)
 
 
+@pytest.mark.slow
 def test_an_export_of_texts_alone_has_no_tags(retriever, tmp_path):
     needs_onnx()
     from puma.retriever.onnx.exporting import export_onnx

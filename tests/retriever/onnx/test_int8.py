@@ -58,6 +58,7 @@ def test_int8_leaves_what_does_not_bear_it(small, folder):
     assert (small / VISION_GRAPH).read_bytes() == (folder / VISION_GRAPH).read_bytes()
 
 
+@pytest.mark.slow
 def test_int8_weights_of_a_large_model_lie_beside_the_graph(retriever, small, tmp_path, monkeypatch):
     monkeypatch.setattr("puma.retriever.onnx.quantising.MOST_IN_ONE_FILE", 0)
     export_onnx(retriever, tmp_path / "out", source="here", int8=True)
