@@ -185,6 +185,7 @@ print(len(passes))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(family_base, tmp_path):
     made = Retriever.from_base(family_base("qwen2_vl"), layers=2, device="cpu")
     made.save_pretrained(tmp_path / "model")

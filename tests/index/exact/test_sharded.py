@@ -16,7 +16,7 @@ def _unit(rng, shape, decimals=None):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("shard", [1, 7, 64, 1000])
+@pytest.mark.parametrize("shard", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 1000])
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_shards_give_what_one_search_gives(shard, decimals):
     """With vectors rounded to whole numbers in three dimensions nearly every score is a tie."""

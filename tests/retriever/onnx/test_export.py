@@ -146,6 +146,7 @@ def test_instructions_and_origin_go_along(base, tmp_path):
     assert (light.instructions, light.about) == (retriever.instructions, retriever.about)
 
 
+@pytest.mark.slow
 def test_a_trained_models_folder_keeps_its_prompt(base, tmp_path):
     retriever = Retriever.from_base(base, layers=1, prompt="open-quote", device="cpu", dtype="fp32")
     retriever.save_pretrained(tmp_path / "model")

@@ -43,7 +43,7 @@ def some(names, first):
     return [pytest.param(name, marks=[] if name in first else [pytest.mark.slow]) for name in names]
 
 
-SEEING = some([name for name in SIDES if name != "fast_vlm"], ("qwen2_vl", "smolvlm"))
+SEEING = some([name for name in SIDES if name != "fast_vlm"], ("qwen2_vl",))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ SIDES_OF = st.tuples(st.integers(1, 120), st.integers(1, 120)) | st.tuples(st.in
 ITEMS = st.tuples(st.sampled_from([None, "a red fox", "x", "a cat " * 30]), st.none() | SIDES_OF, st.booleans())
 
 
-@pytest.mark.parametrize("family", some(["qwen2_vl", "qwen2_5_vl", "smolvlm", "qwen3_vl"], ("qwen2_vl", "smolvlm")))
+@pytest.mark.parametrize("family", some(["qwen2_vl", "qwen2_5_vl", "smolvlm", "qwen3_vl"], ("qwen2_vl",)))
 @given(drawn=st.lists(ITEMS, min_size=1, max_size=6), size=st.integers(1, 6))
 @settings(max_examples=12, deadline=None)
 def test_any_shapes_in_any_batch(family, pair, drawn, size):
