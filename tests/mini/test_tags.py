@@ -28,6 +28,7 @@ from puma.mini.base.tags import (
 from puma.mini.tagging import SHARE, fitted_tagger
 from puma.retriever.model import Retriever
 from puma.retriever.tagging.statistics import COUNT, pixel_statistics
+from puma.retriever.tagging.tagger import small_image
 from puma.training.recipes.recipe import read_recipe
 
 NAMES = ("red dots", "stripes", "tiger")
@@ -105,7 +106,7 @@ def test_a_fitted_tagger_has_the_line_and_half_of_the_mean_shift(photographs, ti
     styles = np.array([name in names for name in paths])
     known = features_of(stored_tower(tiny_base), list(paths.values()), None)
     pooled = np.stack([known.lookup(Item(image=path)).astype(np.float32).mean((1, 2)) for path in paths.values()])
-    small = [tagger.small(Item(image=path).open_image()) for path in paths.values()]
+    small = [small_image(Item(image=path).open_image(), tagger.images) for path in paths.values()]
     line = fit_photo_line(pooled, np.stack([pixel_statistics(image) for image in small]), styles)
     np.testing.assert_allclose(tagger.statistics, line.statistics, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(tagger.module.photo.weight.detach().numpy()[0], line.weight, rtol=1e-4, atol=1e-6)
@@ -126,6 +127,12 @@ def test_data_without_photographs_has_no_tags(benchmark, tiny_base, tmp_path, mo
     retriever = Retriever.from_base(tiny_base, layers=1, prompt="short", dtype=torch.float32, device="cpu")
     with pytest.raises(InputError, match="no photographs, or no drawings; leave tags out"):
         fitted_tagger(retriever, tiny_base, "lite0", benchmark, None)
+
+
+def test_a_recipe_with_tags_refuses_such_data_before_it_trains(base, benchmark, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match="leave tags out"):
+        training.train_recipe(read_recipe("puma-mini", {**STEPS, "tags": True}), benchmark, tmp_path / "out")
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_a_recipe_with_tags_makes_a_model_with_them(base, photographs, classifier, tmp_path):  # noqa: F811

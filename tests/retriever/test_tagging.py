@@ -16,7 +16,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.parity import LEAST, compare
 from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
 from puma.retriever.tagging.statistics import COUNT, pixel_statistics
-from puma.retriever.tagging.tagger import FOLDER
+from puma.retriever.tagging.tagger import FOLDER, small_image
 from support.exports import needs_onnx
 
 NAMES = ("w3", "w14", "w15 w9")
@@ -305,5 +305,5 @@ def test_statistics_decide_beside_the_network(retriever):
     flat[1] = -1.0  # the share of places that change little
     strict = replace(tagger, statistics=flat)
     tags = [hasattr(item, "tag") for item in strict.tagged([Item(image=first), Item(image=second)])]
-    assert tags == [pixel_statistics(tagger.small(first))[1] < 0.5, False]
+    assert tags == [pixel_statistics(small_image(first, tagger.images))[1] < 0.5, False]
     assert tags[0]

@@ -96,8 +96,8 @@ def _children_beside_odd_keys(path: ObjectPath, refused: Refused) -> Iterator[tu
             refused(f"{path.root}/{key}" + "/" * is_folder)
         else:
             (folders if is_folder else objects).append(ObjectPath(path.root, key))
-    asked = ((partial(_current, child), 0) for child in sorted(objects, key=lambda child: child.key.encode()))
-    yield from ((child, False) for child in in_order(asked, ahead=4 * THREADS))
+    requests = ((partial(_current, child), 0) for child in sorted(objects, key=lambda child: child.key.encode()))
+    yield from ((child, False) for child in in_order(requests, ahead=4 * THREADS))
     yield from sorted(((child, True) for child in folders), key=_place)
 
 

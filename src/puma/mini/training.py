@@ -28,7 +28,7 @@ from puma.mini.base.vision import tower_weights
 from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
 from puma.mini.features import training_mixtures, with_more_features
-from puma.mini.tagging import fitted_tagger
+from puma.mini.tagging import fitted_tagger, photo_paths
 from puma.mini.targets import items_of_stage, stage_targets
 from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import Retriever
@@ -210,6 +210,8 @@ def train_stages(
     Returns:
         The logs, by ``distil``, ``retrieve``, ``round-1``, ...
     """
+    if recipe.tags:
+        photo_paths(root)  # data without photographs is refused before hours are spent on it
     if _reads_pixels(recipe):
         retriever.vision = vision = None
     mixtures = None

@@ -17,9 +17,8 @@ from puma.retriever.onnx.exporting import export_onnx
 from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH
 from puma.retriever.onnx.sessions import thread_count
 from support import tiny
-from support.exports import exported, needs_onnx
+from support.exports import needs_onnx
 from support.plain import image
-from support.shared import built_once
 
 needs_onnx()
 
@@ -35,16 +34,6 @@ MIXED = [
     LONG,
     {"text": "blue", "image": image(2, (3, 900))},
 ]
-
-
-@pytest.fixture(scope="module")
-def retriever(base):
-    return Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
-
-
-@pytest.fixture(scope="module")
-def folder(base, tmp_path_factory):
-    return built_once(tmp_path_factory, "onnx-fp32", lambda out: exported(base, out))
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,6 @@ MIXED = ["a red fox", "x", {"image": image(0)}, {"image": image(1, (200, 90)), "
 
 
 @pytest.fixture(scope="module")
-def retriever(base):
-    return Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
-
-
-@pytest.fixture(scope="module")
-def folder(base, tmp_path_factory):
-    return built_once(tmp_path_factory, "onnx-fp32", lambda out: exported(base, out))
-
-
-@pytest.fixture(scope="module")
 def small(base, tmp_path_factory):
     return built_once(tmp_path_factory, "onnx-int8", lambda out: exported(base, out, int8=True))
 

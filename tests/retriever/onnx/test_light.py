@@ -12,17 +12,11 @@ import pytest
 from PIL import Image
 
 from puma.retriever.model import Retriever
-from support.exports import LIGHTLY, exported, lightly, needs_onnx
-from support.shared import built_once
+from support.exports import LIGHTLY, lightly, needs_onnx
 
 needs_onnx()
 
 TEXTS = ["a red fox", "a blue heart", "a cat in a hat"]
-
-
-@pytest.fixture(scope="module")
-def folder(base, tmp_path_factory):
-    return built_once(tmp_path_factory, "onnx-fp32", lambda out: exported(base, out))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ SEPARATOR = "::"
 
 
 def read_arrays(path: str | os.PathLike[str], header: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of an adapter by tensor and short name. Raises ModelError where they are not the header's."""
     with safe_open(path, "np") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no dict)
     if content_digest(tensors) != header["content"]:

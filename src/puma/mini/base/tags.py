@@ -17,7 +17,7 @@ from puma.mini.base.classifier import load_classifier
 from puma.mini.base.vision import tower_weights
 from puma.mini.fetch.packages import Package, fetch
 from puma.pruning.processors import load_processor
-from puma.retriever.images.pixels import preprocessing
+from puma.retriever.images.pixels import Preprocessing, preprocessing
 from puma.retriever.tagging.network import TagNetwork, torch_tagger
 from puma.retriever.tagging.tagger import Tagger
 
@@ -99,7 +99,16 @@ def make_tagger(
         network.classifier.bias.copy_(torch.from_numpy(classifier.bias))
         network.photo.weight.copy_(torch.from_numpy(line.weight)[None])
         network.photo.bias.fill_(line.bias)
+    return torch_tagger(network, classifier.names, steps_of(base), line.statistics, shift)
+
+
+def steps_of(base: Path) -> Preprocessing:
+    """What a mini base does to images.
+
+    Raises:
+        InputError: Pillow cannot do it, so that the base can have no tagger.
+    """
     images = preprocessing(load_processor(base).image_processor)
     if images is None:
         raise InputError(f"base {base}: its image processor is not Pillow's; no tagger can be made for it")
-    return torch_tagger(network, classifier.names, images, line.statistics, shift)
+    return images

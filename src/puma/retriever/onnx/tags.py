@@ -16,10 +16,10 @@ from puma.retriever.tagging.tagger import Tagger
 from puma.storage.folders import write_json
 
 GRAPH = "puma_tagger.onnx"
-"""``pixel_values`` float32 [n, 3, height, width] -> ``classes`` int64 [n], ``photo`` float32 [n], above 0 for a
-photograph."""
+"""``pixel_values`` float32 [n, 3, height, width] -> ``classes`` int64 [n], ``photo`` float32 [n]: what
+:data:`puma.retriever.tagging.tagger.Network` says."""
 FILE = "puma_tagger.json"
-"""The classes' names, what is done to images, the fingerprint, and the shift."""
+"""The classes' names, what is done to images, the fingerprint, the weights of the statistics, and the shift."""
 
 
 def write_tags(tagger: Tagger, folder: Path) -> None:

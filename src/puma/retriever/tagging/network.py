@@ -4,6 +4,7 @@ photographs from drawings. Kept in a folder of its own inside the retriever's.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,8 @@ FORMAT = 1
 
 
 class TagNetwork(nn.Module):
-    """Pixel values [n, 3, height, width] -> the likeliest class int64 [n], and how much a photograph, float32 [n].
+    """Pixel values [n, 3, height, width] -> the likeliest class int64 [n], and how much the features are those of a
+    photograph, float32 [n].
 
     Args:
         tower: transformers' model of an image, whose last hidden state is a map [n, channels, h, w].
@@ -41,7 +43,11 @@ class TagNetwork(nn.Module):
         self.tower, self.classifier, self.photo = tower, nn.Linear(width, classes), nn.Linear(width, 1)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = self.tower(pixel_values).last_hidden_state.mean((2, 3))
+        return self.of_map(self.tower(pixel_values).last_hidden_state)
+
+    def of_map(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of the tower's map [n, channels, h, w]."""
+        pooled = features.mean((2, 3))
         return self.classifier(pooled).argmax(1), self.photo(pooled)[:, 0]
 
 
@@ -61,13 +67,16 @@ def torch_tagger(
         statistics, shift: see :class:`~puma.retriever.tagging.tagger.Tagger`.
     """
     network = network.float().eval()
-    fast = fast_copy(network.tower).to(memory_format=torch.channels_last)
+
+    @functools.cache  # made with the first image: a search for words needs none
+    def tower() -> nn.Module:
+        return fast_copy(network.tower).to(memory_format=torch.channels_last)
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         given = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            pooled = fast(given).last_hidden_state.mean((2, 3))
-            return network.classifier(pooled).argmax(1).numpy(), network.photo(pooled)[:, 0].numpy()
+            classes, photo = network.of_map(tower()(given).last_hidden_state)
+            return classes.numpy(), photo.numpy()
 
     settings = json.dumps([names, asdict(images)])
     state = {**network.state_dict(), "statistics": torch.from_numpy(statistics), "shift": torch.from_numpy(shift)}
@@ -101,12 +110,13 @@ def read_tagger(folder: Path) -> Tagger | None:
         settings = json.loads((own / SETTINGS).read_text(encoding="utf-8"))
         if int(settings["format"]) > FORMAT:
             raise ModelError(f"{own}: written by a newer PUMA (format {settings['format']}): update PUMA")
-        config = settings["tower"]
-        tower = AutoModel.from_config(AutoConfig.for_model(**config))
-        network = TagNetwork(tower, len(settings["names"]))
+        with torch.device("meta"):  # no weights are drawn that the file's would replace
+            network = TagNetwork(
+                AutoModel.from_config(AutoConfig.for_model(**settings["tower"])), len(settings["names"])
+            )
         state = load_file(own / WEIGHTS)
         statistics, shift = (state.pop(name).numpy() for name in ("statistics", "shift"))
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
         images = Preprocessing.from_dict(settings["images"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]

@@ -137,11 +137,12 @@ class Tagger:
             image = item.open_image()
         except ImageError:
             return None
-        return None if image is None else self.small(image)
+        return None if image is None else small_image(image, self.images)
 
-    def small(self, image: Image.Image) -> Image.Image:
-        """An image in the size in which it is looked at."""
-        return self.images.resized(within_limits(image))
+
+def small_image(image: Image.Image, steps: Preprocessing) -> Image.Image:
+    """An image in the size in which a tagger with these steps looks at it."""
+    return steps.resized(within_limits(image))
 
 
 def _with_tag(item: Item, tag: str) -> Item:
