@@ -82,11 +82,11 @@ def main() -> None:
     write_json(options.out or RESULTS, [*([] if options.out else rows), row])
     print(f"{row['parameters'] / 1e6:.0f} M parameters, {options.keep} of {options.total} layers, {row['machine']}")
     for name, table in row["workloads"].items():
-        for variant, told in table.items():
-            low, high = told["ratio_quartiles"]
+        for variant, cell in table.items():
+            low, high = cell["ratio_quartiles"]
             print(
-                f"{name:9s} {variant:24s} {1000 * told['median_s']:9.1f} ms   {told['ratio']:.2f} x plain "
-                f"({low:.2f} to {high:.2f}; expected {told['expected']:.2f})   {told['weights'] / 1e6:.0f} M weights"
+                f"{name:9s} {variant:24s} {1000 * cell['median_s']:9.1f} ms   {cell['ratio']:.2f} x plain "
+                f"({low:.2f} to {high:.2f}; expected {cell['expected']:.2f})   {cell['weights'] / 1e6:.0f} M weights"
             )
 
 
@@ -130,9 +130,9 @@ def variants(
     room = _room(options, device)
     whole = copy.deepcopy(base).requires_grad_(False)
     with room(), torch.no_grad():
-        told = torch.cat([forward_states(whole, chunk) for chunk in chunks])
-    shards = Shards(folder, {"benchmark": "distillation_step"}, told.shape[1])
-    shards.append([key for chunk in chunks for key in keys_of(chunk)], told.cpu().numpy())
+        output = torch.cat([forward_states(whole, chunk) for chunk in chunks])
+    shards = Shards(folder, {"benchmark": "distillation_step"}, output.shape[1])
+    shards.append([key for chunk in chunks for key in keys_of(chunk)], output.cpu().numpy())
 
     student = adapted(prune(copy.deepcopy(base), options.keep), options)
     kinds = {"shared": None}
@@ -192,8 +192,8 @@ def variants(
         if targets is None:
             continue
         said = ~targets.isnan().any(1)
-        if not said.any() or not torch.allclose(targets[said], told[said], atol=rough, rtol=rough):
-            sys.exit(f"{name}: another teacher, by {float((targets - told).abs().max())}")
+        if not said.any() or not torch.allclose(targets[said], output[said], atol=rough, rtol=rough):
+            sys.exit(f"{name}: another teacher, by {float((targets - output).abs().max())}")
     size = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in made.items()}
     size["separate"] += sum(p.numel() for p in whole.parameters())
     for name, dual in {**duals, "shared, a quarter": duals["shared"]}.items():
@@ -317,7 +317,7 @@ def _sides(workload: str, options: argparse.Namespace) -> list[Chunk]:
 
 
 def keys_of(chunk: Chunk) -> list[bytes]:
-    """A key an item, of its tokens; images are told apart by their first pixels here."""
+    """A key an item, of its tokens; images differ by their first pixels here."""
     ids = chunk["input_ids"].cpu().numpy()
     return [hashlib.sha256(row.tobytes()).digest()[:KEY_BYTES] for row in ids]
 

@@ -45,18 +45,18 @@ def concepts(
     """Name and one image of each concept, at most ``limit``, in an order that a hash of the name gives."""
     benchmark = Benchmark(root)
     shown: dict[str, Item] = {}
-    told: dict[str, list[str]] = {}
+    output: dict[str, list[str]] = {}
     for candidate in sorted(benchmark.pool(0, split), key=lambda c: _hash(c.did)):
         source = json.loads(candidate.src or "{}")
         name = source.get("name")
         if name and (signs or not SIGNS.search(name)):
             shown.setdefault(source.get("concept", name), candidate.item(root))
-            told.setdefault(source.get("concept", name), source.get("keywords", []))
+            output.setdefault(source.get("concept", name), source.get("keywords", []))
     names = {json.loads(c.src or "{}").get("concept"): c.text for c in benchmark.pool(3, split)}
     found = sorted((_hash(names[concept]), names[concept], concept) for concept in shown if names.get(concept))
     chosen = [(name, concept) for _, name, concept in found[:limit]]
     more = {
-        name: [word for word in told[concept] if word not in name][:3] if keywords else [] for name, concept in chosen
+        name: [word for word in output[concept] if word not in name][:3] if keywords else [] for name, concept in chosen
     }
     return [(name + (": " + ", ".join(more[name]) if more[name] else ""), shown[concept]) for name, concept in chosen]
 

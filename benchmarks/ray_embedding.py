@@ -1,6 +1,6 @@
 """Embedding by the workers of a Ray cluster beside the in-process loop: items a second, alternating in one run.
 
-Each turn fills an empty index from the same folder. What a start costs, and what the steady rate is, are told apart.
+Each turn fills an empty index from the same folder. The start and the steady rate are separate figures.
 """
 
 from __future__ import annotations

@@ -402,7 +402,7 @@ def shapes(options: argparse.Namespace, device: str) -> list[Shape]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    output: dict[str, Any] = {
         "platform": platform.machine(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
@@ -410,10 +410,10 @@ def machine(device: str) -> dict[str, Any]:
     }
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        told.update(
+        output.update(
             gpu=properties.name, gpu_memory_gib=round(properties.total_memory / 2**30, 1), cuda=torch.version.cuda
         )
-    return told
+    return output
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

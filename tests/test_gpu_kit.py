@@ -111,18 +111,18 @@ def test_a_step_leaves_its_figures_its_error_or_both(here):
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children(tmp_path):
-    told = tmp_path / "child"
+    pid_file = tmp_path / "child"
     code = (
         "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']);"
-        f"open({str(told)!r}, 'w').write(str(child.pid)); print('begun', flush=True); time.sleep(99)"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid)); print('begun', flush=True); time.sleep(99)"
     )
     while True:  # until it had the time to start its child, however slow this machine is
         status, output = run.executed([sys.executable, "-c", code], dict(os.environ), 2.0)
         assert status is None
-        if told.is_file() and told.read_text():
+        if pid_file.is_file() and pid_file.read_text():
             break
     assert "begun" in output
-    pid = int(told.read_text())
+    pid = int(pid_file.read_text())
     for _ in range(100):
         state = Path(f"/proc/{pid}/stat")
         if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":

@@ -69,10 +69,10 @@ def take(run: Run, step: Step, path: Path, seconds: float) -> None:
         command = [sys.executable, *step.command(run, part, seconds)]
         row["command"] = " ".join(["python", *(word.replace(f"{ROOT}/", "") for word in command[1:])])
         print(f"[{step.name}] up to {seconds:.0f} s ...", flush=True)
-        code, told = executed(command, run.environment, seconds)
+        code, output = executed(command, run.environment, seconds)
         row["status"] = {0: "done", None: "out of time"}.get(code, "failed")
         if code != 0:
-            row["error"] = told[-TAIL:]
+            row["error"] = output[-TAIL:]
     except (FileNotFoundError, TimeoutError) as error:
         row["status"] = "out of time" if isinstance(error, TimeoutError) else "left out"
         row["error"] = str(error)
@@ -98,12 +98,12 @@ def executed(command: list[str], environment: dict[str, str], seconds: float) ->
         preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
     )
     try:
-        told, _ = process.communicate(timeout=seconds)
-        return process.returncode, told[-TAIL:]
+        output, _ = process.communicate(timeout=seconds)
+        return process.returncode, output[-TAIL:]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        told, _ = process.communicate()
-        return None, told[-TAIL:]
+        output, _ = process.communicate()
+        return None, output[-TAIL:]
 
 
 def _end_with_the_parent() -> None:

@@ -14,15 +14,15 @@ from support.inline_ray import InlineRay
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (("spark",), "engine must be one of local, ray, got 'spark'"),
         (("local", "h:1"), "--address h:1: goes with --engine ray"),
         (("local", None, 2), "--workers 2: goes with --engine ray"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(given, told):
-    with pytest.raises(InputError, match=told):
+def test_flags_that_do_not_go_together_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
         Engine(*given)
 
 

@@ -126,12 +126,12 @@ def test_stored_vectors_score_as_the_model_that_made_them(toy, whole, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("instruction", "heard"), [("first", {"1."}), ("none", set()), ("all", {"1.", "2.", "3.", "4."})]
+    ("instruction", "expected"), [("first", {"1."}), ("none", set()), ("all", {"1.", "2.", "3.", "4."})]
 )
-def test_instructions_are_the_first_none_or_all(toy, whole, capsys, instruction, heard):
+def test_instructions_are_the_first_none_or_all(toy, whole, capsys, instruction, expected):
     code, out, _ = run(capsys, "evaluate", "--root", whole, "--tasks", "4", "--instruction", instruction)
     assert code == 0
-    assert {prompt.rpartition(" ")[2] for prompt in toy.seen_instructions if prompt} == heard
+    assert {prompt.rpartition(" ")[2] for prompt in toy.seen_instructions if prompt} == expected
     assert ("over all instructions of a task" in out) == (instruction == "all")
 
 

@@ -52,10 +52,10 @@ def test_every_command_loads_the_model_as_it_is_told(command, folder, loaded, tm
     monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("puma.serve.server.run", lambda *_, **__: 0)
     root = benchmarks.published(tmp_path / "M-BEIR")
-    told = ["--model", folder, "--dtype", "bf16", "--attn", "eager", "--layers", "1"]
+    output = ["--model", folder, "--dtype", "bf16", "--attn", "eager", "--layers", "1"]
     if command == "search":
-        assert cli.main([str(part) for part in [*arguments("index", tmp_path, root), *told]]) == 0
-    code = cli.main([str(part) for part in [*arguments(command, tmp_path, root), *told]])
+        assert cli.main([str(part) for part in [*arguments("index", tmp_path, root), *output]]) == 0
+    code = cli.main([str(part) for part in [*arguments(command, tmp_path, root), *output]])
     assert code == 0, capsys.readouterr().err
     retriever = loaded[-1]
     assert {weight.dtype for weight in retriever.model.parameters()} == {torch.bfloat16}

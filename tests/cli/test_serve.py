@@ -313,9 +313,9 @@ def test_a_model_that_fails_ends_the_start(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("puma.cli.commands.serve.load_retriever", lambda model, **_: Broken())
     assert cli.main(["serve", "--port", "0"]) == 1
-    told = capsys.readouterr()
-    assert told.err == "error: the model failed (RuntimeError: no kernel)\n"
-    assert not told.out
+    output = capsys.readouterr()
+    assert output.err == "error: the model failed (RuntimeError: no kernel)\n"
+    assert not output.out
 
 
 def test_addresses():

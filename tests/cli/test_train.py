@@ -29,9 +29,9 @@ def texts(tmp_path):
 
 def test_prune_says_what_is_left(base, tmp_path, capsys):
     assert main(["prune", str(base), str(tmp_path / "out"), "--layers", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["kept_layers"] == [0, 1]
-    assert told["parameters"]["total"] > told["parameters"]["without_embeddings"] > 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["kept_layers"] == [0, 1]
+    assert output["parameters"]["total"] > output["parameters"]["without_embeddings"] > 0
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_train_distils_trains_and_saves(base, texts, tmp_path, capsys):
     for setting in small:
         command += ["--set", setting, "--distil-set", setting]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "distillation" in told["log"]["distil"][0]
+    output = json.loads(capsys.readouterr().out)
+    assert "distillation" in output["log"]["distil"][0]
     retriever = Retriever.from_pretrained(out, device="cpu")
     assert retriever.encode(["a"]).shape == (1, tiny.HIDDEN)
     assert retriever.instructions == {("text", "text"): "Find it."}
@@ -110,9 +110,9 @@ def test_train_by_a_recipe_file(base, texts, tmp_path, capsys):
     out = tmp_path / "model"
     more = ["--set", "distil.distillation_weight=0.5", "--set", "retrieve.learning_rate=1e-4", "--json"]
     assert main(["train", str(recipe), "--out", str(out), *more]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"distillation", "contrastive"} <= told["log"]["distil"][0].keys()
-    assert "distillation" not in told["log"]["retrieve"][0]
+    output = json.loads(capsys.readouterr().out)
+    assert {"distillation", "contrastive"} <= output["log"]["distil"][0].keys()
+    assert "distillation" not in output["log"]["retrieve"][0]
     assert Retriever.from_pretrained(out, device="cpu").encode(["a"]).shape == (1, tiny.HIDDEN)
 
 
@@ -127,10 +127,10 @@ def test_train_evaluates_keeps_the_best_and_leaves_faulty_rows_out(base, tmp_pat
     assert main([*command, "--out", str(tmp_path / "strict"), "--strict"]) == 2
     assert "line 1" in capsys.readouterr().err
     assert main([*command, "--out", str(out), "--json"]) == 0
-    told = capsys.readouterr()
-    assert "1 faulty entries were left out" in told.err
-    assert "retrieve: best on val at step" in told.err
-    log = json.loads(told.out)["log"]["retrieve"]
+    output = capsys.readouterr()
+    assert "1 faulty entries were left out" in output.err
+    assert "retrieve: best on val at step" in output.err
+    log = json.loads(output.out)["log"]["retrieve"]
     assert [row["step"] for row in log if "eval_hit_mean" in row] == [1, 2]
     assert {"eval_hit_task0", "eval_hit_task1"} <= log[-1].keys()
 
@@ -166,9 +166,9 @@ def test_data_without_pairs_of_texts_leaves_the_recipes_stage_1_out(family_base,
     assert main([*command, "--set", "distil.steps=3"]) == 2
     assert "no pairs of two texts" in capsys.readouterr().err
     assert main(command) == 0
-    told = capsys.readouterr()
-    assert "stage 1 is left out (--distil-steps 0" in told.err
-    assert json.loads(told.out)["log"].keys() == {"retrieve"}
+    output = capsys.readouterr()
+    assert "stage 1 is left out (--distil-steps 0" in output.err
+    assert json.loads(output.out)["log"].keys() == {"retrieve"}
 
 
 def test_dry_run_of_a_folder_tells_the_real_models_parameters(base, tmp_path, capsys):
@@ -185,13 +185,13 @@ def test_dry_run_of_a_folder_tells_the_real_models_parameters(base, tmp_path, ca
         "batch_size=4",
     ]
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     assert main(["prune", str(base), str(tmp_path / "pruned"), "--layers", "2", "--json"]) == 0
     pruned = json.loads(capsys.readouterr().out)["parameters"]
-    assert told["parameters"]["kept"] == pruned  # its LM head is the token embeddings: counted once
-    assert told["layers"] == {"kept": 2, "of": 4, "keep_last": False}
-    assert len(told["stages"]) == 1
-    assert told["stages"][0]["cost"]["items"] == 8
+    assert output["parameters"]["kept"] == pruned  # its LM head is the token embeddings: counted once
+    assert output["layers"] == {"kept": 2, "of": 4, "keep_last": False}
+    assert len(output["stages"]) == 1
+    assert output["stages"][0]["cost"]["items"] == 8
     assert main([*command, "--distil-steps", "3"]) == 0
     lines = capsys.readouterr().out
     assert "stage distil: 144 items" in lines
@@ -202,21 +202,21 @@ def test_dry_run_of_a_folder_tells_the_real_models_parameters(base, tmp_path, ca
 def test_flags_go_before_the_recipe(capsys):
     command = ["train", "smolvlm-256m", "--dry-run", "--json", "--layers", "3", "--distil-steps", "0"]
     assert main([*command, "--set", "retrieve.batch_size=4", "--set", "workload.text_tokens=10"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["layers"]["kept"] == 3
-    (stage,) = told["stages"]
+    output = json.loads(capsys.readouterr().out)
+    assert output["layers"]["kept"] == 3
+    (stage,) = output["stages"]
     assert stage["cost"]["stage"] == "retrieve"
     assert stage["cost"]["items"] == 8
-    assert told["workload"]["text_tokens"] == 10
+    assert output["workload"]["text_tokens"] == 10
 
 
 def test_help_shows_recipes_and_launchers(capsys):
     from puma.training.recipes.recipe import shipped_recipes
 
     assert main(["train", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for words in ("puma train mini", "torchrun", "accelerate launch", "--dry-run", *shipped_recipes()):
-        assert words in told
+        assert words in output
 
 
 @pytest.mark.slow

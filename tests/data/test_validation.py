@@ -35,7 +35,7 @@ def record(path: Path, line: int, **changes) -> None:
     lines(path, change)
 
 
-def told(root: Path, **options) -> dict[str, str]:
+def reported(root: Path, **options) -> dict[str, str]:
     """Kind by "file:line: message"."""
     return {f"{f.file}:{f.line}: {f.message}": f.kind for f in examine(root, images="all", **options).faults}
 
@@ -75,7 +75,7 @@ def test_short_files_are_noted_but_are_no_fault(whole: Path) -> None:
 )
 def test_a_missing_file_is_the_only_fault(root: Path, name: str) -> None:
     (root / name).unlink()
-    assert told(root) == {f"{name}:0: no such file": kinds.MISSING_FILE}
+    assert reported(root) == {f"{name}:0: no such file": kinds.MISSING_FILE}
 
 
 def test_everything_at_once(root: Path) -> None:
@@ -93,7 +93,7 @@ def test_everything_at_once(root: Path) -> None:
     lines(root / "instructions/query_instructions.tsv", lambda found: [t for t in found if "NIGHTS" not in t])
     (root / "mbeir_images/visualnews_images/red.jpg").unlink()
     (root / "mbeir_images/visualnews_images/blue.jpg").write_bytes(b"no picture")
-    found = told(root, splits=["test"])
+    found = reported(root, splits=["test"])
     expected = {
         "mbeir_mscoco_task0_test.jsonl:1: query_modality must be one of": kinds.MALFORMED_LINE,
         "mbeir_mscoco_task3_test.jsonl:2: 9:3202 has task_id 0, the file is of 3": kinds.MALFORMED_LINE,
@@ -112,7 +112,7 @@ def test_everything_at_once(root: Path) -> None:
     }
     for part, kind in expected.items():
         matching = [own for message, own in found.items() if part in message]
-        assert matching, f"{part!r} was not told among {sorted(found)}"
+        assert matching, f"{part!r} is not among {sorted(found)}"
         assert set(matching) == {kind}
 
 
@@ -120,13 +120,13 @@ def test_positives_of_the_other_data_set_are_right(whole: Path) -> None:
     """OVEN's and InfoSeek's, as published: in the union, not in the local pool."""
     asked = [json.loads(t) for t in (whole / "query/test/mbeir_oven_task6_test.jsonl").read_text().splitlines()]
     assert {did.partition(":")[0] for query in asked for did in query["pos_cand_list"]} == {"5", "6"}
-    assert told(whole, splits=["test"]) == {}
+    assert reported(whole, splits=["test"]) == {}
 
 
 def test_the_train_split_is_compared_with_its_union(root: Path) -> None:
     record(root / "query/union_train/mbeir_union_up_train.jsonl", 5, qid="0:4444", pos_cand_list=["0:5555"])
     record(root / "query/train/mbeir_edis_train.jsonl", 1, task_id=None)
-    found = told(root, splits=["train"])
+    found = reported(root, splits=["train"])
     assert "query/union_train/mbeir_union_up_train.jsonl:5: 0:5555" not in found
     assert found == {
         "query/union_train/mbeir_union_up_train.jsonl:5: 0:4444 is in none of the split's query files": "unknown id",
@@ -137,7 +137,7 @@ def test_the_train_split_is_compared_with_its_union(root: Path) -> None:
 
 def test_images_that_were_never_unpacked_are_one_fault(root: Path) -> None:
     shutil.rmtree(root / "mbeir_images")
-    assert told(root) == {
+    assert reported(root) == {
         "mbeir_images:0: no such folder; unpack mbeir_images.tar.gz.part-* into the root": kinds.MISSING_FILE
     }
     assert examine(root, images="none").total == 0
@@ -149,7 +149,7 @@ def test_unfetched_and_unreadable_files(root: Path) -> None:
     folder = root / "query/val/mbeir_cirr_task7_val.jsonl"
     folder.unlink()
     folder.mkdir()
-    found = told(root, splits=["val"])
+    found = reported(root, splits=["val"])
     assert set(found.values()) == {kinds.UNREADABLE_FILE}
     assert any("val_cand_pool.jsonl:0: is Git LFS's pointer to the file; fetch it" in message for message in found)
     assert any("mbeir_cirr_task7_val.jsonl:0: is a folder" in message for message in found)
@@ -171,9 +171,9 @@ def test_a_folder_of_its_own_kind_is_not_held_against_mbeir(tmp_path: Path) -> N
     benchmarks.qrels(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt", [asked])
     (tmp_path / "instructions").mkdir()
     (tmp_path / "instructions/query_instructions.tsv").write_text("h\ntext\ttext\ttoy\t30\tFind it.\n")
-    assert told(tmp_path) == {}
+    assert reported(tmp_path) == {}
     os.unlink(tmp_path / "qrels/test/mbeir_toy_task1_test_qrels.txt")
-    assert told(tmp_path) == {"qrels/test/mbeir_toy_task1_test_qrels.txt:0: no such file": kinds.MISSING_FILE}
+    assert reported(tmp_path) == {"qrels/test/mbeir_toy_task1_test_qrels.txt:0: no such file": kinds.MISSING_FILE}
 
 
 def test_wrong_places_are_refused(whole: Path, tmp_path: Path) -> None:

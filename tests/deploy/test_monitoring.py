@@ -106,7 +106,7 @@ def test_what_is_not_there_is_found_missing(metrics):
 
 
 def test_thresholds_are_bounds_of_buckets(metrics):
-    """A quantile is interpolated within a bucket: a threshold inside one could not be told from its bounds."""
+    """A quantile is interpolated within a bucket: a threshold inside one could not be computed from its bounds."""
     found = series(metrics)
     checked = 0
     for rule in RULES:

@@ -53,7 +53,7 @@ def ours(qrels, run):
 
 
 def trec_eval(qrels, run):
-    """trec_eval's figures; a query that the run lacks counts 0 (trec_eval leaves it out unless told by -c)."""
+    """trec_eval's figures; a query that the run lacks counts 0 (trec_eval leaves it out unless -c is given)."""
     cuts = ",".join(map(str, KS))
     measures = {f"success.{cuts}", f"recall.{cuts}", f"ndcg_cut.{cuts}", "recip_rank"}
     rows = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)

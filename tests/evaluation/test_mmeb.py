@@ -34,7 +34,7 @@ def row(qry_text, qry_img_path, tgt_text, tgt_img_path=None):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three subsets of three groups. Red is right everywhere; what the toy encoder finds can be told by hand."""
+    """Three subsets of three groups. Red is right everywhere; what the toy encoder finds can be computed by hand."""
     for name, colour in COLOURS.items():
         path = tmp_path / f"eval_images/pics/{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

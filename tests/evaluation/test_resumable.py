@@ -268,8 +268,8 @@ def test_without_room_on_the_disk_an_evaluation_runs_in_memory(root, tmp_path, m
     monkeypatch.setattr(vectors.shutil, "disk_usage", lambda _: usage)
     arguments = ["evaluate", "--root", str(root), "--model", "toy", "--tasks", "nights"]
     assert cli.main(arguments) == 0
-    told = capsys.readouterr()
-    assert "cannot be resumed" in told.err
-    assert "NIGHTS" in told.out
+    output = capsys.readouterr()
+    assert "cannot be resumed" in output.err
+    assert "NIGHTS" in output.out
     assert cli.main([*arguments, "--work", str(tmp_path / "work")]) == 1
     assert "name a folder on another disk (--work)" in capsys.readouterr().err

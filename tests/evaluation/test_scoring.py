@@ -34,14 +34,14 @@ def unit(random, rows, dim, distinct):
     return few[random.integers(0, distinct, rows)]
 
 
-def slow(queries, heard, vectors, readable, view):
+def slow(queries, readable_queries, vectors, readable, view):
     """Every pair by itself; a candidate is (score, is it wrong, its place), sorted in Python."""
     ranks, gains, tops, run = [], [], [], {}
     for number, query in enumerate(queries):
         grade = dict(zip(view.positives[number].tolist(), view.grades[number].tolist(), strict=True))
         rows = []
         for column, place in enumerate(view.places.tolist()):
-            if heard[number] and readable[place]:
+            if readable_queries[number] and readable[place]:
                 cosine = sum(float(a) * float(b) for a, b in zip(query, vectors[place], strict=True))
                 rows.append((round(cosine, 6), column))
         worst = sorted(rows, key=lambda row: (-row[0], grade.get(row[1], 0)))
@@ -68,11 +68,11 @@ def test_scores_equal_the_slow_way(seed, pool, queries, distinct, mixed):
     codes = np.sort(random.integers(0, 3, pool)) if mixed else np.full(pool, 1)
     view = pool_view(random, pool, queries, codes, np.sort(rows))
     vectors, asked = unit(random, pool + 3, 8, distinct), unit(random, queries, 8, distinct)
-    readable, heard = random.random(pool + 3) < 0.9, random.random(queries) < 0.9
-    vectors[~readable], asked[~heard] = 0, 0
-    ranks, gains, tops, run = slow(asked, heard, vectors, readable, view)
+    readable, readable_queries = random.random(pool + 3) < 0.9, random.random(queries) < 0.9
+    vectors[~readable], asked[~readable_queries] = 0, 0
+    ranks, gains, tops, run = slow(asked, readable_queries, vectors, readable, view)
     for memory, keep in ((None, True), (1, True), (None, False)):
-        found = score(asked, heard, vectors, readable, view, memory=memory, keep_run=keep)
+        found = score(asked, readable_queries, vectors, readable, view, memory=memory, keep_run=keep)
         assert [row.tolist() for row in found.ranks] == ranks
         assert [row.tolist() for row in found.gains] == gains
         assert found.tops.tolist() == tops

@@ -32,14 +32,14 @@ def child(base: Path, out: Path) -> None:
     distributed.all_gather(gathered, sum_of)
     retriever = fresh(base, str(device))
     log = train(retriever, make_pairs(), LORA, out / "run", show_progress=False).log
-    told = {
+    output = {
         "backend": distributed.get_backend(),
         "device": device.type,
         "processes": processes(),
         "sum": gathered[0].tolist(),
         "loss": [row["loss"] for row in log],
     }
-    (out / "told.json").write_text(json.dumps(told))
+    (out / "output.json").write_text(json.dumps(output))
     distributed.destroy_process_group()
 
 
@@ -54,14 +54,14 @@ def test_one_process_over_nccl(bases, device, tmp_path, record_property):
         check=False, capture_output=True, text=True, env=environment, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["backend"] == ("nccl" if device == "cuda" else "gloo")
-    assert told["device"] == device
-    assert told["processes"] == [0, 1]
-    assert told["sum"] == [1.0, 1.0, 1.0]
+    output = json.loads((tmp_path / "output.json").read_text())
+    assert output["backend"] == ("nccl" if device == "cuda" else "gloo")
+    assert output["device"] == device
+    assert output["processes"] == [0, 1]
+    assert output["sum"] == [1.0, 1.0, 1.0]
     _, _, alone = stage(bases("qwen2_vl"), LORA, device, tmp_path / "alone", make_pairs())
-    difference = max(abs(a - row["loss"]) for a, row in zip(told["loss"], alone.log, strict=True))
-    record_property("backend", told["backend"])
+    difference = max(abs(a - row["loss"]) for a, row in zip(output["loss"], alone.log, strict=True))
+    record_property("backend", output["backend"])
     record_property("loss_difference", difference)
     assert difference < 1e-3
 

@@ -52,7 +52,7 @@ def test_files_are_looked_at_before_a_server_is_asked(tmp_path, authority, monke
     _, foreign = other.signed("client")
     assert tls_options("a") == {}
     (tmp_path / "no.pem").write_text("nothing")
-    for given, told in (
+    for given, output in (
         ({"CA": tmp_path / "gone.pem"}, r"PUMA_MILVUS_CA=\S+gone.pem: no certificates .* \(No such file"),
         ({"CA": tmp_path / "no.pem"}, r"PUMA_MILVUS_CA=\S+no.pem: no certificates can be read from it"),
         ({"CERTIFICATE": certificate}, "PUMA_MILVUS_CERTIFICATE goes with PUMA_MILVUS_KEY, which is not set"),
@@ -63,7 +63,7 @@ def test_files_are_looked_at_before_a_server_is_asked(tmp_path, authority, monke
         with monkeypatch.context() as patch:
             for name, value in given.items():
                 patch.setenv(f"PUMA_MILVUS_{name}", str(value))
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=output):
                 Index("milvus+https://127.0.0.1:1/my", dim=2)
     monkeypatch.setenv("PUMA_MILVUS_CA", str(authority.certificate))
     assert tls_options("a") == {"server_pem_path": str(authority.certificate)}
@@ -96,17 +96,17 @@ def answering(version=None):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("version", "told"),
+    ("version", "message"),
     [
         ("2.2.16", "the server is Milvus 2.2.16; 2.3 or newer is needed"),
         ("v1.1.1", "the server is Milvus v1.1.1; 2.3 or newer is needed"),
         (None, "what answers there is no Milvus of 2.3 or newer"),
     ],
 )
-def test_a_server_that_is_too_old_is_named(version, told):
+def test_a_server_that_is_too_old_is_named(version, message):
     port, server = answering(version)
     try:
-        with pytest.raises(InputError, match=rf"milvus://127.0.0.1:{port}/my: {told}"):
+        with pytest.raises(InputError, match=rf"milvus://127.0.0.1:{port}/my: {message}"):
             Index(f"milvus://127.0.0.1:{port}/my", dim=2)
     finally:
         server.stop(None)
@@ -122,9 +122,9 @@ def test_tls_to_a_port_without_it_is_said():
         server.stop(None)
 
 
-def refused(address, told):
+def refused(address, output):
     begun = time.monotonic()
-    with pytest.raises(StorageError, match=told) as raised:
+    with pytest.raises(StorageError, match=output) as raised:
         Index(address, dim=4)
     assert address in str(raised.value)
     assert time.monotonic() - begun < 4 * SECONDS
@@ -152,8 +152,8 @@ def test_tls_with_an_authority_of_ones_own(tmp_path, authority, monkeypatch):
         monkeypatch.setenv("PUMA_MILVUS_CA", str(authority.certificate))
         by_name = f"milvus+https://{place.replace('127.0.0.1', 'localhost')}"
         refused(by_name, "certificate is not for this host; .*set PUMA_MILVUS_SERVER_NAME")
-        code, told = command("index", "stats", by_name)
-        assert (code, len(told)) == (1, 1), told  # none of gRPC's own words
+        code, output = command("index", "stats", by_name)
+        assert (code, len(output)) == (1, 1), output  # none of gRPC's own words
         index = Index(f"milvus+https://{place}", dim=4)
         index.add(["a", "b"], np.eye(4, dtype=np.float32)[:2], ["text", "image"], [{"n": 1}, {"n": 2}])
         assert [hit.id for hit in index.search(np.eye(4, dtype=np.float32)[1], 1)[0]] == ["b"]

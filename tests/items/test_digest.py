@@ -23,8 +23,8 @@ def test_digests_on_disk_stay_what_they_are(red):
     """Ids of index items, and keys of stored teacher states, as they were first written."""
     pixels = open_image(red)
     assert content_digest(Item(text="fox")) == "254722eb3a3ec336126d3ad45b6a3c43"
-    told = hashlib.sha256(b"image,text\0003\0fox" + red.read_bytes()).hexdigest()[:32]
-    assert content_digest(Item(text="fox", image=red)) == told
+    output = hashlib.sha256(b"image,text\0003\0fox" + red.read_bytes()).hexdigest()[:32]
+    assert content_digest(Item(text="fox", image=red)) == output
     of_pixels = hashlib.sha256(b"image\0000\0(3, 2)" + pixels.tobytes()).hexdigest()[:32]
     assert content_digest(Item(image=pixels)) == of_pixels
     assert image_digest(red) == hashlib.sha256(red.read_bytes()).digest()

@@ -148,13 +148,13 @@ def test_random_numbers_are_those_of_the_first_pass():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
     chunk = chunk_of("llava")
-    told = {
+    output = {
         key: value
         for key, value in chunk.items()
         if key.startswith("puma_") and key not in ("puma_rows", "puma_with_image")
     }
-    parts = split_part({key: value for key, value in chunk.items() if key not in told}, 3)
-    parts[0] |= told
+    parts = split_part({key: value for key, value in chunk.items() if key not in output}, 3)
+    parts[0] |= output
     plain = step(model, parts)
     after = torch.get_rng_state()
     assert_same(plain, step(model, [chunk], grad_cache=3))

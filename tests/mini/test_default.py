@@ -49,18 +49,18 @@ def assembled(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 
 def test_it_is_made_once_and_then_only_named(adapter: Path, assembled: list[dict], tmp_path: Path) -> None:
-    told: list[str] = []
-    folder = default_model(tmp_path, adapter=adapter, say=told.append)
+    output: list[str] = []
+    folder = default_model(tmp_path, adapter=adapter, say=output.append)
     assert folder.parent == tmp_path / "models"
     assert folder.name.startswith("puma-mini-")
-    assert len(told) == 1
-    assert str(folder) in told[0]
+    assert len(output) == 1
+    assert str(folder) in output[0]
     assert [call["settings"].image_size for call in assembled] == [64]
     assert assembled[0].get("pictures") is None  # a newcomer need not build OpenPics
     assert assembled[0]["home"] == tmp_path
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
-    assert default_model(tmp_path, adapter=adapter, say=told.append) == folder
-    assert (len(told), len(assembled), (folder / "model.safetensors").stat().st_mtime_ns) == (1, 1, stamp)
+    assert default_model(tmp_path, adapter=adapter, say=output.append) == folder
+    assert (len(output), len(assembled), (folder / "model.safetensors").stat().st_mtime_ns) == (1, 1, stamp)
     retriever = Retriever.from_pretrained(folder, device="cpu")
     assert retriever.instructions == {("text", "image"): "Find it."}
     assert retriever.encode(["red square"]).shape == (1, retriever.dim)

@@ -89,9 +89,11 @@ SMALL = replace(
 def finished(benchmark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
     base = tiny.base_folder(folder / "base")
-    told = []
-    results = quickstart(folder / "out", home=folder / "home", recipe=SMALL, say=told.append, root=benchmark, base=base)
-    return folder, results, told
+    output = []
+    results = quickstart(
+        folder / "out", home=folder / "home", recipe=SMALL, say=output.append, root=benchmark, base=base
+    )
+    return folder, results, output
 
 
 def test_results_have_the_promised_shape(finished):
@@ -118,7 +120,7 @@ def test_the_model_and_the_index_answer(finished):
 
 
 def test_the_report_is_one_file_without_outside_addresses(finished):
-    folder, _, told = finished
+    folder, _, output = finished
     page = (folder / "out" / "report.html").read_text()
     assert "Task 0" in page
     assert "Stage 1: self-distillation" in page
@@ -126,7 +128,7 @@ def test_the_report_is_one_file_without_outside_addresses(finished):
     assert "Distilled for 3 steps, then trained for 4 steps of 8 pairs, seed 0" in page
     assert "data:image/" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    assert any("puma search" in line for line in told)
+    assert any("puma search" in line for line in output)
     assert not (folder / "out" / "work").exists()
 
 
@@ -173,8 +175,8 @@ def test_minutes_end_the_training_and_more_of_them_train_on(benchmark, tmp_path,
     def cut(*args, **kwargs):
         raise KeyboardInterrupt
 
-    told, out, indexed = [], tmp_path / "out", module._build_index
-    arguments = {"home": tmp_path / "home", "recipe": SMALL, "say": told.append, "root": benchmark}
+    output, out, indexed = [], tmp_path / "out", module._build_index
+    arguments = {"home": tmp_path / "home", "recipe": SMALL, "say": output.append, "root": benchmark}
     arguments["base"] = tiny.base_folder(tmp_path / "base")
     monkeypatch.setattr(module, "_build_index", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -182,15 +184,15 @@ def test_minutes_end_the_training_and_more_of_them_train_on(benchmark, tmp_path,
     first = json.loads((out / "work" / "retrieve" / "log.json").read_text())
     assert first["minutes"] >= 0.02
     assert first["log"][-1]["step"] == first["steps"]  # whatever the log's interval is
-    told.clear()
+    output.clear()
     with pytest.raises(KeyboardInterrupt):
         quickstart(out, minutes=0.02, **arguments)
-    assert not any(line.endswith(("train ...", "evaluate trained ...")) for line in told)
+    assert not any(line.endswith(("train ...", "evaluate trained ...")) for line in output)
     monkeypatch.setattr(module, "_build_index", indexed)
     more = first["minutes"] + 0.05
     results = quickstart(out, minutes=more, **arguments)
     assert results["steps"]["retrieve"] > first["steps"]
-    assert any(line.endswith("evaluate trained ...") for line in told)
+    assert any(line.endswith("evaluate trained ...") for line in output)
     note = f"trained for {results['steps']['retrieve']} steps of 8 pairs in the {more:g} minutes that it had"
     assert note in (out / "report.html").read_text()
     with pytest.raises(InputError, match=r"minutes=0: give a positive number"):

@@ -53,7 +53,7 @@ def test_each_item_may_have_its_own_instruction(retriever):
     together = retriever.encode(MIXED, asked, batch_size=3)
     alone = [retriever.encode([item], text)[0] for item, text in zip(MIXED, asked, strict=True)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert np.abs(together[1] - retriever.encode(MIXED[1])[0]).max() > 1e-3  # the instruction is heard
+    assert np.abs(together[1] - retriever.encode(MIXED[1])[0]).max() > 1e-3  # the instruction counts
     with pytest.raises(InputError, match="instruction: 2 of them for 6 items"):
         retriever.encode(MIXED, asked[:2])
 

@@ -74,10 +74,10 @@ def test_a_server_with_other_weights_fails(folder, retriever, tmp_path, capsys):
     other = Retriever.from_base(families.build("qwen2_vl", tmp_path / "base", seed=5), layers=2, device="cpu")
     with served(None, other) as address:
         code = cli.main(["doctor", "--parity", str(folder), "--server", address, "--json"])
-        told = json.loads(capsys.readouterr().out)
+        output = json.loads(capsys.readouterr().out)
         assert code == 1
-        assert (told["passed"], told["least"]) == (False, LEAST)
-        worst = {row["program"]: row["worst"] for row in told["worst"] if row["modality"] == "text"}
+        assert (output["passed"], output["least"]) == (False, LEAST)
+        worst = {row["program"]: row["worst"] for row in output["worst"] if row["modality"] == "text"}
         assert worst[address] < LEAST < worst["sentence-transformers"]
         assert cli.main(["doctor", "--parity", str(folder), "--server", address]) == 1
         lines = capsys.readouterr().out.splitlines()

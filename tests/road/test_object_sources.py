@@ -216,15 +216,15 @@ def test_a_server_that_refuses_is_said_for_sources_and_for_indexes(tmp_path, fol
         # With its own key everything is reached: what is refused is the model, which comes last.
         assert "no-model" in command(good, *add, "s3://bucket/f")[1]
         assert command(good, "index", "stats", "s3://bucket/i")[0] == 0
-        code, told = command(good, *add, "s3://bukket/f")
-        assert (code, "s3://bukket" in told, "NoSuchBucket" in told, "check the bucket" in told) == (
+        code, output = command(good, *add, "s3://bukket/f")
+        assert (code, "s3://bukket" in output, "NoSuchBucket" in output, "check the bucket" in output) == (
             1,
             True,
             True,
             True,
         )
-        code, told = command(good, "index", "stats", "s3://bukket/i")
-        assert (code, "NoSuchBucket" in told, "check the bucket" in told) == (1, True, True)
+        code, output = command(good, "index", "stats", "s3://bukket/i")
+        assert (code, "NoSuchBucket" in output, "check the bucket" in output) == (1, True, True)
         wrong_key = plain_environment
         wrong_secret = good | {"AWS_SECRET_ACCESS_KEY": "wrong"}
         for given, word in (
@@ -240,30 +240,30 @@ def test_a_server_that_refuses_is_said_for_sources_and_for_indexes(tmp_path, fol
                 ["index", "add", "s3://bucket/i", folder],
                 ["index", "add", "s3://bucket/new", folder],
             ):
-                code, told = command(given, *asked)
-                assert code == 1, (asked, told)
-                assert "the object store cannot be used" in told, (asked, told)
-                assert "check the bucket, the credentials and the endpoint" in told, (asked, told)
-                assert word in told, (asked, told)
+                code, output = command(given, *asked)
+                assert code == 1, (asked, output)
+                assert "the object store cannot be used" in output, (asked, output)
+                assert "check the bucket, the credentials and the endpoint" in output, (asked, output)
+                assert word in output, (asked, output)
         assert command(reader, "index", "stats", "s3://bucket/i")[0] == 0
         assert "no-model" in command(reader, *add, "s3://bucket/f")[1]
-        code, told = command(reader, "index", "rm", "s3://bucket/i", "a")
-        assert (code, "the object store cannot be used (AccessDenied" in told) == (1, True), told
+        code, output = command(reader, "index", "rm", "s3://bucket/i", "a")
+        assert (code, "the object store cannot be used (AccessDenied" in output) == (1, True), output
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "v.npz").exists()
 
 
 def test_without_credentials_it_is_said_that_there_are_none(tmp_path):
     # On a machine of a cloud there may be some.
-    code, told = command({"AWS_REGION": "us-east-1"}, "index", "add", tmp_path / "i", "s3://bucket/f")
-    assert (code, "s3://bucket/f: the object store cannot be used" in told) == (1, True)
-    assert "the environment gives no credentials" in told or "403" in told
+    code, output = command({"AWS_REGION": "us-east-1"}, "index", "add", tmp_path / "i", "s3://bucket/f")
+    assert (code, "s3://bucket/f: the object store cannot be used" in output) == (1, True)
+    assert "the environment gives no credentials" in output or "403" in output
 
 
 def test_a_server_that_is_not_there_is_said_within_a_minute(tmp_path):
     nowhere = S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     for asked in (["index", "add", tmp_path / "i"], ["embed", "--out", tmp_path / "v.npz"]):
         begun = time.monotonic()
-        code, told = command(nowhere, *asked, "s3://bucket/f")
+        code, output = command(nowhere, *asked, "s3://bucket/f")
         assert time.monotonic() - begun < 60
-        assert (code, "s3://bucket/f: the object store cannot be used" in told) == (1, True)
+        assert (code, "s3://bucket/f: the object store cannot be used" in output) == (1, True)

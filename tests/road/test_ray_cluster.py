@@ -59,12 +59,12 @@ def test_both_engines_give_the_same_rows(fault, items, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     root = "s3://bucket/items" if fault == "bucket" else str(items)
-    told = json.loads(done.stdout.splitlines()[-1].replace(root, str(items)))
-    assert told["first"] == expected.as_dict()
-    assert told["again"]["embedded"] == 0
-    assert told["again"]["present"] + told["again"]["repeated"] == len(_rows(here.index)) + expected.repeated
-    assert told["fault"] == [fault]
-    assert (told["deaths"] > 0) == (fault in ("worker", "node"))
+    output = json.loads(done.stdout.splitlines()[-1].replace(root, str(items)))
+    assert output["first"] == expected.as_dict()
+    assert output["again"]["embedded"] == 0
+    assert output["again"]["present"] + output["again"]["repeated"] == len(_rows(here.index)) + expected.repeated
+    assert output["fault"] == [fault]
+    assert (output["deaths"] > 0) == (fault in ("worker", "node"))
     there = Searcher(ToyEncoder(), tmp_path / "there")
     assert there.index.verify() == []
     mine, theirs = _rows(here.index), _rows(there.index)

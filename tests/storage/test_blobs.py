@@ -169,8 +169,8 @@ def writer(folder, first, count):
 def test_processes_write_and_read_at_once(tmp_path):
     running = [writer(tmp_path, first, 150) for first in (0, 100)]
     for one in running:
-        _, told = one.communicate(timeout=60)
-        assert (one.returncode, told) == (0, "")
+        _, output = one.communicate(timeout=60)
+        assert (one.returncode, output) == (0, "")
     assert BlobStore(tmp_path, 8 * MIB).get(key(n) for n in range(250)) == {key(n): value(n) for n in range(250)}
 
 

@@ -1,5 +1,5 @@
-"""What the package uses of ray, run in this process, with actors that die when told to: for tests of the scheduling and
-the merging. The real ray has its own tests (tests/road/test_ray_cluster.py)."""
+"""What the package uses of ray, run in this process, with actors that die when a test says so: for tests of the
+scheduling and the merging. The real ray has its own tests (tests/road/test_ray_cluster.py)."""
 
 from __future__ import annotations
 

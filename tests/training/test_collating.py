@@ -62,10 +62,10 @@ def test_hard_negatives_follow_the_positives_once_each(retriever):
         pair("c"),
     ]
     chunks = collate(retriever, pairs, chunks=2, hard_negatives=2)
-    told = chunks[0]
-    assert told["puma_candidate_key"].tolist() == [id_key(f"1:{n}") for n in "abcxy"]
-    assert told["puma_candidate_modality"].tolist() == [0, 0, 0, 0, 1]
-    assert told["puma_target_modality"].tolist() == [0, 0, 0]
+    output = chunks[0]
+    assert output["puma_candidate_key"].tolist() == [id_key(f"1:{n}") for n in "abcxy"]
+    assert output["puma_candidate_modality"].tolist() == [0, 0, 0, 0, 1]
+    assert output["puma_target_modality"].tolist() == [0, 0, 0]
     assert sorted(torch.cat([chunk["puma_rows"] for chunk in chunks]).tolist()) == list(range(3 + 5))
     plain = collate(retriever, pairs, chunks=2)[0]
     assert plain["puma_candidate_key"].tolist() == [id_key(f"1:{n}") for n in "abc"]
@@ -147,9 +147,9 @@ def test_teacher_rows_cover_hard_negatives(retriever):
         return None if item.text == "x" else np.full(3, len(item.text) + bool(instruction), dtype=np.float32)
 
     pairs = [pair("a", negatives=[("x", Item(text="x")), ("yy", Item(text="yy"))])]
-    told = collate(retriever, pairs, chunks=1, hard_negatives=2, teacher=teacher)[0]
-    assert told["puma_taught"].tolist() == [True, True, False, True]
-    assert told["puma_teacher"][:, 0].tolist() == [8.0, 6.0, 0.0, 2.0]
+    output = collate(retriever, pairs, chunks=1, hard_negatives=2, teacher=teacher)[0]
+    assert output["puma_taught"].tolist() == [True, True, False, True]
+    assert output["puma_teacher"][:, 0].tolist() == [8.0, 6.0, 0.0, 2.0]
 
 
 def test_content_keys_tell_contents_apart(tmp_path):

@@ -110,7 +110,7 @@ def child(base, out, steps):
         trained(base, replace(LORA, steps=steps, lora_dropout=0.1), out / "run")
         return
     for name, config in SCENARIOS.items():
-        # Each process is told a folder of its own: the second's must stay away.
+        # Each process gets its own folder: the second's must stay away.
         weights, result = trained(base, config, out / f"{name}-run-{rank}")
         finish(out / name, weights)
         if rank == 0:
@@ -141,7 +141,7 @@ def cut_back(run):
 
 
 def child_of_fsdp(base, out):
-    """The road that accelerate takes with accelerators only: it is told that the CPU is one."""
+    """The road that accelerate takes with accelerators only: the test says that the CPU is one."""
     import accelerate.state
     from accelerate.utils import DistributedType
 

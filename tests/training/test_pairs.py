@@ -82,12 +82,12 @@ def test_what_cannot_be_used_is_left_out_and_listed(benchmark, caplog):
         ("20:3", "20:3"), ("20:3", "20:4"), ("20:3", "20:5"), ("20:4", "20:4"), ("20:4", "20:5"),
     ]  # fmt: skip
     assert pairs[-1].known == {"20:4", "20:5", "20:6"}, "known is what the data says, in the pool or not"
-    told = sorted(map(str, found))
-    assert len(told) == 4, told
-    assert any(f"{queries}, line 1: is not JSON" in line for line in told)
-    assert any(f"{pool}, line 6: is not JSON" in line for line in told)
-    assert any("query 20:2: it has no positive" in line for line in told)
-    assert any("query 20:4: its positive 20:6 is not in the train pool" in line for line in told)
+    output = sorted(map(str, found))
+    assert len(output) == 4, output
+    assert any(f"{queries}, line 1: is not JSON" in line for line in output)
+    assert any(f"{pool}, line 6: is not JSON" in line for line in output)
+    assert any("query 20:2: it has no positive" in line for line in output)
+    assert any("query 20:4: its positive 20:6 is not in the train pool" in line for line in output)
     assert not caplog.records
     assert read_pairs(benchmark) == pairs
     assert "4 faulty entries were left out" in caplog.text, "nobody took the list, so it is in the log"

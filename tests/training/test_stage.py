@@ -271,9 +271,9 @@ def test_batches_told_are_the_batches_taken(base, tmp_path):
 
     config = replace(FULL, steps=5, batch_size=4, distillation_weight=0.1)
     train(fresh(base), pairs, config, tmp_path / "run", teacher=target, show_progress=False)
-    told = list(batches_of(pairs, config))
-    assert len(told) == 5, "over as many epochs as it takes"
-    assert met == [item.text for rows in told for side in ("query", "candidate") for item in sides(pairs, rows, side)]
+    output = list(batches_of(pairs, config))
+    assert len(output) == 5, "over as many epochs as it takes"
+    assert met == [item.text for rows in output for side in ("query", "candidate") for item in sides(pairs, rows, side)]
 
 
 def sides(pairs, rows, side):

@@ -141,7 +141,7 @@ class FileChecks:
             self.fault(MALFORMED_LINE, name, line, f"{query.qid} has no positive")
         if pools and codes:
             there = [pool.find(codes) >= 0 for pool in pools]
-            # Without the published union one cannot know what is in none: that it is missing has been told.
+            # Without the published union one cannot know what is in none: that it is missing has been reported.
             blind = self.published and local is not None and len(pools) < 2
             for place in () if blind else np.flatnonzero(~np.any(there, axis=0)):
                 self.fault(UNKNOWN_ID, name, line, f"{query.qid} names {id_of(codes[place])}, not in the pool")

@@ -25,7 +25,7 @@ MODALITY_OF = {name: name for name in MODALITIES} | {"text,image": IMAGE_TEXT}
 
 
 class Faults:
-    """Gathers the faults of one file, to be told together.
+    """Gathers the faults of one file, reported together.
 
     Args:
         path: the file.

@@ -24,7 +24,7 @@ _UNORDERED = "--x-s3"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 Refused = Callable[[str], object]
-"""Is told the address of what cannot be read."""
+"""Called with the address of what cannot be read."""
 
 
 def _ignored(_: str) -> None:

@@ -24,8 +24,8 @@ class ServeSettings:
             serve`` leaves it out.
         cors_origins: web origins whose pages may call the service, as ``https://example.org``; ``*`` for any.
         model_names: names under which ``/v1/models`` lists the model; the first one is answered.
-        originals: whether the paths of items' files are told, and the files given out. For services that only people
-            with an account on this machine can reach.
+        originals: whether answers name the paths of items' files, and the files are served. For services that only
+            people with an account on this machine can reach.
         writable: whether items may be added and deleted over HTTP.
         max_batch: items a forward pass.
         max_batch_images: images among them; few, so that a text does not wait long behind them.

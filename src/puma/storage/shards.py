@@ -36,7 +36,7 @@ class Shards:
 
     Args:
         folder: made at the first :meth:`append`.
-        facts: what the rows depend on, by name, each told in one short string. A folder with other facts is refused.
+        facts: what the rows depend on, by name, each one short string. A folder with other facts is refused.
         dim: length of a row.
 
     Raises:

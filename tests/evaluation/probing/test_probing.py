@@ -170,7 +170,7 @@ def test_identical_states_score_nothing_zero_shot_and_ridge(noise):
     assert set(rates(cosines(states[2], states[3]), positives).values()) == {0.0}
     scores, _ = ridge_scores(*states)
     assert set(rates(scores, positives).values()) == {0.0}
-    # and so do candidates that are told apart by nothing, whatever is asked
+    # and so do candidates that are told apart by nothing, whatever is searched for
     scores, _ = ridge_scores(random.normal(size=(40, 16)), states[1], random.normal(size=(8, 16)), states[3])
     assert set(rates(scores, positives).values()) == {0.0}
 
@@ -257,10 +257,10 @@ def test_the_fewest_layers_for_a_quality_and_the_best_for_a_speed():
     assert suggest(POINTS, speed=4).point == POINTS[1]
     assert suggest(POINTS, speed=1).point == POINTS[4]
     assert within_one_error(POINTS) == POINTS[2]
-    told = suggest(POINTS, quality=0.75).sentence
-    assert told.startswith("Keep the last alone of 4 decoder layers (keep_last): the fewest that reach 75 %")
-    assert "30.0 % against 40.0 % at k = 3" in told
-    assert told.count(". ") == 0
+    output = suggest(POINTS, quality=0.75).sentence
+    assert output.startswith("Keep the last alone of 4 decoder layers (keep_last): the fewest that reach 75 %")
+    assert "30.0 % against 40.0 % at k = 3" in output
+    assert output.count(". ") == 0
     assert "the first 2 of 4 decoder layers" in suggest(POINTS, speed=3).sentence
 
 
@@ -632,14 +632,14 @@ def test_the_command_prints_a_table_and_why(base, root, tmp_path, capsys, undraw
     assert "Keep " in out
     assert "probe.svg" not in out  # the image is for the file
     assert main(command(base, root, tmp_path / "out", "--tasks", "1", "--speed", "1.2", "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["suggestion"]["speed"] == 1.2
-    assert told["out"] == str(tmp_path / "out")
-    assert [task["task"] for task in told["tasks"]] == [1]
+    output = json.loads(capsys.readouterr().out)
+    assert output["suggestion"]["speed"] == 1.2
+    assert output["out"] == str(tmp_path / "out")
+    assert [task["task"] for task in output["tasks"]] == [1]
     assert main(command(base, root, tmp_path / "first", "--tasks", "1", "--first-only", "--pairs", "0", "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {row["variant"] for row in told["depths"]} == {FIRST}
-    assert told["suggestion"]["judged_by"] == "zero_shot"
+    output = json.loads(capsys.readouterr().out)
+    assert {row["variant"] for row in output["depths"]} == {FIRST}
+    assert output["suggestion"]["judged_by"] == "zero_shot"
 
 
 @pytest.mark.parametrize(
@@ -685,6 +685,6 @@ def test_mini_is_assembled_by_default(base, root, tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(puma.mini.openpics, "build", lambda *_: root)
     monkeypatch.setattr(puma.mini.base.assemble, "assemble", lambda *_, settings, images: base)
     assert main(["probe", "--out", str(tmp_path / "out"), "--precision", "fp32", "--tasks", "1", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["base"] == "mini"
+    output = json.loads(capsys.readouterr().out)
+    assert output["base"] == "mini"
     assert choice.QUALITY == 0.95

@@ -145,8 +145,8 @@ def test_an_evaluations_page_has_everything_and_asks_for_nothing(tmp_path):
     write_evaluation_report(tmp_path / "r.html", given, root, tmp_path / "runs")
     text = (tmp_path / "r.html").read_text()
     page = Page(text)
-    for told in ("<b>puma & co</b> on bench", "each task's first instruction", "abc", "x86, 2 threads"):
-        assert told in page.text
+    for output in ("<b>puma & co</b> on bench", "each task's first instruction", "abc", "x86, 2 threads"):
+        assert output in page.text
     assert "<b>puma" not in text
     assert any("text → image" in row and "50.0|50.0|50.0|50.0|45.0|35.0" in row for row in page.rows)
     assert any(row.startswith("0 text → image|12.5|87.5|0.0|12.5") for row in page.rows)  # modality confusion

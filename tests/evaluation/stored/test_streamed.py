@@ -90,9 +90,9 @@ def test_the_command_fetches_each_object_once(tmp_path, monkeypatch, capsys):
     address = bucket.upload(folder, "photos")
     for place, out in ((folder, "here.npz"), (address, "there.npz")):
         assert cli.main(["embed", str(place), "--out", str(tmp_path / out), "--model", "toy"]) == 0
-        told = capsys.readouterr()
-        assert "12 vectors of length 32, 1 skipped" in told.out
-        assert f"{place}/bad.png" in told.err
+        output = capsys.readouterr()
+        assert "12 vectors of length 32, 1 skipped" in output.out
+        assert f"{place}/bad.png" in output.err
     assert sorted(bucket.got) == sorted(f"photos/{path.relative_to(folder)}" for path in folder.rglob("*.png"))
     with np.load(tmp_path / "here.npz") as here, np.load(tmp_path / "there.npz") as there:
         for name in ("ids", "modalities", "vectors"):

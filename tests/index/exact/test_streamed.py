@@ -50,7 +50,7 @@ def same(found, expected):
 
 @pytest.fixture
 def divided(monkeypatch):
-    """Divide the work as told: candidates of a block, queries of a product, queries of a pass."""
+    """Divide the work so: candidates of a block, queries of a product, queries of a pass."""
 
     def divide(block, tile=512, queries=None, patch=monkeypatch):
         patch.setattr(planning, "BLOCKS", (block,))
@@ -77,9 +77,9 @@ def test_every_division_of_the_work_gives_the_k_best(divided, block, tile, queri
     asked, pool = units(23, 24), units(1500, 24, seed=1).astype(dtype)
     pool[700:720], pool[30], pool[31, 3], pool[1400] = pool[5], 0, np.nan, np.nan
     asked[4], asked[9] = 0, np.nan
-    heard, known = np.nan_to_num(asked), np.where(np.isnan(pool).any(axis=1)[:, None], 0, pool)
+    readable_queries, known = np.nan_to_num(asked), np.where(np.isnan(pool).any(axis=1)[:, None], 0, pool)
     for k in (1, 12, 1499, 1600) if block > 1 else (12,):
-        same(top_k(asked, pool, k, threads=threads), obvious(heard, known, k))
+        same(top_k(asked, pool, k, threads=threads), obvious(readable_queries, known, k))
     assert np.isnan(asked[9]).all()  # the caller's array is left as it was
     assert np.isnan(pool[1400]).all()
 

@@ -243,10 +243,10 @@ def save_file_pt(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def test_too_big_is_refused_with_a_table(trained: Retriever, base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than limit=1,000") as caught:
         write_adapter(trained, base, tmp_path / "a", limit=1000)
-    told = str(caught.value)
-    assert "language_model.layers.mlp" in told
-    assert "header" in told
-    assert "in all" in told
+    output = str(caught.value)
+    assert "language_model.layers.mlp" in output
+    assert "header" in output
+    assert "in all" in output
     assert not list(tmp_path.iterdir())
 
 

@@ -160,8 +160,8 @@ def test_a_store_that_goes_away_ends_the_run_which_goes_on_later(bucket, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(obstore, "get", failing)
-        told = r"f/30.png: the object store cannot be used \(error sending request\); check the bucket"
-        with pytest.raises(StorageError, match=told):
+        output = r"f/30.png: the object store cannot be used \(error sending request\); check the bucket"
+        with pytest.raises(StorageError, match=output):
             searcher.add_paths([address], batch_size=8, progress=False)
     stored = len(searcher.index)
     assert 8 <= stored <= 30
@@ -202,7 +202,7 @@ def test_a_string_is_never_fetched(bucket, tmp_path, searcher):
 
 def test_wrong_addresses_are_refused_before_anything_is_read(bucket, searcher):
     bucket.put("f/0.bin", b"x")
-    for address, told in {
+    for address, output in {
         f"{ROOT}/g": "s3://bucket/g: no such object, and none below it; check the bucket and the name",
         f"{ROOT}/f/0.bin": "unknown kind of file; known are folders",
         "s3://": "names no bucket; write s3://BUCKET/FOLDER",
@@ -211,7 +211,7 @@ def test_wrong_addresses_are_refused_before_anything_is_read(bucket, searcher):
         "s4://bucket/f": "addresses are never fetched",
         "https://bucket/f": "addresses are never fetched",
     }.items():
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=output):
             add(searcher, address)
 
 

@@ -67,12 +67,14 @@ def test_documents_get_no_instruction_and_queries_one(encoder):
     assert embeddings.embed_documents([]) == []
 
 
-@pytest.mark.parametrize(("own", "given", "heard"), [({}, "Mine.", "Mine."), ({}, "", None), ({1: 1}, None, "Taught.")])
-def test_which_instruction(encoder, own, given, heard):
+@pytest.mark.parametrize(
+    ("own", "given", "expected"), [({}, "Mine.", "Mine."), ({}, "", None), ({1: 1}, None, "Taught.")]
+)
+def test_which_instruction(encoder, own, given, expected):
     if own:
         encoder.instructions = {(TEXT, TEXT): "Taught."}
     PumaEmbeddings(encoder, instruction=given).embed_query("red")
-    assert encoder.seen_instructions == [heard]
+    assert encoder.seen_instructions == [expected]
 
 
 def test_texts_come_back_as_they_went_in(store):

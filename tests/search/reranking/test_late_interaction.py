@@ -1,4 +1,4 @@
-"""Late interaction: MaxSim against a slow version, the content's tokens told from the prompt's, real tiny models."""
+"""Late interaction: MaxSim against a slow version, the content's tokens without the prompt's, real tiny models."""
 
 import numpy as np
 import pytest

@@ -82,13 +82,13 @@ def test_the_command_trains_reports_and_saves(table, retriever, tmp_path, capsys
     out = tmp_path / "mine"
     assert main(command(table, retriever, out, "--json")) == 0
     streams = capsys.readouterr()
-    told = json.loads(streams.out)
-    assert told["data"] == {
+    output = json.loads(streams.out)
+    assert output["data"] == {
         "pairs": 24, "repeated": 1, "left_out": 2, "train": 19, "choose": 3, "measure": 2, "shared_positives": 0,
     }  # fmt: skip
-    assert told["steps"] == 4
-    assert told["config"]["loss"] == "split-mac"
-    row = told["gains"]["kinds"]["text -> image"]
+    assert output["steps"] == 4
+    assert output["config"]["loss"] == "split-mac"
+    row = output["gains"]["kinds"]["text -> image"]
     assert (row["queries"], row["pool"]) == (2, 5)
     assert "24 different pairs (1 rows say what another says)" in streams.err
     assert f"{table}:27: {table.parent}/pictures/none.png: no such file" in streams.err
@@ -96,7 +96,7 @@ def test_the_command_trains_reports_and_saves(table, retriever, tmp_path, capsys
     listed = [json.loads(line) for line in (tmp_path / "mine.work" / "left_out.jsonl").read_text().splitlines()]
     assert [entry["where"].rpartition(":")[2] for entry in listed] == ["27", "28"]
     changed = np.abs(vectors(out) - vectors(retriever)).max()
-    assert told["helped"] == (changed > 1e-5) == (told["chosen_by"]["after"] > told["chosen_by"]["before"])
+    assert output["helped"] == (changed > 1e-5) == (output["chosen_by"]["after"] > output["chosen_by"]["before"])
     assert Retriever.from_pretrained(out, device="cpu").instructions == {
         ("text", "image"): "Find a picture that matches this."
     }
@@ -168,8 +168,8 @@ def test_instructions_negatives_and_every_pair_of_modalities(table, retriever, t
     assert report["config"]["hard_negatives"] == 2
     assert set(report["gains"]["kinds"]) <= {"text -> image", "image -> text", "image -> image+text"}
     assert len(report["gains"]["kinds"]) >= 2
-    told = Retriever.from_pretrained(tmp_path / "mine", device="cpu").instructions
-    assert told == {("text", "image"): "Find it." if report["helped"] else "Find a picture that matches this."}
+    output = Retriever.from_pretrained(tmp_path / "mine", device="cpu").instructions
+    assert output == {("text", "image"): "Find it." if report["helped"] else "Find a picture that matches this."}
 
 
 def test_rows_without_an_instruction_take_the_retrievers_own(table, retriever, tmp_path):
@@ -194,9 +194,9 @@ def test_held_out_pictures_that_cannot_be_read_are_left_out(table, retriever, tm
     # of the training pairs some are broken too: counted and replaced, as in every training
     assert main(command(table, retriever, tmp_path / "mine", "--json")) == 0
     streams = capsys.readouterr()
-    told = json.loads(streams.out)["data"]
-    assert told["choose"] + told["measure"] < 5
-    assert told["left_out"] == 2 + 5 - told["choose"] - told["measure"]
+    output = json.loads(streams.out)["data"]
+    assert output["choose"] + output["measure"] < 5
+    assert output["left_out"] == 2 + 5 - output["choose"] - output["measure"]
     assert "held-out pair" in streams.err
     assert "pairs replaced, their images cannot be used" in streams.err
 
@@ -271,8 +271,8 @@ def test_a_killed_command_goes_on(table, retriever, tmp_path, capsys):
     assert 0 < done < 400
     words = command(table, retriever, tmp_path / "mine", "--json", settings=[*QUICK, f"steps={done + 1}"])
     assert main(words) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["steps"] == told["log"][-1]["step"] == done + 1
+    output = json.loads(capsys.readouterr().out)
+    assert output["steps"] == output["log"][-1]["step"] == done + 1
     assert (checkpoint / MARK).stat().st_mtime_ns == written  # the steps up to it were not done again
 
 
@@ -282,8 +282,8 @@ def test_the_command_reads_what_a_spreadsheet_saves_as_unicode_text(table, retri
     text.write_bytes("\r\n".join(["sep=;", *lines]).encode("utf-16"))
     assert main(command(text, retriever, tmp_path / "mine", "--json", settings=[*QUICK, "steps=1"])) == 0
     streams = capsys.readouterr()
-    told = json.loads(streams.out)["data"]
-    assert (told["pairs"], told["repeated"], told["left_out"]) == (24, 1, 2)
+    output = json.loads(streams.out)["data"]
+    assert (output["pairs"], output["repeated"], output["left_out"]) == (24, 1, 2)
     assert f"{text}:28: {table.parent}/pictures/none.png: no such file" in streams.err
 
 

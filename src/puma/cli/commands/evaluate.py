@@ -179,7 +179,7 @@ def _mbeir(
         raise InputError("--run-dir writes runs, and --run brings its own: give one of them")
     options["details"] = json_out is not None or report is not None
     plain = {name: options[name] for name in ("dataset", "split", "tasks", "pools")}
-    # Reads everything once: faults are told before a model is loaded. Runs say themselves which tasks they are of.
+    # Reads everything once: faults are reported before a model is loaded. Runs say themselves which tasks they are of.
     random = mbeir.chance(root, **plain) if source.run is None and is_first() else {}
     with contextlib.ExitStack() as stack:
         spare = stack.enter_context(tempfile.TemporaryDirectory(prefix="puma-runs-"))

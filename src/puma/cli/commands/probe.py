@@ -60,7 +60,7 @@ def probe(
     from puma.evaluation.probing.material import gather
     from puma.evaluation.probing.plot import check_matplotlib
 
-    check_target(quality, speed)  # what can be told at once is told before anything is fetched or loaded
+    check_target(quality, speed)  # faults that show at once are reported before anything is fetched or loaded
     check_matplotlib()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")

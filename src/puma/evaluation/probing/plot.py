@@ -16,14 +16,14 @@ from puma.evaluation.probing.depths import FIRST, KEEP_LAST
 from puma.evaluation.probing.scoring import METRIC
 from puma.storage.folders import write_whole
 
-# Okabe and Ito's blue and vermillion: told apart by every kind of colour vision, and by marker and line without colour.
+# Okabe and Ito's blue and vermillion differ for every kind of colour vision; marker and line differ without colour.
 STYLES = {FIRST: ("#0072B2", "o", "first k"), KEEP_LAST: ("#D55E00", "s", "first k - 1 and last")}
 PROBES = {"ridge": ("-", True, "ridge"), "zero_shot": ((0, (4, 2)), False, "zero-shot")}
 FORMATS = ("png", "svg")
 
 
 def check_matplotlib() -> None:
-    """Raise DependencyError unless matplotlib is installed: told before minutes of embedding, not after."""
+    """Raise DependencyError unless matplotlib is installed: before minutes of embedding, not after."""
     require("the plot", "plot")
 
 

@@ -39,7 +39,7 @@ FORMAT = 2
 HEADER = "puma_adapter"
 """The one key of the file's metadata, a JSON object. Several keys would come in any order, and the bytes with them."""
 LIMIT = 20_000_000
-"""Bytes that an adapter may take, unless told otherwise: what a package can ship."""
+"""Bytes that an adapter may take by default: what a package can ship."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def with_same_concept(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> lis
 
 
 def with_alike(pairs: Sequence[Pair], concepts: Mapping[str, str]) -> list[Pair]:
-    """The pairs of :data:`ALIKE`, each told every candidate of its concept, of any modality (``Pair.alike``)."""
+    """The pairs of :data:`ALIKE`, each with every candidate of its concept, of any modality (``Pair.alike``)."""
     of_modality = _candidates_of(pairs, concepts)
     shown = {concept: frozenset().union(*own.values()) for concept, own in of_modality.items()}
 

@@ -45,7 +45,7 @@ class Unchanged:
         """Whether nothing that this source was read from has changed.
 
         Args:
-            state: of the source's own file, where a listing told it.
+            state: of the source's own file, where a listing has it.
         """
         stamp = self.stamps.get(source)
         if stamp is None or stamp.how != self.how or stamp.ids != self._counts[source]:

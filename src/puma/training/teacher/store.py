@@ -37,7 +37,7 @@ class FeatureStore:
     target, or None for what was never computed. It holds on to the teacher's way of writing items out, not to its
     weights.
 
-    A killed :meth:`compute` goes on where it was. Items are told apart by the prompt as written (instruction, cut text,
+    A killed :meth:`compute` goes on where it was. Items differ where the prompt as written does (instruction, cut text,
     closing line) and by their image's content, so a moved or renamed image is found again.
 
     Args:
