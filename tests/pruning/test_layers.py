@@ -62,7 +62,11 @@ def test_save_and_reload_is_bit_identical(family, keep_last, tmp_path):
     pruned.save_pretrained(tmp_path)
     again = type(pruned).from_pretrained(tmp_path).eval()
     assert len(decoder_of(again).layers) == 3
-    assert torch.equal(logits(again, inputs), logits(pruned, inputs))
+    saved, loaded = pruned.state_dict(), again.state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    # The same weights at other addresses: on some processors the matrix products round by how memory is aligned.
+    torch.testing.assert_close(logits(again, inputs), logits(pruned, inputs), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

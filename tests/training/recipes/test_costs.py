@@ -74,7 +74,7 @@ def test_parameters_equal_the_real_models(family, train):
     config = tiny.build(family).config
     real = prune(tiny.build(family).base_model, 3)
     assert count_parameters(empty_model(config, 3)) == count_parameters(real)
-    for layers in (1, 4):  # 4 is reckoned from two and three layers
+    for layers in (1, 4):  # 4 is computed from one and two layers
         assert trainable_parameters(config, train, layers) == real_decoder(family, train, layers)[1]
 
 

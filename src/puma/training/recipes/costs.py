@@ -15,7 +15,7 @@ from typing import Any
 
 from puma.errors import ConfigError
 from puma.pruning import count_parameters, decoder_of
-from puma.pruning.shapes import empty_model, image_shape
+from puma.pruning.shapes import counted_model, image_shape
 from puma.training.chunking import equal_chunks
 from puma.training.config import TrainConfig
 from puma.training.recipes.step_work import decoder_work, trainable_parameters, vision_bytes, vision_flops, weight_bytes
@@ -105,8 +105,8 @@ def estimate(
     Raises:
         InputError: ``layers`` out of range.
     """
-    student = empty_model(config, layers, keep_last=keep_last)
-    full = empty_model(config)
+    student = counted_model(config, layers, keep_last=keep_last)
+    full = counted_model(config)
     depth, whole = len(decoder_of(student).layers), len(decoder_of(full).layers)
     rows = []
     for stage in stages:
@@ -119,7 +119,7 @@ def estimate(
         "rule": RULE,
         "layers": {"kept": depth, "of": whole, "keep_last": keep_last},
         "parameters": {
-            "base": count_parameters(empty_model(config, head=True)),
+            "base": count_parameters(counted_model(config, head=True)),
             "unpruned": count_parameters(full),
             "kept": count_parameters(student),
         },
@@ -141,7 +141,7 @@ def stage_cost(
         teacher: ``store`` (states read from disk), ``shared`` (the same backbone, deep) or ``second model``; None for
             what the stage says, which has none where it does not distil.
     """
-    model = empty_model(config, layers)
+    model = counted_model(config, layers)
     depth = len(decoder_of(model).layers)
     total = sum(p.numel() for p in model.parameters())
     trainable, _ = trainable_parameters(config, train, depth)
@@ -178,7 +178,7 @@ def stage_cost(
         teacher = train.teacher if train.distillation_weight > 0 else "none"
     memory["teacher"], flops["teacher"] = 0, 0
     if teacher in ("shared", "second model"):
-        full = empty_model(config)
+        full = counted_model(config)
         everything = sum(p.numel() for p in full.parameters())
         whole = len(decoder_of(full).layers)
         second = teacher == "second model"

@@ -1,7 +1,7 @@
 """A training step's work, measured without doing it: a few layers of the real decoder on fake tensors.
 
-Two and three layers, with the adapters that training would give them, run forward and backward on tensors of the step's
-true sizes and without contents; what the third layer adds is added for every further one, since the layers of all the
+One and two layers, with the adapters that training would give them, run forward and backward on tensors of the step's
+true sizes and without contents; what the second layer adds is added for every further one, since the layers of all the
 families are of one kind. On fake tensors of the CPU, not on the meta device: only there does autocast take hold.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from puma.pruning import decoder_of
-from puma.pruning.shapes import empty_model
+from puma.pruning.shapes import counted_model, empty_model
 from puma.training.config import TrainConfig
 from puma.training.trainable import choose_trainable, held_bytes, hold
 
@@ -28,7 +28,7 @@ def trainable_parameters(config: Any, train: TrainConfig, layers: int | None = N
     """How many parameters move in a stage at a depth (None: all layers), and how many of them are added adapters."""
     whole = int(config.get_text_config().num_hidden_layers)
     depth = whole if layers is None else layers
-    if depth <= 3:
+    if depth <= 2:
         return _probe(*_key(config, train, depth)).counts[:2]
     moved, added, _ = _counts(config, train, depth)
     return moved, added
@@ -38,23 +38,22 @@ def weight_bytes(config: Any, train: TrainConfig, layers: int | None = None) -> 
     """Bytes of all weights, adapters included, as a stage holds them at a depth (None: all layers)."""
     whole = int(config.get_text_config().num_hidden_layers)
     depth = whole if layers is None else layers
-    return _probe(*_key(config, train, depth)).counts[2] if depth <= 3 else _counts(config, train, depth)[2]
+    return _probe(*_key(config, train, depth)).counts[2] if depth <= 2 else _counts(config, train, depth)[2]
 
 
 def _counts(config: Any, train: TrainConfig, depth: int) -> tuple[int, int, int]:
-    two, three = (_probe(*_key(config, train, d)).counts for d in (2, 3))
-    moved, added, size = (b + (depth - 3) * (b - a) for a, b in zip(two, three, strict=True))
+    one, two = (_probe(*_key(config, train, d)).counts for d in (1, 2))
+    moved, added, size = (b + (depth - 2) * (b - a) for a, b in zip(one, two, strict=True))
     return moved, added, size
 
 
 def decoder_work(config: Any, train: TrainConfig, items: int, length: int, depth: int) -> tuple[int, int, int]:
-    """Bytes kept for backward, FLOPs forward, FLOPs of both, of ``items`` sequences: layers beyond the third cost what
-    the third did."""
-    whole = int(config.get_text_config().num_hidden_layers)
-    if depth <= 2 or whole < 3:
+    """Bytes kept for backward, FLOPs forward, FLOPs of both, of ``items`` sequences: layers beyond the second cost what
+    the second did. (The first costs less: what comes before it needs no gradient.)"""
+    if depth <= 2:
         return _measured(config, train, items, length, depth)
-    two, three = (_measured(config, train, items, length, d) for d in (2, 3))
-    saved, forward, both = (b + (depth - 3) * (b - a) for a, b in zip(two, three, strict=True))
+    one, two = (_measured(config, train, items, length, d) for d in (1, 2))
+    saved, forward, both = (b + (depth - 2) * (b - a) for a, b in zip(one, two, strict=True))
     return saved, forward, both
 
 
@@ -63,7 +62,7 @@ def vision_flops(config: Any, tokens: int, patches: int) -> dict[str, int]:
 
     Transformers' towers by their linear layers and attention; convolutional ones by the counter, on the meta device.
     """
-    model = empty_model(config)
+    model = counted_model(config)
     decoder = decoder_of(model)
     tower = model.get_encoder("image")
     inside = {id(m) for m in decoder.modules()}
