@@ -1,5 +1,5 @@
-"""What README, docs/searching.md and docs/serving.md show works: every Python block and every command is run, with a
-toy encoder in place of the model; the flags they name exist."""
+"""What README and the pages of docs/ about indexing, searching and serving show works: every Python block and every
+command is run, with a toy encoder in place of the model; the flags they name exist."""
 
 import gc
 import re
@@ -17,7 +17,12 @@ from puma.cli import app as cli
 from support.documents import ROOT, Block, blocks, workspace
 from support.encoders import ToyEncoder
 
-DOCUMENTS = ("README.md", "docs/searching.md", "docs/serving.md")
+COMMAND_PAGES = ("docs/indexing.md", "docs/searching.md")
+"""Their commands are run, each page's one after the other."""
+PYTHON_PAGES = ("README.md", "docs/python.md")
+"""Their Python blocks are run, each page's one after the other."""
+SERVICE_PAGE = "docs/serving.md"
+"""Its clients are run against a service."""
 SERVICE = "http://127.0.0.1:8000"
 COMMANDS = typer.main.get_command(cli.app)
 FLAG = re.compile(r"`(--[a-z][a-z-]*)")
@@ -76,7 +81,7 @@ def every_command(command) -> list:
     return [command]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", ["README.md", *COMMAND_PAGES, SERVICE_PAGE])
 def test_commands_have_the_flags_that_are_shown(document):
     lines = [line for block in blocks(document, "", "bash", "ini") for line in block.commands()]
     assert lines
@@ -86,7 +91,7 @@ def test_commands_have_the_flags_that_are_shown(document):
         assert not unknown, f"puma {' '.join(line)}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS[1:])
+@pytest.mark.parametrize("document", [*COMMAND_PAGES, SERVICE_PAGE])
 def test_flags_named_in_the_text_exist(document):
     known = set().union(*(flags_of(command) for command in every_command(COMMANDS)))
     named = set(FLAG.findall((ROOT / document).read_text()))
@@ -94,7 +99,7 @@ def test_flags_named_in_the_text_exist(document):
     assert named <= known
 
 
-@pytest.mark.parametrize("document", DOCUMENTS[:2])
+@pytest.mark.parametrize("document", PYTHON_PAGES)
 def test_python_blocks_run_one_after_the_other(document, home):
     shown = blocks(document, "python")
     assert shown
@@ -105,7 +110,7 @@ def test_python_blocks_run_one_after_the_other(document, home):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("block", blocks(DOCUMENTS[2], "python"), ids=str)
+@pytest.mark.parametrize("block", blocks(SERVICE_PAGE, "python"), ids=str)
 def test_python_clients_run(block, home, service):
     compiled = block.text.replace(SERVICE, service)
     if not block.run or block.missing():
@@ -115,8 +120,10 @@ def test_python_clients_run(block, home, service):
     gc.collect()  # an example does not close its client; its sockets go now, while that is no fault
 
 
-def test_commands_of_searching_run_one_after_the_other(home, capsys):
-    lines = [line for block in blocks(DOCUMENTS[1], "") if block.run for line in block.commands()]
+@pytest.mark.parametrize("document", COMMAND_PAGES)
+def test_commands_run_one_after_the_other(document, home, capsys):
+    lines = [line for block in blocks(document, "") if block.run for line in block.commands()]
+    assert lines
     for line in lines:
         code = cli.main(line)
         captured = capsys.readouterr()
@@ -124,7 +131,7 @@ def test_commands_of_searching_run_one_after_the_other(home, capsys):
         assert captured.out, line
 
 
-@pytest.mark.parametrize("block", [block for block in blocks(DOCUMENTS[2], "bash") if "curl" in block.text], ids=str)
+@pytest.mark.parametrize("block", [block for block in blocks(SERVICE_PAGE, "bash") if "curl" in block.text], ids=str)
 def test_curl_lines_run(block, home, service):
     if not block.run or shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("the document says why" if not block.run else "curl is not installed")
