@@ -175,7 +175,7 @@ def test_images_left_out_are_told(toy, whole, tmp_path, capsys):
     code, out, err = run(capsys, "evaluate", "--root", root, "--tasks", "nights", "--pools", "local")
     assert code == 0
     assert row(out, "toy")[9] == "66.7"
-    assert "nights_task4: 2 left out, as 4:" in err
+    assert "nights_task4: 2 left out, for example 4:" in err
 
 
 @pytest.mark.parametrize(
@@ -289,4 +289,4 @@ def test_mmeb_gets_its_folder_and_its_means_are_shown(toy, capsys, monkeypatch, 
     assert out.splitlines()[1].split() == ["CIRR", "8", "25.0", "12.5"]
     assert "mean of retrieval (1 of 12 subsets): 25.0" in out
     assert "mean of vqa (0 of 10 subsets): -" in out
-    assert "CIRR: 1 unreadable, as row 3" in err
+    assert "CIRR: 1 unreadable, for example row 3" in err

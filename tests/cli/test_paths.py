@@ -73,7 +73,7 @@ def test_paths_alone_for_other_programs(index, pictures, capsysbinary):
         code, out, err = run(capsysbinary, *command, "--paths")
         lines = out.decode().splitlines()
         assert (code, set(lines), len(lines)) == (0, wanted, len(wanted))
-        assert "1 without a file left out" in err
+        assert "left out, because they have no file: 1" in err
         _, null, _ = run(capsysbinary, *command, "-0")
         assert null.decode().split("\0") == [*lines, ""]
         listed = subprocess.run(["xargs", "-0", "ls", "-d"], input=null, capture_output=True, check=True)

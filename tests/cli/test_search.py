@@ -303,7 +303,7 @@ def test_an_interrupt_says_what_is_kept(toy, things, tmp_path, capsys, monkeypat
     code, out, err = run(capsys, "index", "add", tmp_path / "i", things, "--batch-size", "1")
     assert (code, out) == (130, "")
     assert f"{tmp_path / 'i'}: 1 items of this run are stored, 1 in all" in err
-    assert "the same command goes on from there" in err
+    assert "give the same command again to continue" in err
 
 
 def test_embed_writes_vectors(toy, things, tmp_path, capsys):

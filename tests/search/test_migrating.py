@@ -329,7 +329,7 @@ def test_the_command(filled, capsys, monkeypatch):
 
     assert run()[0] == 2
     code, _, err = run("--model", "toy-2", "--drop-old")
-    assert (code, "stand alone" in err) == (2, True)
+    assert (code, "embed nothing" in err) == (2, True)
     code, out, err = run("--model", "toy-2")
     assert (code, "5 embedded, 0 there already; 5 items, now with toy-2" in out) == (0, True)
     assert "--drop-old" in err

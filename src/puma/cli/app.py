@@ -22,7 +22,7 @@ from puma.errors import DISTRIBUTION, NEEDS_WEIGHTS, PumaError, extra_of, instal
 
 app = typer.Typer(
     name="puma",
-    help="Turn any open multimodal LLM into a fast any-to-any retriever, and use it.",
+    help="Turn any open multimodal LLM into a retriever of texts and images, and use it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,7 +48,7 @@ def _root(
     version: bool = typer.Option(
         False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
     ),
-    debug: bool = typer.Option(False, "--debug", help="Show Python's traceback of an error (or set PUMA_DEBUG=1)."),
+    debug: bool = typer.Option(False, "--debug", help="Show the Python traceback of an error (or set PUMA_DEBUG=1)."),
 ) -> None:
     if debug:
         os.environ["PUMA_DEBUG"] = "1"
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; what was finished is kept, the same command goes on from there", _INTERRUPTED)
+        return _say("interrupted; finished work is kept, give the same command again to continue", _INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as in `puma search ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -63,7 +63,7 @@ def show_mmeb(outcome: Mapping[str, Any]) -> None:
     for name, table in outcome["subsets"].items():
         typer.echo(f"{name:<28} {table['queries']:>8} {_percent(table['hit@1']):>7} {_percent(table['chance@1']):>7}")
         if table.get("skipped"):
-            typer.echo(f"{name}: {table['skipped']} unreadable, as {table['skipped_items'][0]}", err=True)
+            typer.echo(f"{name}: {table['skipped']} unreadable, for example {table['skipped_items'][0]}", err=True)
     for name, group in outcome["groups"].items():
         typer.echo(f"mean of {name} ({group['subsets']} of {group['of']} subsets): {_percent(group['hit@1'])}")
 

@@ -30,7 +30,7 @@ def cost_text(report: Mapping[str, Any]) -> str:
     load = report["workload"]
     images = f"{load['image_tokens'] or 256} tokens of an image where the base reads images at their own size"
     lines.append(
-        f"Assumed of an item: {load['text_tokens']} tokens of text, {images} (workload in the recipe). "
+        f"Assumed per item: {load['text_tokens']} tokens of text, {images} (workload in the recipe). "
         "One device, one step; estimates, not measurements."
     )
     return "\n".join(lines)

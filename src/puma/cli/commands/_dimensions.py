@@ -10,7 +10,7 @@ from puma.errors import InputError
 
 Dimensions = Annotated[
     int | None,
-    typer.Option("--dimensions", metavar="N", help="Shorten vectors to a length the model was trained for."),
+    typer.Option("--dimensions", metavar="N", help="Cut vectors to this length; the model must be trained for it."),
 ]
 
 

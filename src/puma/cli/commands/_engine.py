@@ -18,19 +18,19 @@ from puma.errors import InputError
 
 ENGINES = ("local", "ray")
 EngineName = Annotated[
-    str, typer.Option("--engine", help="local: embed in this process. ray: in the workers of a Ray cluster.")
+    str, typer.Option("--engine", help="Where to embed. local: this process. ray: workers of a Ray cluster.")
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="With --engine ray: the cluster's head, or auto. Default: RAY_ADDRESS, else this machine alone.",
+        help="With --engine ray: address of the cluster's head, or auto. Default: RAY_ADDRESS, else only this machine.",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="With --engine ray: models loaded at once. Default: as many as fit."),
+    typer.Option("--workers", min=1, help="With --engine ray: how many workers load a model. Default: as many as fit."),
 ]
 
 

@@ -17,10 +17,10 @@ TEXT_SHOWN = 160
 """Characters of a text; a path is always shown whole."""
 
 PathsOnly = Annotated[
-    bool, typer.Option("--paths", help="Print the files' paths only, a line each; items without a file are left out.")
+    bool, typer.Option("--paths", help="Print only the files' paths, one per line. Items without a file are left out.")
 ]
 Zero = Annotated[
-    bool, typer.Option("-0", "--null", help="As --paths, each path ended by a NUL character: for xargs -0.")
+    bool, typer.Option("-0", "--null", help="Like --paths, but end each path with a NUL character, for xargs -0.")
 ]
 
 
@@ -71,7 +71,7 @@ def print_paths(payloads: Iterable[Mapping[str, Any]], null: bool) -> None:
         # As bytes: a file's name need not be text.
         typer.echo(path.encode("utf-8", "surrogateescape") + end.encode(), nl=False)
     if without:
-        typer.echo(f"{without} without a file left out", err=True)
+        typer.echo(f"left out, because they have no file: {without}", err=True)
 
 
 def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:

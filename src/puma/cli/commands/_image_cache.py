@@ -17,14 +17,14 @@ CacheFolder = Annotated[
     typer.Option(
         "--image-cache",
         metavar="DIR",
-        help="Keep what the model sees in images here, for other runs, texts and instructions; on a disk of this "
-        "machine. Several processes and models may share it.",
+        help="Folder for the image features that the model computes. Later runs reuse them, with any text and "
+        "instruction. Use a disk of this machine. Several processes and models can share it.",
     ),
 ]
 CacheSize = Annotated[
     int | None,
     typer.Option(
-        "--image-cache-size", min=1, metavar="MIB", help="What --image-cache may take of the disk; 4096 by default."
+        "--image-cache-size", min=1, metavar="MIB", help="Largest size of --image-cache on disk. Default: 4096."
     ),
 ]
 

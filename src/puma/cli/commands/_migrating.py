@@ -26,22 +26,24 @@ def migrate(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many items are embedded and stored at a time.")] = 256,
     leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Lose the items that cannot be made anew: their files are gone.")
+        bool,
+        typer.Option("--leave-out", help="Drop the items that cannot be embedded again because their files are gone."),
     ] = False,
     drop_old: Annotated[
-        bool, typer.Option("--drop-old", help="Only remove what the models before the present one left.")
+        bool, typer.Option("--drop-old", help="Only remove the vectors of earlier models. Embeds nothing.")
     ] = False,
     abandon: Annotated[
-        bool, typer.Option("--abandon", help="Only remove what an unfinished migration has made so far.")
+        bool,
+        typer.Option("--abandon", help="Only remove what an unfinished migration has stored so far. Embeds nothing."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed everything in an index with another model; searches go on meanwhile, and a running service follows.
+    """Embed everything in an index again with another model. Searches work during the migration. A running service
+    switches to the new model afterwards.
 
-    Interrupted, it goes on where it was when the same command is given again. The old model's vectors stay until
-    --drop-old.
+    To continue after an interruption, give the same command again. The old model's vectors are kept until --drop-old.
 
     Example: puma index migrate my.index --model my-new-model
 
@@ -54,7 +56,7 @@ def migrate(
     Index(index, create=False)  # there is one
     if drop_old or abandon:
         if model is not None or (drop_old and abandon):
-            raise InputError("--drop-old and --abandon stand alone: they embed nothing")
+            raise InputError("--drop-old and --abandon embed nothing: give only one of them, and no --model")
         generations = generations_of(index)
         if abandon:
             generations.abandon()
@@ -89,7 +91,10 @@ def migrate(
         return
     print_skips(done.skips)
     if done.from_thumbnails:
-        typer.echo(f"{done.from_thumbnails} images are thumbnails: their files are gone or have changed", err=True)
+        typer.echo(
+            f"{done.from_thumbnails} images were embedded from their thumbnails: their files are gone or have changed",
+            err=True,
+        )
     rows = len(Index(index, create=False))
     typer.echo(f"{index}: {done.embedded} embedded, {done.present} there already; {rows} items, now with {named}")
-    typer.echo(f"the old vectors stay until 'puma index migrate {index} --drop-old'", err=True)
+    typer.echo(f"the old vectors are kept until 'puma index migrate {index} --drop-old'", err=True)

@@ -40,8 +40,8 @@ def train_on_table(
     given = [flag for flag, value in unfit.items() if value]
     if given:
         raise InputError(
-            f"{', '.join(given)}: not with a table of pairs ({data}), which trains a retriever on as it is; make one "
-            "of a base first (puma prune), then give it by --model"
+            f"{', '.join(given)}: not with a table of pairs ({data}), which trains an existing retriever further; "
+            "to make one from a base, give puma train data in M-BEIR's layout"
         )
     from puma.data.pair_columns import parse_columns
     from puma.mini.base.known_images import features_of, has_known_tower
@@ -70,5 +70,7 @@ def train_on_table(
     for line in gain_lines(report["gains"]):
         typer.echo(line)
     if not report["helped"]:
-        typer.echo("training did not help on the half that the weights are chosen by: the model is saved as it was")
+        typer.echo(
+            "training did not help on the held-out queries that choose the weights: the model is saved unchanged"
+        )
     typer.echo(f"{target}: saved; try  puma index add my.index IMAGES --model {target}")

@@ -31,8 +31,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Retriever folder, or org/name on the hub (puma models lists those here). "
-        f"Default: PUMA_MODEL, else {DEFAULT_MODEL} (ships with PUMA, made ready on first use).",
+        help="Model: a retriever's folder, or org/name on the hub. puma models lists those on this machine. "
+        f"Default: PUMA_MODEL, else {DEFAULT_MODEL}, which ships with PUMA and is set up on first use.",
     ),
 ]
 
@@ -48,7 +48,7 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         callback=lambda value: _one_of("--dtype", value, DTYPES),
-        help="Number type of the weights: fp32, bf16, fp16, or auto, as they were saved.",
+        help="Number type of the weights: fp32, bf16, fp16, or auto (as saved).",
     ),
 ]
 Attention = Annotated[
@@ -56,37 +56,39 @@ Attention = Annotated[
     typer.Option(
         "--attn",
         callback=lambda value: _one_of("--attn", value, ATTENTIONS),
-        help="sdpa, eager or flash_attention_2 (needs a GPU). Default: the libraries' own choice.",
+        help="Attention: sdpa, eager or flash_attention_2 (needs a GPU). Default: the libraries' choice.",
     ),
 ]
 Layers = Annotated[
     int | None,
-    typer.Option(help="Load only so many decoder layers, of a retriever that was trained with an exit there."),
+    typer.Option(help="Load only this many decoder layers. The retriever must be trained with an exit there."),
 ]
 ForeignModel = Annotated[
     str | None,
     typer.Option(
         "--st",
         metavar="NAME",
-        help="Instead of --model somebody else's sentence-transformers model: a folder, or org/name on the hub.",
+        help="Instead of --model: any sentence-transformers model, a folder or org/name on the hub.",
     ),
 ]
 ForeignPrompt = Annotated[
     str | None,
-    typer.Option("--st-prompt", help="With --st: queries take the model's own prompt of this name, as query."),
+    typer.Option("--st-prompt", help="With --st: name of the model's own prompt that queries get, such as query."),
 ]
 WorkFolder = Annotated[
     Path | None,
-    typer.Option("--work", help="Keep vectors here until the result is written; an interrupted run goes on from them."),
+    typer.Option(
+        "--work", help="Folder that keeps vectors until the result is written, so an interrupted run can continue."
+    ),
 ]
-NoResume = Annotated[
-    bool, typer.Option("--no-resume", help="Throw away what an interrupted run of this left, and start anew.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-IndexAddress = Annotated[str, typer.Argument(metavar="INDEX", help="The index's folder, or its address.")]
+NoResume = Annotated[bool, typer.Option("--no-resume", help="Discard what an interrupted run left, and start again.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+IndexAddress = Annotated[str, typer.Argument(metavar="INDEX", help="The index: its folder or address.")]
 Paths = Annotated[
     list[str],
-    typer.Argument(metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet, .pdf, s3://."),
+    typer.Argument(
+        metavar="PATH...", help="Folders, images, .txt, .jsonl, .csv, .tsv, .parquet or .pdf files, s3:// addresses."
+    ),
 ]
 
 

@@ -15,16 +15,16 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.json", help="Results, as puma evaluate --json-out writes them.")],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="Results of another model on the same queries.")],
-    pool: Annotated[str, typer.Option(help="local or global.")] = "local",
-    metric: Annotated[str, typer.Option(help="hit_rate@k or mrr@k.")] = "hit_rate@10",
-    task: Annotated[list[str] | None, typer.Option(help="A task; may be given several times. Default: all.")] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap samples.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="Results file, as puma evaluate --json-out writes it.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Results file of another model on the same queries.")],
+    pool: Annotated[str, typer.Option(help="Pool of candidates: local (one task) or global (all tasks).")] = "local",
+    metric: Annotated[str, typer.Option(help="Figure to compare: hit_rate@k or mrr@k.")] = "hit_rate@10",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; can be repeated. Default: all.")] = None,
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap samples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Print what B reaches more than A on each task and on their mean, with a 95 % interval (paired bootstrap).
+    """Compare two models: print B minus A for each task and for the mean, with a 95 % interval (paired bootstrap).
 
     Example: puma compare old.json new.json --pool global --metric hit_rate@5
     """

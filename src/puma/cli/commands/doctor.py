@@ -24,42 +24,53 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     mbeir: Annotated[
-        Path | None, typer.Option("--mbeir", metavar="DIR", help="A folder in M-BEIR's layout: M-BEIR or its kind.")
+        Path | None, typer.Option("--mbeir", metavar="DIR", help="The folder to check: M-BEIR, or data in its layout.")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="train, val or test; may be given several times. Default: all three.")
+        list[str] | None,
+        typer.Option(help="Check only this split: train, val or test; can be repeated. Default: all three."),
     ] = None,
     images: Annotated[
         str,
-        typer.Option(help="Images to open: all, none (not even looked up), or how many. All files are looked up."),
+        typer.Option(
+            help="How many images to open: a number, all, or none. With none their files are not looked up either; "
+            "otherwise every file is looked up."
+        ),
     ] = "1000",
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="M", help="A model's folder or hub name: its processor is tried on the images opened."
+            "--model",
+            metavar="M",
+            help="Also try this model's image processor on the opened images (folder or hub name).",
         ),
     ] = None,
     parity: Annotated[
         str | None,
         typer.Option(
-            "--parity", metavar="MODEL", help="Instead: whether other programs give this retriever's vectors."
+            "--parity",
+            metavar="MODEL",
+            help="Instead: check that other programs give the same vectors for this retriever.",
         ),
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="With --parity: a running server to compare too, such as vLLM; http://localhost:8000."),
+        typer.Option(
+            help="With --parity: also compare a running server such as vLLM, for example http://localhost:8000."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say every file, line and image of a benchmark that is missing or malformed, all together.
+    """Check a benchmark folder: list every missing or malformed file, line and image.
 
-    A folder with any of M-BEIR's data sets is held against all files that M-BEIR publishes; --split narrows that. Large
-    files are streamed. The exit code is 0 if all is well, 1 if there are faults, 2 if the folder is not one.
+    If the folder has any of M-BEIR's data sets, it must have all files that M-BEIR publishes; --split narrows that.
+    Large files are streamed. The exit code is 0 if there are no faults, 1 if there are, 2 if it is no such folder.
 
-    With --model an image that this model's processor refuses is a fault, and those that it gets distorted are noted.
+    With --model, an image that this model's processor refuses is a fault. Images that it would distort are noted.
 
-    With --parity a retriever is compared with sentence-transformers on the same folder, and with a server: the worst
-    cosine of each kind of item; below 0.999 the exit code is 1. A token for the server is read from PUMA_TOKEN.
+    With --parity, a retriever's vectors are compared with those of sentence-transformers from the same folder, and
+    with those of --server. The worst cosine of each kind of item is printed; below 0.999 the exit code is 1. The
+    server's token is read from PUMA_TOKEN.
 
     Example: puma doctor --mbeir M-BEIR --split test --images 5000
 
@@ -75,7 +86,7 @@ def doctor(
     if server is not None:
         raise InputError("--server goes with --parity: it is compared with that model")
     if mbeir is None:
-        raise InputError("nothing to look at: give a benchmark's folder by --mbeir, or a retriever by --parity")
+        raise InputError("nothing to check: give a benchmark's folder by --mbeir, or a retriever by --parity")
     wanted: str | int = int(images) if images.isdigit() else images
     trial = None
     if model is not None:

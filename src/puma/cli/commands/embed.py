@@ -38,7 +38,9 @@ def register(app: typer.Typer) -> None:
 def embed(
     paths: Paths,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
-    instruction: Annotated[str | None, typer.Option(help="Put before every item; for queries.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Instruction put before every item; only queries have one.")
+    ] = None,
     model: Model = None,
     st: ForeignModel = None,
     st_prompt: ForeignPrompt = None,
@@ -57,8 +59,8 @@ def embed(
 ) -> None:
     """Embed items and write an .npz file with ids, modalities and vectors (float32 [n, dim], rows of unit length).
 
-    Interrupted, the same command goes on where it was; under torchrun several processes share the embedding, with
-    --engine ray the workers of a Ray cluster.
+    To continue after an interruption, give the same command again. The work can be shared: by several processes under
+    torchrun, or by the workers of a Ray cluster with --engine ray.
 
     Example: puma embed ~/Images captions.txt --out vectors.npz
     """

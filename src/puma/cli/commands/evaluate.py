@@ -45,43 +45,50 @@ def evaluate(
     st_prompt: ForeignPrompt = None,
     benchmark: Annotated[
         str,
-        typer.Option(help="mbeir: a folder in M-BEIR's layout. mteb: through mteb's own code. mmeb: MMEB's layout."),
+        typer.Option(
+            help="mbeir: a folder in M-BEIR's layout. mteb: mteb's own code. mmeb: a folder in MMEB's layout."
+        ),
     ] = "mbeir",
     root: Annotated[
         Path | None, typer.Option(help="The benchmark's folder. Default: OpenPics, built if missing.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Which data set of the folder. Default: all of them, as M-BEIR's sixteen tasks.")
+        str | None, typer.Option(help="Only this data set of the folder. Default: all, such as M-BEIR's sixteen tasks.")
     ] = None,
-    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    split: Annotated[str, typer.Option(help="Part of the data: test, val or train.")] = "test",
     tasks: Annotated[
         list[str] | None,
         typer.Option(
             "--tasks",
             "--task",
-            help="Task ids, labels (visualnews_task0) or data sets, with commas or several times; of mteb its tasks' "
-            "names, of MMEB subsets. Default: all.",
+            help="Only these: task ids, labels (visualnews_task0) or data sets. For mteb its task names, for MMEB its "
+            "subsets. Separate with commas, or repeat the option. Default: all.",
         ),
     ] = None,
     pools: Annotated[
-        str | None, typer.Option(help="local, global, or both with a comma. Default: both; through mteb local.")
+        str | None,
+        typer.Option(help="Pools of candidates: local, global or local,global. Default: both; for mteb local."),
     ] = None,
     instruction: Annotated[
         str,
-        typer.Option(help="first: each task's first one, as published figures are made. none. all: also their spread."),
+        typer.Option(
+            help="first: the first instruction of each task, as for published figures. none: no instruction. "
+            "all: every instruction, with the spread."
+        ),
     ] = "first",
     embeddings: Annotated[
-        Path | None, typer.Option(help="Score the vectors in this folder (UniIR's .npy layout); no model is loaded.")
+        Path | None, typer.Option(help="Score the vectors in this folder (UniIR's .npy layout) without a model.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Score this TREC run file, or the run files in this folder; no model is loaded.")
+        Path | None, typer.Option(help="Score this TREC run file, or those in this folder, without a model.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Most memory for vectors and scores, as 4GB; large pools are then streamed.")
+        str | None, typer.Option(help="Memory limit for vectors and scores, such as 4GB. Large pools are streamed.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Write TREC run files here.")] = None,
     json_out: Annotated[
-        Path | None, typer.Option(help="Write everything here, each query's rank included: what puma compare reads.")
+        Path | None,
+        typer.Option(help="Write all results to this file, with the rank of each query; puma compare reads it."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
     dtype: Dtype = "auto",
@@ -94,10 +101,10 @@ def evaluate(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on every task of a benchmark. On M-BEIR the published figures stand above ours; elsewhere chance
-    stands beside them. Ties count against the model.
+    """Score a model on every task of a benchmark. For M-BEIR the published figures are printed above the model's. For
+    other data the result of chance is printed next to them. Ties count against the model.
 
-    Interrupted, the same command goes on where it was; under torchrun several processes share the embedding.
+    To continue after an interruption, give the same command again. Under torchrun several processes share the work.
 
     Example: puma evaluate --root M-BEIR --model runs/quickstart/model --memory 4GB --report report.html
     """
@@ -213,7 +220,7 @@ def _mbeir(
             own = layout.of_pool(table, pool)
             if own.get("skipped"):
                 what = "without a run" if source.run is not None else "left out"
-                typer.echo(f"{name}: {own['skipped']} {what}, as {own['skipped_items'][0]}", err=True)
+                typer.echo(f"{name}: {own['skipped']} {what}, for example {own['skipped_items'][0]}", err=True)
 
 
 def _write(

@@ -19,30 +19,34 @@ def register(app: typer.Typer) -> None:
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="Retriever folder, org/name on the hub, or puma-mini, the model that ships with PUMA.")
+        str,
+        typer.Argument(help="A retriever's folder, org/name on the hub, or puma-mini, the model that ships with PUMA."),
     ],
-    out: Annotated[Path, typer.Argument(help="The new folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
     kind: Annotated[
         str,
         typer.Option(
             "--format",
-            help="onnx: two graphs that onnxruntime runs, without torch and transformers. vllm: the class names and "
-            "the chat template by which vLLM serves it.",
+            help="onnx: two graphs that onnxruntime runs without torch and transformers. vllm: a folder that vLLM "
+            "serves, with its class names and a chat template.",
         ),
     ],
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="With onnx: weights in 8 bits, a quarter of the size."),
+        typer.Option("--int8", help="With onnx: store weights in 8 bits, a quarter of the size."),
     ] = False,
     text_only: Annotated[
-        bool, typer.Option("--text-only", help="With onnx: leave out the vision side, which not every base can give.")
+        bool,
+        typer.Option(
+            "--text-only", help="With onnx: export only the text side. Not every base can export its vision side."
+        ),
     ] = False,
     layers: Layers = None,
-    replace: Annotated[bool, typer.Option("--replace", help="With onnx: exchange a folder that is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="With onnx: replace an existing folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a retriever in another program's format. An ONNX folder is named to --model, or loaded from Python, as any
-    other.
+    """Write a retriever in another program's format. An ONNX folder works with --model, and from Python, like any other
+    model.
 
     Example: puma export puma-mini mini-onnx --format onnx
 
@@ -78,7 +82,7 @@ def _to_onnx(model: str, out: Path, as_json: bool, *, layers: int | None, replac
     require("puma export --format onnx", "onnx")
     chosen = model_path(model)
     if is_exported(chosen):
-        raise InputError(f"{model}: is an ONNX export already; name the model that it was made of")
+        raise InputError(f"{model}: is an ONNX export already; name the model that it was made from")
     retriever: Any = load_retriever(Path(chosen), dtype="fp32", layers=layers)
     from puma.retriever.onnx.exporting import export_onnx
 

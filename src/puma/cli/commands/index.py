@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 REASONS_SHOWN = 20
 """Reasons for ignoring files that are printed; all of them with ``--json``."""
 ModalityList = Annotated[
-    list[str] | None, typer.Option("--modality", help="Only text, image, or image,text; may be given several times.")
+    list[str] | None, typer.Option("--modality", help="Only text, image or image,text items; can be repeated.")
 ]
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Make an index, add to it, look into it.", rich_markup_mode=None)
+    group = typer.Typer(no_args_is_help=True, help="Fill, inspect and maintain an index.", rich_markup_mode=None)
     for command in (add, ls, stats, verify, compact, export, rm, migrate):
         group.command(command.__name__)(command)
     app.add_typer(group, name="index")
@@ -51,35 +51,35 @@ def add(
     attn: Attention = None,
     layers: Layers = None,
     dimensions: Dimensions = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items embedded and stored at once.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many items are embedded and stored at a time.")] = 256,
     sync: Annotated[
-        bool, typer.Option("--sync", help="Also remove what came from these paths and is not there any more.")
+        bool, typer.Option("--sync", help="Also remove items that came from these paths and no longer exist there.")
     ] = False,
     allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="With --sync: a path may be gone or empty now.")
+        bool, typer.Option("--allow-empty", help="With --sync: accept that a path is missing or empty now.")
     ] = False,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="PATTERN", help="Leave out such files and folders: '*.gif', drafts."),
+        typer.Option("--exclude", metavar="PATTERN", help="Skip these files and folders: '*.gif', drafts. Repeatable."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Read linked folders too.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow links to folders.")] = False,
     hidden: Annotated[
-        bool, typer.Option("--hidden", help="Read hidden files and folders, and those that systems keep, too.")
+        bool, typer.Option("--hidden", help="Also read hidden files and folders, and those of the operating system.")
     ] = False,
     text_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column or JSON key with the text; '-' for none.")
+        str | None, typer.Option(metavar="NAME", help="Column or JSON key that holds the text; '-' for none.")
     ] = None,
     image_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column or JSON key with the image; '-' for none.")
+        str | None, typer.Option(metavar="NAME", help="Column or JSON key that holds the image; '-' for none.")
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of text files and tables that are not UTF-8: cp1252, utf-16.")
+        str | None, typer.Option(metavar="NAME", help="Encoding of text and tables that are not UTF-8: cp1252, utf-16.")
     ] = None,
     rehash: Annotated[
-        bool, typer.Option("--rehash", help="Read files again whose size and times say that they are unchanged.")
+        bool, typer.Option("--rehash", help="Read every file again, even if its size and times have not changed.")
     ] = False,
     image_memory: Annotated[
-        int | None, typer.Option(min=1, metavar="MIB", help="What decoding one image may take; 2048 by default.")
+        int | None, typer.Option(min=1, metavar="MIB", help="Memory limit for decoding one image. Default: 2048.")
     ] = None,
     image_cache: CacheFolder = None,
     image_cache_size: CacheSize = None,
@@ -88,11 +88,10 @@ def add(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Embed images and texts and store them. What is stored already is not embedded again, and a file that is read
-    again replaces what it gave before. Exit code 1 if there was something and nothing of it could be read.
+    """Embed images and texts and store them. Stored items are not embedded again. A file that is read again replaces
+    its earlier items. The exit code is 1 if there was something to read but nothing could be read.
 
-    An interrupted run goes on where it was when the same command is given again. What cannot be read is listed and
-    left out.
+    To continue after an interruption, give the same command again. Files that cannot be read are listed and skipped.
 
     Example: puma index add my.index ~/Images captions.jsonl
 
@@ -153,10 +152,10 @@ def add(
 
 def ls(
     index: IndexAddress,
-    limit: Annotated[int, typer.Option("-n", min=1, help="Items shown.")] = 20,
+    limit: Annotated[int, typer.Option("-n", min=1, help="How many items to show.")] = 20,
     modality: ModalityList = None,
-    after: Annotated[str | None, typer.Option(help="Only items whose ids come after this one: the next page.")] = None,
-    where: Annotated[list[str] | None, typer.Option("--where", help="As in puma search.")] = None,
+    after: Annotated[str | None, typer.Option(help="Show only ids after this one, to get the next page.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="A condition, as in puma search.")] = None,
     paths: PathsOnly = False,
     null: Zero = False,
     as_json: Json = False,
@@ -183,7 +182,7 @@ def ls(
 
 
 def stats(index: IndexAddress, as_json: Json = False) -> None:
-    """Count items; name the model; show the size.
+    """Show the number of items, the model and the size.
 
     Example: puma index stats my.index --json
     """
@@ -200,7 +199,7 @@ def stats(index: IndexAddress, as_json: Json = False) -> None:
 
 
 def verify(index: IndexAddress, as_json: Json = False) -> None:
-    """Read everything in an index and say what is wrong with it. Exit code 1 if anything is.
+    """Read everything in an index and list its faults. The exit code is 1 if there are any.
 
     Example: puma index verify my.index
     """
@@ -219,9 +218,9 @@ def verify(index: IndexAddress, as_json: Json = False) -> None:
 
 
 def compact(index: IndexAddress, as_json: Json = False) -> None:
-    """Make an index small and fast at once; it does so by itself now and then.
+    """Make an index smaller and faster now. This also happens automatically from time to time.
 
-    Old versions go, so a search that another process began before may have to be repeated.
+    Old versions are removed. A search that another process had already started may have to be repeated.
 
     Example: puma index compact my.index
     """
@@ -237,10 +236,10 @@ def compact(index: IndexAddress, as_json: Json = False) -> None:
 def export(
     index: IndexAddress,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .jsonl or .parquet file to write.")],
-    vectors: Annotated[bool, typer.Option("--vectors", help="The vectors too.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Also write the vectors.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write all items to a file: id, modality, payload (as text in Parquet), and with --vectors the vector.
+    """Write all items to a file: id, modality and payload (as text in Parquet), with --vectors also the vector.
 
     Example: puma index export my.index items.parquet --vectors
     """
@@ -257,15 +256,18 @@ def export(
 def rm(
     index: IndexAddress,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as ls and search --json show them.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of items, as ls and search --json show them.")
     ] = None,
     paths: Annotated[
         list[str] | None,
-        typer.Option("--path", help="A file or folder: what came from it, or from below it. May be repeated."),
+        typer.Option(
+            "--path",
+            help="Remove items that came from this file, or from files in or below this folder; can be repeated.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove items. Their files stay as they are, and the next `puma index add` of those puts them back.
+    """Remove items from an index. Their files are not changed. The next `puma index add` of them adds them again.
 
     Example: puma index rm my.index 9f86d081884c7d659a2feaa0c55ad015
 

@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
 
 
 def mine(
-    root: Annotated[Path, typer.Option(help="The benchmark's folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new benchmark's folder.")],
+    root: Annotated[Path, typer.Option(help="Folder of the benchmark to read.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new benchmark to write.")],
     model: Model = None,
     st: ForeignModel = None,
     st_prompt: ForeignPrompt = None,
@@ -38,25 +38,27 @@ def mine(
     attn: Attention = None,
     layers: Layers = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Take scores from the run files in this folder; no model is loaded.")
+        Path | None, typer.Option(help="Take scores from the run files in this folder instead of a model.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Which data set, if the folder holds several.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set to use, if the folder holds several.")] = None,
     split: Annotated[str, typer.Option(help="The split whose queries get negatives.")] = "train",
-    task: Annotated[list[str] | None, typer.Option(help="A task id; may be given several times. Default: all.")] = None,
-    pool: Annotated[str, typer.Option(help="local: each task's own pool; global: candidates of all tasks.")] = "local",
-    negatives: Annotated[int, typer.Option("--negatives", "-n", help="The most a query gets.")] = 8,
-    skip_top: Annotated[int, typer.Option(help="Pass over so many of the best candidates.")] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task id; can be repeated. Default: all.")] = None,
+    pool: Annotated[
+        str, typer.Option(help="local: candidates of the task's own pool. global: of all tasks.")
+    ] = "local",
+    negatives: Annotated[int, typer.Option("--negatives", "-n", help="Most negatives per query.")] = 8,
+    skip_top: Annotated[int, typer.Option(help="Skip this many of the best candidates.")] = 0,
     margin: Annotated[
         float,
         typer.Option(
-            help="Leave out what scores above the best positive by more than this; 2 leaves out nothing a cosine gives."
+            help="Leave out candidates whose cosine exceeds the best positive's by more than this; 2 leaves out none."
         ),
     ] = 0.0,
     other_modality: Annotated[
         int,
         typer.Option(
-            help="Also give a query so many candidates of other modalities than it asks for, of all tasks, that score "
-            "as high as its best positive or higher."
+            help="Also add this many candidates per query that have another modality than it asks for. They come from "
+            "all tasks and score at least as high as its best positive."
         ),
     ] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy pools and images instead of linking them.")] = False,
@@ -64,10 +66,11 @@ def mine(
     no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
-    """Mine hard negatives and write them, as M-BEIR's neg_cand_list, into a new benchmark folder to train on.
+    """Find hard negatives, wrong answers that a model ranks high, and write them into a new benchmark folder to train
+    on (M-BEIR's neg_cand_list).
 
-    Known positives, what has their content, and what beats them clearly are left out. Interrupted, it goes on where it
-    was; under torchrun several processes share the embedding.
+    Left out are known positives, candidates with the same content, and candidates above the positive by the margin. To
+    continue after an interruption, give the same command again. Under torchrun several processes share the work.
 
     Example: puma mine --model runs/quickstart/model --root openpics --out openpics-hard --negatives 8 --margin 0
     """

@@ -29,12 +29,12 @@ def register(app: typer.Typer) -> None:
 def models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Look in these too, and up to two folders below them."),
+        typer.Argument(metavar="[FOLDER]...", help="Also look in these folders, up to two levels deep."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the retrievers that --model can name here without fetching anything: the default one, those in PUMA's and
-    the hub's cache, and those in folders. A star marks the one that is used where none is named.
+    """List the retrievers that --model can use without a download: the default one, those in the caches of PUMA and of
+    the hub, and those in folders. A star marks the one that is used without --model.
 
     Example: puma models runs
     """

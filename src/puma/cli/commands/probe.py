@@ -17,38 +17,45 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    base: Annotated[str, typer.Option(help="The base model: a folder, a hub name, or mini.")] = MINI,
+    base: Annotated[str, typer.Option(help="The model to probe: a folder, a hub name, or mini.")] = MINI,
     data: Annotated[
         Path | None, typer.Option(help="Data in M-BEIR's layout. Default: OpenPics, built if missing.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results, and of the states that a later run reuses.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for results and for states that a later run reuses.")] = Path(
         "probe"
     ),
-    dataset: Annotated[str | None, typer.Option(help="Which data set, if the folder holds several.")] = None,
-    split: Annotated[str, typer.Option(help="What is evaluated: val or test.")] = "val",
-    tasks: Annotated[str | None, typer.Option(help="Task ids with commas, as 0,1,3. Default: all.")] = None,
-    queries: Annotated[int, typer.Option(help="Queries of each task, at most.")] = 200,
+    dataset: Annotated[str | None, typer.Option(help="The data set to use, if the folder holds several.")] = None,
+    split: Annotated[str, typer.Option(help="The split to evaluate: val or test.")] = "val",
+    tasks: Annotated[str | None, typer.Option(help="Task ids, such as 0,1,3. Default: all.")] = None,
+    queries: Annotated[int, typer.Option(help="Most queries per task.")] = 200,
     pairs: Annotated[
-        int, typer.Option(help="Train pairs of each task for the ridge, at most; 0: zero-shot only.")
+        int, typer.Option(help="Most training pairs per task for the ridge map; 0: zero-shot only.")
     ] = 300,
-    pool: Annotated[int | None, typer.Option(help="Candidates of each task, at most. Default: the whole pool.")] = None,
+    pool: Annotated[int | None, typer.Option(help="Most candidates per task. Default: the whole pool.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="open-quote, short or chat. Default: open-quote for mini, else chat.")
+        str | None,
+        typer.Option(help="Prompt format: open-quote, short or chat. Default: open-quote for mini, else chat."),
     ] = None,
     quality: Annotated[
-        float | None, typer.Option(help="Suggest the fewest layers for this share of the best quality. Default: 0.95.")
+        float | None,
+        typer.Option(help="Suggest the fewest layers that reach this share of the best quality. Default: 0.95."),
     ] = None,
-    speed: Annotated[float | None, typer.Option(help="Suggest the best depth this many times faster.")] = None,
-    first_only: Annotated[bool, typer.Option("--first-only", help="Leave the k-1 + last variant out.")] = False,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    speed: Annotated[float | None, typer.Option(help="Suggest the best depth that is this many times faster.")] = None,
+    first_only: Annotated[
+        bool, typer.Option("--first-only", help="Do not measure the first k-1 layers with the last one.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option(help="Type to compute in: fp32, bf16, or auto (bf16 if it is fast here).")
+    ] = "auto",
     dtype: Dtype = "auto",
     attn: Attention = None,
-    batch_size: Annotated[int, typer.Option(help="Items a forward pass.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the draw of queries and pairs.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Items per forward pass.")] = 32,
+    seed: Annotated[int, typer.Option(help="Random seed for drawing queries and pairs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Probe every depth of a base: zero-shot and through a ridge map, the first k layers and the first k-1 with the
-    last; a table, a plot and a suggestion for k. An interrupted probe goes on when the command is given again.
+    """Measure retrieval quality at every depth k of a base before training, to choose how many layers to keep. Measured
+    are the first k layers, and the first k-1 with the last one; each zero-shot and through a ridge map. The result is
+    a table, a plot and a suggestion for k. To continue after an interruption, give the same command again.
 
     Example: puma probe --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --tasks 0,3 --quality 0.95 --out probe
     """
@@ -106,7 +113,7 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
     if prompt is not None and prompt not in (*PROMPTS, "chat"):
         raise InputError(f"--prompt {prompt}: give one of {', '.join([*PROMPTS, 'chat'])}")
     if base != MINI and holds(base, PROMPT_FILE):
-        raise InputError(f"--base {base}: is a retriever already; probe the base that it was made of")
+        raise InputError(f"--base {base}: is a retriever already; probe the base that it was made from")
     if data is not None and not data.is_dir():
         raise InputError(f"--data {data}: no such folder; give one in M-BEIR's layout")
     if base != MINI and data is not None:

@@ -15,13 +15,15 @@ def register(app: typer.Typer) -> None:
 
 
 def prune(
-    base: Annotated[str, typer.Argument(help="The base: a model folder, or a name on the hub.")],
-    out: Annotated[Path, typer.Argument(help="The new model folder.")],
-    layers: Annotated[int, typer.Option("--layers", "-k", help="Decoder layers kept.")],
-    keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 and the very last.")] = False,
+    base: Annotated[str, typer.Argument(help="The base model: a folder, or a name on the hub.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    layers: Annotated[int, typer.Option("--layers", "-k", help="How many decoder layers to keep.")],
+    keep_last: Annotated[
+        bool, typer.Option("--keep-last", help="Keep the first k-1 layers and the last one, instead of the first k.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Keep the shallow decoder layers of a multimodal LLM: an ordinary model folder of its family comes out.
+    """Keep only the first decoder layers of a multimodal LLM. The result is an ordinary model folder of its family.
 
     Example: puma prune Qwen/Qwen2-VL-2B-Instruct qwen2-vl-12 --layers 12
     """

@@ -13,17 +13,17 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/quickstart"),
     minutes: Annotated[
         float | None,
-        typer.Option(help="Wall time of the contrastive training (7 if not given); the rest takes 4 to 10 minutes."),
+        typer.Option(help="Wall time of the contrastive training (default 7). The rest takes 4 to 10 minutes."),
     ] = None,
 ) -> None:
-    """Assemble a small base, prune, train, evaluate, index and search, without an account: a quarter of an hour
-    on two slow cores, less on faster ones.
+    """Assemble a small base, prune, train, evaluate, index and search. Needs no account. Takes a quarter of an hour on
+    two slow cores, less on faster ones.
 
-    An interrupted run goes on where it was when the same command is given again, with what was left of its minutes;
-    with other minutes it trains longer or stops.
+    To continue after an interruption, give the same command again; it trains for the minutes that were left. With
+    other --minutes it trains longer or stops.
 
     Example: puma quickstart --minutes 10
     """

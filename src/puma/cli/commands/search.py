@@ -33,47 +33,54 @@ def search(
         str,
         typer.Argument(
             metavar="INDEX",
-            help="An index's folder or address; or a folder of pictures, as . here: its index is kept in the cache.",
+            help="An index's folder or address; or a folder of images, such as the current one (.). PUMA then keeps an "
+            "index of it in its cache.",
         ),
     ],
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The query's words.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="The query's image.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Results shown.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results to show.")] = 10,
     modality: ModalityList = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
             "--where",
-            help="Only items whose fields say so: KEY=VALUE, also != < <= > >=, or a filter as JSON. May be given "
-            "several times; all must hold.",
+            help="Only items whose fields meet this condition: KEY=VALUE, also != < <= > >=, or a filter as JSON. Can "
+            "be repeated; all conditions must hold.",
         ),
     ] = None,
     minus: Annotated[
-        list[str] | None, typer.Option("--minus", help="Words for what the results should not be like.")
+        list[str] | None,
+        typer.Option("--minus", help="Words that describe what results should not be like. Can be repeated."),
     ] = None,
     folder: Annotated[
         str | None, typer.Option("--folder", help="Only images whose files are in this folder or below it.")
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", min=-1.0, max=1.0, help="Leave out results of a smaller score.")
+        float | None, typer.Option("--min-score", min=-1.0, max=1.0, help="Leave out results with a lower score.")
     ] = None,
     group: Annotated[
-        bool, typer.Option("--group", help="Show near-duplicates as one result, the best of them.")
+        bool, typer.Option("--group", help="Show only the best result of each group of near-duplicates.")
     ] = False,
     drop_weak: Annotated[
         bool,
         typer.Option(
             "--drop-weak",
-            help="Leave out results whose score this model gives as well where nothing fits; else they are marked.",
+            help="Leave out weak results: their score is one that this model also gives when nothing fits. Without "
+            "this option they are marked (weak).",
         ),
     ] = False,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="Leave out so many of the best: the next page.")] = 0,
-    instruction: Annotated[str | None, typer.Option(help="Instead of the default one; '' for none.")] = None,
+    offset: Annotated[
+        int, typer.Option("--offset", min=0, help="Skip this many of the best results, to get the next page.")
+    ] = 0,
+    instruction: Annotated[
+        str | None, typer.Option(help="Instruction to use instead of the default one; '' for none.")
+    ] = None,
     merge: Annotated[
         str,
         typer.Option(
-            help="How hits of several modalities come into one order: calibrated, rank, score, or single (one query "
-            "and one search for all)."
+            help="How to order results of several modalities: calibrated, rank, score, or single (one query and one "
+            "search for all)."
         ),
     ] = "calibrated",
     model: Model = None,
@@ -84,7 +91,7 @@ def search(
     null: Zero = False,
     as_json: Json = False,
 ) -> None:
-    """Find the items most like a query.
+    """Find the items that fit a query best.
 
     Example: puma search my.index "a red fox in snow" -k 5 --modality image
 
@@ -159,7 +166,7 @@ def search(
         conditions += ["these fields"] if condition is not None else []
         of = f" of {' and '.join(conditions)}" if conditions else ""
         what = f"no more than {offset} items" if offset else "no items"
-        what += " that is not weak" if drop_weak else ""
+        what += " that are not weak" if drop_weak else ""
         what += f" with a score of at least {min_score:g}" if min_score is not None else ""
         typer.echo(f"nothing found: the index has {what}{of}", err=True)
 

@@ -44,50 +44,58 @@ def register(app: typer.Typer) -> None:
 def serve(
     indexes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INDEX]...", help="Index folders or addresses; none to serve embeddings only."),
+        typer.Argument(
+            metavar="[INDEX]...", help="Folders or addresses of indexes. Without any, only embeddings are served."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at. Any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any other than this machine's own needs a token.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
     layers: Layers = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File that holds the token clients must send. Or set PUMA_TOKEN.")
+        Path | None, typer.Option(help="File with the token that clients must send. Or set PUMA_TOKEN.")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without a token: anyone may use it.")
+        bool, typer.Option("--insecure", help="Allow other machines without a token: anyone can use the service.")
     ] = False,
-    read_only: Annotated[bool, typer.Option("--read-only", help="No adding and deleting over HTTP.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse to add or delete items over HTTP.")] = False,
     originals: Annotated[
         bool | None,
         typer.Option(
             "--originals/--no-originals",
-            help="Tell the paths of the items' files and give the files out. Default: only where nobody but this "
-            "machine is let in (no other --host, --allow-host or --cors-origin).",
+            help="Give clients the items' file paths and the files themselves. Default: only if nobody but this "
+            "machine has access (no other --host, no --allow-host, no --cors-origin).",
         ),
     ] = None,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="A web origin whose pages may call the service; may be repeated.")
+        list[str] | None, typer.Option(help="A web origin whose pages may call the service; can be repeated.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A further name this service is addressed by, as behind a proxy; may be repeated."),
+        typer.Option(help="Another host name of this service, for example behind a proxy; can be repeated."),
     ] = None,
     model_name: Annotated[
-        list[str] | None, typer.Option(help="Name of the model in /v1/models; may be repeated.")
+        list[str] | None, typer.Option(help="Name of the model in /v1/models; can be repeated.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Items a forward pass.")] = 64,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a first item may wait for company.")] = 4.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Items that wait at most; then clients get 429.")] = 1024,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds a request may wait; then it gets 503.")] = 30.0,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most items per forward pass.")] = 64,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, help="How many milliseconds an item waits for others to join its batch.")
+    ] = 4.0,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Most items that wait; beyond that clients get status 429.")
+    ] = 1024,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that a request may wait; after that it gets status 503.")
+    ] = 30.0,
     image_cache: CacheFolder = None,
     image_cache_size: CacheSize = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log each request on stderr.")] = False,
 ) -> None:
-    """Serve indexes over HTTP: a search page at /, embeddings in OpenAI's and Cohere's shapes, /docs.
+    """Serve indexes over HTTP: a search page at /, embeddings in the formats of OpenAI and Cohere, API docs at /docs.
 
     Example: puma serve my.index
 
@@ -102,11 +110,11 @@ def serve(
     if not loopback and token is None and not insecure:
         raise InputError(
             f"--host {host}: others could use this service; give it a token (PUMA_TOKEN or --token-file), "
-            "or say --insecure if that is meant"
+            "or give --insecure to allow it"
         )
     origins = [_matching(_ORIGIN, "--cors-origin", origin.rstrip("/"), "https://name") for origin in cors_origin or []]
     if "*" in origins and token is None and not insecure:
-        raise InputError("--cors-origin '*': every web page could use this service; give it a token or say --insecure")
+        raise InputError("--cors-origin '*': every web page could use this service; give it a token or --insecure")
     settings = ServeSettings(
         token=token,
         hosts=(
@@ -230,7 +238,7 @@ def _token(file: Path | None) -> str | None:
             f"{origin}: must hold one token of letters, digits and signs; `openssl rand -hex 24` makes one"
         )
     if len(token) < _SHORT_TOKEN:
-        typer.echo(f"warning: {origin}: a token of {len(token)} characters can be guessed; take 32", err=True)
+        typer.echo(f"warning: {origin}: a token of {len(token)} characters can be guessed; use 32", err=True)
     return token
 
 

@@ -14,31 +14,32 @@ from puma.cli.commands._shared import Json, print_json
 PAPER = "qwen2-vl-7b"
 """The recipe whose first stage the flags start from."""
 
-HELP = """Prune a base, distil, train with a contrastive loss, merge and save; or, with a table of pairs as --data,
-train a retriever on (docs/own-data.md). An interrupted run goes on when the command is given again.
+HELP = """Make a retriever from a base: prune, distil, train with a contrastive loss, merge adapters and save. With a
+table of pairs as --data: train an existing retriever further (docs/own-data.md). To continue after an interruption,
+give the same command again.
 
 RECIPE is a YAML file or the name of a shipped one: mini, mini-distilled, puma-mini, qwen2-vl-2b, qwen2-vl-7b,
 qwen2.5-vl-3b, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
 
 Examples:
 
-  puma train --data pairs.csv               puma-mini on your own pairs: query_text, positive_image, ...
+  puma train --data pairs.csv               train puma-mini further on your pairs: query_text, positive_image, ...
 
   puma train --data pairs.csv --columns query_text=caption,positive_image=path --minutes 5
 
   puma train mini --out my-mini
 
-  puma train puma-mini --out my-mini --adapter my-mini.safetensors      the default model, made anew
+  puma train puma-mini --out my-mini --adapter my-mini.safetensors      train the default model again
 
   puma train qwen2-vl-2b --data mbeir --out my-retriever --set retrieve.epochs=1 --set layers=16
 
-  puma train qwen2-vl-7b --dry-run          parameters, memory, FLOPs; nothing is downloaded
+  puma train qwen2-vl-7b --dry-run          show parameters, memory, FLOPs; download nothing
 
   puma train --base Qwen/Qwen2-VL-2B-Instruct --data mbeir --layers 12 --out my-retriever --set steps=1000
 
   puma train qwen2-vl-2b --data mbeir --out m --eval-every 500 --patience 4 --report-to tensorboard
 
-On several GPUs, by either launcher; batch sizes are for each of them:
+On several GPUs, with either launcher. Batch sizes are per GPU:
 
   torchrun --nproc-per-node 4 -m puma.cli train qwen2-vl-7b --data mbeir --out my-retriever
 
@@ -47,79 +48,88 @@ On several GPUs, by either launcher; batch sizes are for each of them:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("train", help=HELP, short_help="A retriever of a base and your data, by a recipe or by flags.")(train)
+    app.command(
+        "train", help=HELP, short_help="Train a retriever from a base and your data, by a recipe or by options."
+    )(train)
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's file or name (docs/recipes.md).")
+        str | None, typer.Argument(metavar="[RECIPE]", help="File or name of a recipe (docs/recipes.md).")
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", "--model", "-m", help="The base model (folder or hub name), or a retriever to train on."
+            "--base", "--model", "-m", help="The base model (folder or hub name), or a retriever to train further."
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A folder in M-BEIR's layout with a train split; or pairs: .csv, .tsv, .jsonl, .ndjson, .parquet "
-            "or a saved datasets folder."
+            help="A folder in M-BEIR's layout with a train split. Or a table of pairs: .csv, .tsv, .jsonl, .ndjson, "
+            ".parquet or a saved datasets folder."
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="With pairs: which columns hold what, as query_text=caption,positive_image=path."),
+        typer.Option(help="With pairs: names of your columns, such as query_text=caption,positive_image=path."),
     ] = None,
     held_out: Annotated[
-        float | None, typer.Option(help="With pairs: the share of the queries not trained on (0.2).")
+        float | None, typer.Option(help="With pairs: share of the queries that are kept for evaluation (default 0.2).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The retriever's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new retriever.")] = None,
     adapter: Annotated[
         Path | None,
-        typer.Option(help="With the mini base: also write the model as an adapter file, as puma-mini ships."),
+        typer.Option(
+            help="With the mini base: also write the model as an adapter file, the form in which puma-mini ships."
+        ),
     ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", "-k", help="Decoder layers kept; all if not given.")] = None,
-    keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 and the very last.")] = False,
+    layers: Annotated[
+        int | None, typer.Option("--layers", "-k", help="How many decoder layers to keep. Default: all.")
+    ] = None,
+    keep_last: Annotated[bool, typer.Option("--keep-last", help="Keep the first k-1 layers and the last one.")] = False,
     prompt: Annotated[
-        str | None, typer.Option(help="chat (the base's own template; the default), open-quote or short.")
+        str | None,
+        typer.Option(help="Prompt format: chat (the base's own template; the default), open-quote or short."),
     ] = None,
     distil_steps: Annotated[
-        int | None, typer.Option(help="Steps of stage 1, on the data's text pairs; 0 for none.")
+        int | None, typer.Option(help="Steps of stage 1 (distillation on the data's text pairs); 0 skips it.")
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="What a frozen base is held in under LoRA adapters: auto (bf16), fp32, bf16, 4bit (CUDA)."),
+        typer.Option(help="Type of the frozen base under LoRA adapters: auto (bf16), fp32, bf16 or 4bit (CUDA)."),
     ] = None,
     attn: Annotated[
-        str | None, typer.Option(help="sdpa, eager or flash_attention_2; the base's own way if not given.")
+        str | None, typer.Option(help="Attention: sdpa, eager or flash_attention_2. Default: the base's own.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Wall time that stage 2 may take at most (with pairs: 10 if not given).")
+        float | None, typer.Option(help="Most wall time of stage 2, in minutes (default with pairs: 10).")
     ] = None,
     eval_every: Annotated[
-        int | None, typer.Option(help="Steps of stage 2 between evaluations on the data's val split; the best is kept.")
+        int | None,
+        typer.Option(help="Steps of stage 2 between evaluations on the val split. The best weights are kept."),
     ] = None,
-    patience: Annotated[int | None, typer.Option(help="Evaluations without a gain after which stage 2 stops.")] = None,
-    report_to: Annotated[
-        str | None, typer.Option(help="Show the log elsewhere too: tensorboard, wandb or trackio.")
+    patience: Annotated[
+        int | None, typer.Option(help="Stop stage 2 after this many evaluations without a gain.")
     ] = None,
+    report_to: Annotated[str | None, typer.Option(help="Also send the log to tensorboard, wandb or trackio.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse data with a faulty row, which else is left out and counted.")
+        bool, typer.Option("--strict", help="Refuse data with faulty rows. Without this they are left out and counted.")
     ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="A value that goes before the recipe's: retrieve.learning_rate=1e-4, layers=8; without a recipe also "
-            "learning_rate=1e-4, of stage 2. May be repeated.",
+            help="A value that overrides the recipe's: retrieve.learning_rate=1e-4, layers=8. Without a recipe, "
+            "learning_rate=1e-4 sets stage 2. Can be repeated.",
         ),
     ] = None,
     distil_settings: Annotated[
-        list[str] | None, typer.Option("--distil-set", help="A setting of stage 1, as learning_rate=1e-4.")
+        list[str] | None,
+        typer.Option("--distil-set", help="A setting of stage 1, such as learning_rate=1e-4. Can be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost, without weights or data, and stop.")
+        bool, typer.Option("--dry-run", help="Estimate the cost without weights or data, and stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:
