@@ -1,4 +1,4 @@
-"""``puma train --data TABLE``: what of its flags goes with a table of pairs, and what is printed."""
+"""``puma train --data TABLE``: a retriever trained on with a table of pairs, or a base trained on it by a recipe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from typing import Any
 
 import typer
 
-from puma.cli.commands._shared import model_path, print_json
+from puma.cli.commands._shared import DEFAULT_MODEL, model_path, note, print_json
 from puma.errors import InputError
+
+
+def trains_a_retriever(recipe: str | None, base: str | None) -> bool:
+    """Whether a table of pairs trains a retriever further, and not a base model: without a recipe, where the model
+    that is named is a retriever, or none is named."""
+    if recipe is not None:
+        return False
+    from puma.pruning.hub import holds
+    from puma.retriever.prompts import PROMPT_FILE
+
+    return base in (None, DEFAULT_MODEL) or holds(base, PROMPT_FILE)
 
 
 def train_on_table(
@@ -40,8 +51,8 @@ def train_on_table(
     given = [flag for flag, value in unfit.items() if value]
     if given:
         raise InputError(
-            f"{', '.join(given)}: not with a table of pairs ({data}), which trains an existing retriever further; "
-            "to make one from a base, give puma train data in M-BEIR's layout"
+            f"{', '.join(given)}: not with a table of pairs ({data}) and no base, which trains an existing retriever "
+            "further; to train a base model, name a recipe, or the base with --base"
         )
     from puma.data.pair_columns import parse_columns
     from puma.mini.base.known_images import features_of, has_known_tower
@@ -74,3 +85,52 @@ def train_on_table(
             "training did not help on the held-out queries that choose the weights: the model is saved unchanged"
         )
     typer.echo(f"{target}: saved; try  puma index add my.index IMAGES --model {target}")
+
+
+def benchmark_of_table(
+    base: str, data: Path, out: Path, *, columns: str | None, held_out: float | None, strict: bool
+) -> Path:
+    """The table as a folder in M-BEIR's layout, in the new model's working folder; that of an unfinished run is used
+    again.
+
+    Args:
+        base: what will be trained; a mistyped one is refused before the table is read.
+
+    Raises:
+        InputError: no such base; the working folder belongs to a run of other data; too few different queries.
+        DataError: the table cannot be used.
+    """
+    from puma.data.pair_columns import parse_columns
+    from puma.data.pair_tables import PairTable
+    from puma.pruning.hub import model_folder
+    from puma.training.finetune.split import FRACTION
+    from puma.training.finetune.working import benchmark_of_run
+    from puma.training.recipes.recipe import MINI
+    from puma.training.two_stages import free_target
+
+    if base != MINI:
+        model_folder(base, what="base")
+    target = free_target(out)
+    share = FRACTION if held_out is None else held_out
+    table = PairTable(data, parse_columns(columns))
+    return benchmark_of_run(table, target.with_name(target.name + ".work"), held_out=share, strict=strict, say=note)
+
+
+def held_out_figures(out: Path, root: Path) -> dict[str, Any]:
+    """Hit rates of the trained retriever on the table's test split, and a random ranking's; empty in all processes but
+    the first."""
+    from puma.evaluation.mbeir import chance, evaluate
+    from puma.evaluation.processes import is_first
+    from puma.retriever.model import Retriever
+
+    if not is_first():
+        return {}
+    options: dict[str, Any] = {"split": "test", "pools": ("local",)}
+    return {"model": evaluate(Retriever.from_pretrained(out), root, **options), "chance": chance(root, **options)}
+
+
+def figure_lines(figures: Mapping[str, Any]) -> str:
+    """The figures of :func:`held_out_figures`, to read."""
+    from puma.evaluation.report.terminal import plain_table
+
+    return "held out, never trained on: " + plain_table(figures["model"], figures["chance"], "local")

@@ -133,7 +133,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    from puma.cli.commands._own_data import train_on_table
+    from puma.cli.commands import _own_data
     from puma.cli.commands._shared import quiet_libraries
     from puma.data.pair_tables import is_pair_table
     from puma.errors import InputError
@@ -154,8 +154,10 @@ def train(
         "retrieve.report_to": report_to,
     }
     changes = {key: value for key, value in given.items() if value is not None}
-    if data is not None and is_pair_table(data):
-        train_on_table(
+    is_table = data is not None and is_pair_table(data)
+    if is_table and _own_data.trains_a_retriever(recipe, base):
+        assert data is not None
+        _own_data.train_on_table(
             base,
             data,
             out,
@@ -166,7 +168,6 @@ def train(
             strict=strict,
             as_json=as_json,
             unfit={
-                "RECIPE": recipe,
                 "--adapter": adapter,
                 "--layers": layers,
                 "--keep-last": keep_last,
@@ -178,7 +179,7 @@ def train(
             },
         )
         return
-    if columns is not None or held_out is not None:
+    if not is_table and (columns is not None or held_out is not None):
         raise InputError("--columns and --held-out go with a table of pairs as --data (docs/own-data.md)")
     first = {f"distil.{key}": value for key, value in parsed(distil_settings).items()}
     if recipe is not None:
@@ -200,15 +201,20 @@ def train(
     distil_set = bool(distil_steps or distil_settings) or any(key.startswith("distil.") for key in parsed(settings))
     if adapter is not None and plan.base != recipes.MINI:
         raise InputError(f"--adapter {adapter}: an adapter is a difference from the mini base, not from {plan.base}")
+    if is_table and data is not None:
+        data = _own_data.benchmark_of_table(plan.base, data, out, columns=columns, held_out=held_out, strict=strict)
     if plan.base == recipes.MINI:
         from puma.mini.training import train_recipe
 
         log = train_recipe(plan, data, out, adapter=adapter, strict=strict)
     else:
         log = recipes.train_recipe(plan, data, out, distil_if_texts=not distil_set, strict=strict)
+    figures = _own_data.held_out_figures(out, data) if is_table and data is not None else {}
     if as_json:
-        print_json({"out": str(out), "log": log})
+        print_json({"out": str(out), "log": log, **({"held_out": figures} if figures else {})})
         return
+    if figures:
+        typer.echo(_own_data.figure_lines(figures))
     typer.echo(f"{out}: trained; try  puma evaluate --model {out}" + (f" --root {data}" if data else ""))
 
 

@@ -22,7 +22,7 @@ from puma.pruning.loading import cast_weights
 from puma.retriever.inputs import why_unusable
 from puma.retriever.model import Retriever
 from puma.retriever.stored_vision import VisionFeatures
-from puma.storage.folders import write_json, write_whole
+from puma.storage.folders import write_json
 from puma.training.any_modality import with_any_instructions
 from puma.training.distributed import join, processes, wait
 from puma.training.finetune.examples import Example, Examples, read_examples
@@ -30,15 +30,14 @@ from puma.training.finetune.held_out import HeldOut
 from puma.training.finetune.report import gains
 from puma.training.finetune.settings import default_config
 from puma.training.finetune.split import FRACTION, Split, split_examples
+from puma.training.finetune.working import report_skips, same_data
 from puma.training.pairs import Pair
 from puma.training.stage import TrainResult, train
 from puma.training.two_stages import free_target, tell, to_stderr
 from puma.training.validation import MEAN, TrainingEncoder
 
-LEFT_OUT = "left_out.jsonl"
-"""In the working folder: every row that was left out, with the reason."""
 Store = Callable[[Sequence[Path], Path], VisionFeatures]
-PLAN, BEFORE, REPORT = "data.json", "before.json", "report.json"
+BEFORE, REPORT = "before.json", "report.json"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def fine_tune(
     config = default_config(retriever.model, tuning.pairs, changes)
     counts = _counts(examples, split, tuning, skips)
     _say_data(table.path, counts, skips, work, say)
-    _same_data(work, {"data": examples.fingerprint, "model": retriever.fingerprint, "held_out": held_out})
+    same_data(work, {"data": examples.fingerprint, "model": retriever.fingerprint, "held_out": held_out})
     images = [] if store is None or config.reads_pixels else tuning.images
     vision = store(images, work) if store is not None and images else None
     before = _before(retriever, tuning, TrainingEncoder(retriever, vision, config.precision), work, say)
@@ -240,32 +239,13 @@ def _say_data(
 ) -> None:
     repeated = f" ({counts['repeated']:,} rows say what another says)" if counts["repeated"] else ""
     say(f"{path}: {counts['pairs']:,} different pairs{repeated}")
-    if skips:
-        if processes()[0] == 0:
-            lines = [json.dumps({"where": skip.where, "reason": skip.reason}) + "\n" for skip in skips]
-            write_whole(work / LEFT_OUT, "".join(lines).encode())
-        say(f"{summary(skips, 'rows')}\n  all of them: {work / LEFT_OUT}")
+    report_skips(work, skips, say)
     say(
         f"{counts['train']:,} pairs to train on; held out: {counts['choose']:,} queries to choose the weights by and "
         f"{counts['measure']:,} others to measure on; no query is on two sides"
     )
     if counts["shared_positives"]:
         say(f"{counts['shared_positives']:,} held-out positives are positives in training, too: the data hang together")
-
-
-def _same_data(work: Path, plan: Mapping[str, Any]) -> None:
-    """Record what a run is of, or check that the folder's run is of the same."""
-    path = work / PLAN
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in plan if before.get(key) != plan[key])
-        if changed:
-            raise InputError(
-                f"{work}: an unfinished run of other settings is there ({', '.join(changed)} differ); remove that "
-                "folder or give another --out"
-            )
-    elif processes()[0] == 0:
-        write_json(path, plan)
 
 
 def _before(
