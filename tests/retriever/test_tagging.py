@@ -1,6 +1,7 @@
 """Tags of photographs: which images get one, what the model reads, and that nothing else changes."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,9 @@ from puma.retriever.model import Retriever
 from puma.retriever.parity import LEAST, compare
 from puma.retriever.tagging.network import SETTINGS, WEIGHTS, TagNetwork, read_tagger, torch_tagger
 from puma.retriever.tagging.statistics import COUNT, pixel_statistics
-from puma.retriever.tagging.tagger import FOLDER, small_image
+from puma.retriever.tagging.tagger import FOLDER, Tagger, small_image
 from support.exports import needs_onnx
+from support.shared import built_once
 
 NAMES = ("w3", "w14", "w15 w9")
 
@@ -236,15 +238,26 @@ def test_a_cache_on_the_disk_keeps_tags_and_no_image_is_opened_again(retriever, 
     assert retriever.tagger.tagged(items, cache=retriever.image_cache) == tagged
 
 
-def test_an_export_tags_as_the_model_does(retriever, tmp_path):
+@pytest.fixture(scope="module")
+def exported(base, tmp_path_factory):
+    """The export of a retriever that tags every image."""
     needs_onnx()
     from puma.retriever.onnx.exporting import export_onnx
+
+    def build(out):
+        made = Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
+        made.tagger = tagger_for(made, shift=0.1)
+        export_onnx(made, out, source="here")
+
+    return built_once(tmp_path_factory, "onnx-tagging", build)
+
+
+def test_an_export_tags_as_the_model_does(retriever, exported, tmp_path):
     from puma.retriever.onnx.layout import EXPORT_FILE
     from puma.retriever.onnx.tags import FILE
 
     retriever.tagger = tagger_for(retriever, shift=0.1)
-    out = tmp_path / "exported"
-    export_onnx(retriever, out, source="here")
+    out = shutil.copytree(exported, tmp_path / "exported")
     light = Retriever.from_pretrained(out)
     items = [*(Item(image=image) for image in images()), Item(text="w3"), Item(text="w3", image=images()[0])]
     tags = [getattr(item, "tag", None) for item in light.tagger.tagged(items)]
@@ -255,6 +268,33 @@ def test_an_export_tags_as_the_model_does(retriever, tmp_path):
     (out / FILE).unlink()
     with pytest.raises(ModelError, match="export the model again"):
         Retriever.from_pretrained(out).encode(items)
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_an_export_opens_an_image_once_for_its_tag_and_itself_and_not_again(exported, disk, tmp_path, monkeypatch):
+    images()[0].save(tmp_path / "one.png")
+    path, other = tmp_path / "one.png", images()[1]
+    items = [Item(image=path), Item(image=path), Item(image=path, text="w3"), Item(image=other), Item(text="w3")]
+    instructions = [None, "w1", "w1", None, None]
+    light = Retriever.from_pretrained(exported)
+    alone = [light.encode([item], one) for item, one in zip(items, instructions, strict=True)]
+    opened, classified, opening, tags = [], [], Item.open_image, Tagger._tags
+    monkeypatch.setattr(Item, "open_image", lambda self, **more: opened.append(self.image) or opening(self, **more))
+    monkeypatch.setattr(Tagger, "_tags", lambda self, given: classified.extend(given) or tags(self, given))
+
+    def fresh():
+        opened.clear(), classified.clear()
+        return Retriever.from_pretrained(exported, image_cache=tmp_path / "cache" if disk else None)
+
+    light = fresh()
+    for _ in range(3):
+        found = light.encode(items, instructions, batch_size=2)
+        np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-6)
+        # Beside these only what the tagger had made small is opened.
+        assert (sum(one is path or one is other for one in opened), len(classified)) == (2, 2)
+    found = fresh().encode(items, instructions)
+    np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-6)
+    assert (len(opened) > 0, len(classified)) == ((False, 0) if disk else (True, 2))
 
 
 @pytest.mark.slow

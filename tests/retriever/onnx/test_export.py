@@ -133,6 +133,9 @@ def test_instructions_and_origin_go_along(base, tmp_path):
     export_onnx(retriever, tmp_path / "out", source="here", text_only=True)
     light = Retriever.from_pretrained(tmp_path / "out")
     assert (light.instructions, light.about) == (retriever.instructions, retriever.about)
+    # A folder that will never hold anything is refused rather than made.
+    with pytest.raises(InputError, match=r"^image_cache='seen': model '.*' is an ONNX export of the text side alone"):
+        Retriever.from_pretrained(tmp_path / "out", image_cache="seen")
 
 
 @pytest.mark.slow
@@ -232,7 +235,6 @@ def test_a_missing_onnxruntime_is_named_with_the_command(folder, monkeypatch, ca
         {"attn": "sdpa"},
         {"layers": 1},
         {"device": "cuda"},
-        {"image_cache": "seen"},
     ],
 )
 def test_what_was_decided_at_the_export_cannot_be_asked_for(folder, options):

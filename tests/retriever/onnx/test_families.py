@@ -17,7 +17,6 @@ from puma.retriever.onnx.vision_graphs import SIDES
 from support import tiny
 from support.exports import lightly, needs_onnx
 from support.plain import image
-from support.shared import built_once
 
 needs_onnx()
 
@@ -44,23 +43,6 @@ def some(names, first):
 
 
 SEEING = some([name for name in SIDES if name != "fast_vlm"], ("qwen2_vl",))
-
-
-@pytest.fixture(scope="module")
-def pair(family_base, tmp_path_factory):
-    """By a family's name its retriever, and the folder of its export."""
-
-    def of(family):
-        retriever = Retriever.from_base(family_base(family), layers=2, device="cpu", dtype="fp32")
-
-        def build(out):
-            made = export_onnx(retriever, out, source="somewhere/else")
-            assert made.images
-            assert min(made.text_cosine, made.image_cosine) > 0.99999
-
-        return retriever, built_once(tmp_path_factory, f"onnx-{family}", build)
-
-    return of
 
 
 @pytest.mark.parametrize("family", SEEING)

@@ -22,6 +22,8 @@ Key = tuple[Any, ...]
 
 CONTENT = "content"
 """The first of a key that is made of what is in the image, and so means the same at another time."""
+FEW = 16
+"""Images of a call up to this number are also looked up in, and kept for, other calls, by a digest of their content."""
 SAMPLE_BYTES = 4096
 """Read from the middle of files that are of one length, before one is read whole."""
 

@@ -18,18 +18,13 @@ from weakref import WeakKeyDictionary
 import torch
 
 from puma.items.item import Item
-from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.bounded import IMAGE_BYTES, BoundedMemory
 from puma.retriever.encoding.image_cache import ImageCache
-from puma.retriever.encoding.repeats import CONTENT, Key, content_keys
+from puma.retriever.encoding.repeats import CONTENT, FEW, Key, content_keys
 from puma.retriever.encoding.seen import Seen, from_bytes, to_bytes
 from puma.retriever.encoding.states import Features, cast_features, weights_stamp
 from puma.retriever.encoding.vision_identity import processing, vision_identity
 from puma.retriever.inputs import Inputs
-
-MEMORY_BYTES = 128 * 1024 * 1024
-"""Kept of one model's images: puma-mini's are 20 KB each, one of 300 tokens of Qwen2-VL-2B in bf16 is 1 MB."""
-FEW = 16
-"""Images of a call up to this number are also looked up in, and kept for, other calls, by a digest of their content."""
 
 MEMORIES: WeakKeyDictionary[torch.nn.Module, BoundedMemory[Seen]] = WeakKeyDictionary()
 """Of each model the images that later calls may use."""
@@ -84,7 +79,7 @@ class SeenImages:
         """The keys of the same entries on the disk."""
         if identity is not None:
             self._on_disk = {own: _disk_key(identity, own[1]) for own in self._keys if isinstance(own, tuple)}
-        self._memory = MEMORIES.setdefault(model, BoundedMemory(MEMORY_BYTES)) if few else BoundedMemory(MEMORY_BYTES)
+        self._memory = MEMORIES.setdefault(model, BoundedMemory(IMAGE_BYTES)) if few else BoundedMemory(IMAGE_BYTES)
         self.again: list[bool] = []
         """Of each item whether its image will have been seen when the others before it have."""
         stored = self._disk.present(self._on_disk.values()) if self._disk is not None else set()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from puma.errors import InputError
+from puma.retriever.encoding.image_cache import opened_cache
 from puma.retriever.onnx.layout import read_export
 from puma.retriever.onnx.runtime import OnnxRetriever
 from puma.retriever.prompts import PromptFormat
@@ -26,11 +27,12 @@ def load_exported(
     Args:
         folder: where the files are.
         name: what the caller called it, for messages.
-        device, dtype, attn, layers, image_cache: must be left to their defaults (or ``cpu``): the graphs are what they
-            are.
+        device, dtype, attn, layers: must be left to their defaults (or ``cpu``): the graphs are what they are.
+        image_cache: as :meth:`puma.retriever.model.Retriever.from_pretrained` takes it.
 
     Raises:
-        InputError: one of these was given. ModelError: a newer PUMA exported it, or it is damaged.
+        InputError: one of the first four was given, or an image cache where only the text side was exported.
+        StorageError: the image cache cannot be written. ModelError: a newer PUMA exported it, or it is damaged.
         DependencyError: onnxruntime is not installed.
     """
     export = read_export(folder)
@@ -39,7 +41,6 @@ def load_exported(
         ("attn", attn, None),
         ("layers", layers, None),
         ("device", device, None),
-        ("image_cache", image_cache, None),
     )
     for argument, value, plain in given:
         if value != plain and (argument, value) != ("device", "cpu"):
@@ -47,4 +48,12 @@ def load_exported(
                 f"{argument}={value!r}: model {name!r} is an ONNX export in {export.precision}, for the CPU; leave it "
                 f"out, or name the model that it was made of ({export.source})"
             )
-    return OnnxRetriever(export, PromptFormat.read(folder), folder)
+    if image_cache is not None and export.images is None:
+        raise InputError(
+            f"image_cache={image_cache!r}: model {name!r} is an ONNX export of the text side alone, which takes no "
+            f"images; leave it out"
+        )
+    cache = opened_cache(image_cache)
+    made = OnnxRetriever(export, PromptFormat.read(folder), folder)
+    made.image_cache = cache
+    return made

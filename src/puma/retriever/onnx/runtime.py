@@ -18,14 +18,15 @@ from puma.pruning.cards import own_metadata
 from puma.retriever.encoding.batches import CPU_MOST_TOKENS, CPU_PASS_TOKENS, length_sorted_batches, prefetched
 from puma.retriever.encoding.beginnings import PREFIX_BYTES, SHORTEST_PREFIX
 from puma.retriever.encoding.bounded import BoundedMemory
+from puma.retriever.encoding.image_cache import ImageCache
 from puma.retriever.encoding.repeats import first_of_each
-from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.patches import Patches
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.images.sizes import size_in_file
-from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH, Export
+from puma.retriever.onnx.layout import TEXT_GRAPH, Export
 from puma.retriever.onnx.prefixes import Prefix, common_length
-from puma.retriever.onnx.seeing import Seen, plane_positions, seen, stand_in
+from puma.retriever.onnx.seeing import plane_positions, stand_in
+from puma.retriever.onnx.seen_images import Prepared, SeenImage, SeenImages, VisionSide
 from puma.retriever.onnx.sessions import session
 from puma.retriever.onnx.tags import read_tags
 from puma.retriever.onnx.tokens import TokenWriter
@@ -65,6 +66,9 @@ class OnnxRetriever:
         self._text = session(folder / TEXT_GRAPH)
         self._width = next(int(one.shape[1]) for one in self._text.get_inputs() if one.name == "image_features")
         self._prefixes = BoundedMemory[Prefix](PREFIX_BYTES)
+        self._vision = VisionSide(export, folder, self._width)
+        self.image_cache: ImageCache | None = None
+        """Where what it sees in images is looked up and kept, beside its memory of the last calls."""
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_WEIGHTS:
@@ -96,10 +100,6 @@ class OnnxRetriever:
         return TextTokens(self.writer)
 
     @functools.cached_property
-    def _vision(self) -> Any:
-        return session(self.folder / VISION_GRAPH)
-
-    @functools.cached_property
     def tagger(self) -> Tagger:
         """Gives photographs their tag; only where the export is ``tagged``."""
         return read_tags(self.folder, session)
@@ -124,24 +124,26 @@ class OnnxRetriever:
             raise InputError(f"batch_size={batch_size}: give a whole number of at least 1")
         instructions = one_an_item(instruction, found)
         self._check_images(found)
-        firsts, which, _ = first_of_each(found, instructions)
+        firsts, which, keys = first_of_each(found, instructions)
         unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
+        looked = SeenImages(self._vision, unique, keys, self.image_cache)
         tagged = self.export.tagged and any(item.modality == IMAGE for item in unique)
         if tagged:
-            unique = self.tagger.tagged(unique, self.export.images)
+            unique = self.tagger.tagged(unique, self.export.images, looked.tag_cache, looked.keys)
+            looked.take_small(unique)
         sequences = self._sequences(unique, own)
         batches = _batches(unique, own, self._lengths(unique, sequences), batch_size)
 
-        def images_of(rows: list[int]) -> Seen | None:
-            images = [image for row in rows if (image := unique[row].open_image()) is not None]
-            return seen(self.export, [within_limits(image) for image in images]) if images else None
+        def prepared(rows: list[int]) -> Prepared | None:
+            return None if unique[rows[0]].image is None else looked.prepare(rows)
 
         out, counts = np.empty((len(unique), self.dim), np.float32), np.empty(len(unique), np.int64)
         with tqdm(total=len(unique), unit="item", desc="embedding", disable=not show_progress) as bar:
-            for rows, images in prefetched(batches, images_of):
+            for rows, ready in prefetched(batches, prepared):
                 batch = [sequences[row] for row in rows]
-                if images is not None:
-                    written = (stand_in(self.export, size) for size in images.sizes)
+                images = [] if ready is None else looked.look(rows, ready)
+                if images:
+                    written = (stand_in(self.export, image.sides) for image in images)
                     batch = [self.writer.with_image(*pair) for pair in zip(batch, written, strict=True)]
                 counts[rows] = [len(sequence) for sequence in batch]
                 # The head of the first item, as far as the others begin like it.
@@ -185,13 +187,13 @@ class OnnxRetriever:
         sizes = map(size, items)
         return [len(ids) + (count(size) - 1 if size else 0) for ids, size in zip(sequences, sizes, strict=True)]
 
-    def _vectors(self, sequences: list[list[int]], head: list[int], images: Seen | None) -> np.ndarray:
+    def _vectors(self, sequences: list[list[int]], head: list[int], images: Sequence[SeenImage]) -> np.ndarray:
         """Unit vectors float32 [n, dim] of a batch, in which all items have an image, or none has."""
         features, grids = np.empty((0, self._width), np.float32), None
-        if images is not None:
-            features = self._features(images)
+        if images:
+            features = np.concatenate([one.rows for one in images])
             if isinstance(self.export.images, Patches):
-                grids = [self.export.images.grid(*size) for size in images.sizes]
+                grids = [self.export.images.grid(*one.sides) for one in images]
         if self.export.prefix is None:
             return self._run(sequences, features, grids, None)[0]
         none = Prefix.empty(self.export.prefix)
@@ -208,14 +210,6 @@ class OnnxRetriever:
             self._prefixes.put(key, first.first(known))
             return vectors
         return self._run([sequence[known:] for sequence in sequences], features, grids, prefix)[0]
-
-    def _features(self, images: Seen) -> np.ndarray:
-        """The rows float32 [rows, width] that stand for the images of a batch, one image after the other."""
-        parts: dict[int, np.ndarray] = {}
-        for one in images.passes:
-            (rows,) = self._vision.run(None, one.inputs)
-            parts |= zip(one.units, np.split(rows, len(one.units)), strict=True)
-        return np.concatenate([parts[unit] for unit in sorted(parts)])
 
     def _run(
         self,

@@ -84,6 +84,22 @@ def stand_in(export: Export, size: tuple[int, int]) -> str:
     return steps.written(*size, placeholders) if isinstance(steps, Tiles) else placeholders
 
 
+def unit_count(export: Export, size: tuple[int, int]) -> int:
+    """Of how many units of a :class:`Pass` an image of this width and height is."""
+    if not isinstance(export.images, Tiles):
+        return 1
+    rows, columns = export.images.grid(*size)
+    return rows * columns + 1
+
+
+def row_count(export: Export, size: tuple[int, int]) -> int:
+    """How many rows of features stand for an image of this width and height, each for one placeholder."""
+    if isinstance(export.images, Patches):
+        rows, columns = export.images.grid(*size)
+        return rows * columns
+    return export.image_rows * unit_count(export, size)
+
+
 def plane_positions(ids: Sequence[int], image_id: int, grid: tuple[int, int] | None) -> np.ndarray:
     """Qwen-VL's positions of a sequence's tokens, int64 [3, length]: by time, row and column. Those of words are all
     three alike; an image's tokens are at one time, in its rows and columns, and what follows it goes on behind the

@@ -8,7 +8,7 @@ get no tag: the classifier is right for photographs alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ import PIL
 from PIL import Image
 
 from puma.errors import ImageError
-from puma.items.item import IMAGE, ImageSource, Item, TaggedItem
-from puma.retriever.encoding.image_cache import ImageCache
-from puma.retriever.encoding.repeats import CONTENT, content_keys, image_keys
+from puma.items.item import IMAGE, Item, TaggedItem
+from puma.retriever.encoding.image_cache import ByteCache
+from puma.retriever.encoding.repeats import CONTENT, Key, content_keys, image_keys
 from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.tagging.statistics import pixel_statistics
@@ -62,40 +62,59 @@ class Tagger:
     shift: np.ndarray
     module: Any = None
 
-    def tagged(self, items: Sequence[Item], own: Any = None, cache: ImageCache | None = None) -> list[Item]:
+    def tagged(
+        self,
+        items: Sequence[Item],
+        own: Any = None,
+        cache: ByteCache | None = None,
+        keys: Sequence[Key | None] | None = None,
+    ) -> list[Item]:
         """The items, those that are images alone and photographs with their tag.
 
         Images that cannot be opened, or are tagged already, come back as they are.
 
         Args:
             items: n items.
-            own: what the retriever does to images. Where that is the same, and there is no cache, the items hold the
-                small images made here, so that none is decoded twice.
+            own: what the retriever does to images. Where that is the same, the items hold the small images made here,
+                so that none is decoded twice; not where there is a cache and no ``keys``: whoever takes the items'
+                keys later needs what was given.
             cache: where tags are looked up, and kept: what is there is not opened.
+            keys: of the items' images, as :func:`puma.retriever.encoding.repeats.image_keys` gives them, by content
+                where there is a cache. Images of one key are opened once. None: they are made here where there is a
+                cache.
         """
         found = list(items)
         places = [k for k, item in enumerate(items) if item.modality == IMAGE and not isinstance(item, TaggedItem)]
-        keys = self._keys([items[k].image for k in places]) if cache is not None else []
-        known = cache.get(key for key in keys if key) if cache is not None else {}
-        for k, key in zip(places, keys, strict=False):
-            if key in known:
-                found[k] = _with_tag(items[k], known[key].decode())
-        left = [n for n in range(len(places)) if not keys or keys[n] not in known]
-        small = own == self.images and cache is None
-        if not left:
+        small = own == self.images and (cache is None or keys is not None)
+        if keys is None and cache is not None:
+            images = [items[k].image for k in places]
+            keys = content_keys(images, image_keys(images))
+        elif keys is not None:
+            keys = [keys[k] for k in places]
+        alike: dict[Hashable, list[int]] = {}
+        for n, k in enumerate(places):
+            alike.setdefault(k if keys is None else keys[n], []).append(k)
+        kept: dict[Hashable, bytes] = {}
+        if cache is not None:
+            kept = {key: under for key in alike if (under := self._kept_under(key)) is not None}
+            stored = cache.get(kept.values())
+            for key in [key for key, under in kept.items() if under in stored]:
+                for k in alike.pop(key):
+                    found[k] = _with_tag(items[k], stored[kept[key]].decode())
+        if not alike:
             return found
+        left = list(alike)
         with ThreadPoolExecutor(WORKERS if len(left) > 1 else 1) as pool:
             for start in range(0, len(left), BATCH):
                 part = left[start : start + BATCH]
-                opened = list(pool.map(self._opened, [items[places[n]] for n in part]))
-                part = [n for n, image in zip(part, opened, strict=True) if image is not None]
-                images = [image for image in opened if image is not None]
-                tags = self._tags(images)
-                for n, image, tag in zip(part, images, tags, strict=True):
-                    item = replace(items[places[n]], image=image) if small else items[places[n]]
-                    found[places[n]] = _with_tag(item, tag)
+                opened = pool.map(self._opened, [items[alike[key][0]] for key in part])
+                made = {key: image for key, image in zip(part, opened, strict=True) if image is not None}
+                tags = dict(zip(made, self._tags(list(made.values())), strict=True))
+                for key, tag in tags.items():
+                    for k in alike[key]:
+                        found[k] = _with_tag(replace(items[k], image=made[key]) if small else items[k], tag)
                 if cache is not None:
-                    cache.put({key: tag.encode() for n, tag in zip(part, tags, strict=True) if (key := keys[n])})
+                    cache.put({kept[key]: tag.encode() for key, tag in tags.items() if key in kept})
         return found
 
     def corrected(self, vectors: np.ndarray, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
@@ -120,16 +139,12 @@ class Tagger:
         photo = photo + np.stack([pixel_statistics(image) for image in images]) @ self.statistics
         return [self.names[k] if score > 0 else "" for k, score in zip(classes, photo, strict=True)]
 
-    def _keys(self, images: Sequence[ImageSource | None]) -> list[bytes | None]:
-        """The keys of images' tags in a cache; None for an image that cannot be read."""
-        keys = content_keys(images, image_keys(images))
+    def _kept_under(self, key: Hashable) -> bytes | None:
+        """What the tag of an image of this key is kept under; None where the key does not say what is in it."""
+        if not isinstance(key, tuple) or key[0] != CONTENT:
+            return None
         identity = f"tag {self.fingerprint} {PIL.__version__}".encode()
-        return [
-            hashlib.blake2b(identity + repr(key).encode(), digest_size=16).digest()
-            if key and key[0] == CONTENT
-            else None
-            for key in keys
-        ]
+        return hashlib.blake2b(identity + repr(key).encode(), digest_size=16).digest()
 
     def _opened(self, item: Item) -> Image.Image | None:
         """The image in the size the network takes; None if it cannot be opened, which the encoder will say."""
