@@ -104,8 +104,8 @@ class Retriever:
 
         Raises:
             InputError: there is no such folder, or it is a base model that is no retriever yet; a wrong ``dtype``,
-                ``attn`` or ``layers``; a revision of a folder here; an image cache of an export without
-                its vision side.
+                ``attn`` or ``layers``; a revision of a folder here; an image cache for an export of the
+                text side alone.
             StorageError: the image cache cannot be written. DependencyError: an export, and onnxruntime is missing.
             ModelError: transformers cannot load it, or weights are missing.
         """

@@ -1,5 +1,5 @@
-"""What an export keeps of images: each is decoded and sent through the vision graph once, in a call, for later calls
-and on a disk; the vectors stay the same, and what is damaged, changed or not there is seen anew."""
+"""What an export keeps of images: each is decoded and sent through the vision graph once, within a call, for later
+calls and on a disk. The vectors stay the same. What is damaged, changed or absent is seen anew."""
 
 import io
 import json
@@ -185,7 +185,7 @@ def test_many_images_are_kept_for_their_call_alone(export, counts):
 
 
 @pytest.mark.parametrize("export", ["mini", "qwen2_vl"], indirect=True)
-def test_what_made_room_before_its_turn_is_opened_again(export, counts):
+def test_rows_that_did_not_stay_in_the_memory_are_made_again(export, counts):
     images = [encoded(n, (40, 24 + 8 * n)) for n in range(3)]
     items = [{"image": one, "text": text} for text in TEXTS for one in images]
     wanted = one_by_one(export, items)
@@ -260,7 +260,7 @@ def test_a_damaged_entry_is_absent(export, counts, tmp_path):
         assert cache.get([key])[key] == whole
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_graphs_load(folder, tmp_path, monkeypatch):
+def test_a_place_that_cannot_be_written_is_refused_before_the_graphs_load(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("puma.retriever.onnx.runtime.session", lambda file: pytest.fail(f"{file} was loaded"))
     with pytest.raises(InputError, match=r"image_cache=.*file: is a file"):

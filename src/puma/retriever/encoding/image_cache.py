@@ -16,7 +16,7 @@ CACHE_BYTES = 4 * 2**30
 """The bound where none is given: 200,000 images of puma-mini, 4,000 of Qwen2-VL-2B at 300 tokens."""
 FILE = "puma-images.sqlite3"
 ENTRY_BYTES = 200
-"""What an entry in memory takes beside its value, so that any number of empty values is bounded too."""
+"""Counted for an entry in memory in addition to its value, so that the number of empty values is bounded too."""
 
 
 class ByteCache(Protocol):
@@ -65,7 +65,7 @@ class MemoryFirst:
     """Bytes in memory and, where there is a disk, on that too. Threads may share it.
 
     Args:
-        memory: asked first; what the disk has is put there.
+        memory: looked at first; what is found on the disk is put there.
         disk: None for none.
     """
 

@@ -68,7 +68,7 @@ class OnnxRetriever:
         self._prefixes = BoundedMemory[Prefix](PREFIX_BYTES)
         self._vision = VisionSide(export, folder, self._width)
         self.image_cache: ImageCache | None = None
-        """Where what it sees in images is looked up and kept, beside its memory of the last calls."""
+        """Where what it sees in images is kept for other runs, in addition to its memory of the last calls."""
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_WEIGHTS:

@@ -85,7 +85,7 @@ def stand_in(export: Export, size: tuple[int, int]) -> str:
 
 
 def unit_count(export: Export, size: tuple[int, int]) -> int:
-    """Of how many units of a :class:`Pass` an image of this width and height is."""
+    """How many units of a :class:`Pass` an image of this width and height has: one, or its tiles."""
     if not isinstance(export.images, Tiles):
         return 1
     rows, columns = export.images.grid(*size)

@@ -1,5 +1,5 @@
-"""What an export's vision graph made of images, kept for the next item that shows one, which then needs neither decoder
-nor graph: in a call, for later calls, and on a disk where one is given. Loads no torch.
+"""What an export's vision graph made of images, kept for other items with the same image: these need neither the
+decoder nor the graph. It is kept within a call, for later calls, and on a disk where one is given. Loads no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from puma.retriever.onnx.seeing import Seen, row_count, seen, unit_count
 from puma.retriever.onnx.sessions import session
 
 FORMAT = 1
-"""Of the entries. Raised whenever their bytes, or what is done to images before the graph, would be others."""
+"""Of the entries. Raised whenever their layout, or PUMA's own steps before the graph, would change."""
 MAKE_ROWS = ("onnxruntime", "pillow")
 """Packages that read images and compute: another version may round in another way."""
 _HEAD = 4
@@ -76,8 +76,8 @@ class VisionSide:
 
     @functools.cached_property
     def identity(self) -> bytes:
-        """16 bytes of all that the rows depend on beside the image: the graph with its weights, what is done to images,
-        the versions of the libraries."""
+        """16 bytes of all that the rows depend on, the image excepted: the graph with its weights, what is done to
+        images, the versions of the libraries."""
         steps = self.export.images
         parts = [FORMAT, [version(name) for name in MAKE_ROWS], type(steps).__name__, asdict(steps) if steps else None]
         digest = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
@@ -115,11 +115,11 @@ class VisionSide:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch's images, as far as they could be got ready while the graphs were at another batch.
+    """A batch's images, as far as they can be made ready while the graphs work on another batch.
 
     Args:
         known: those that were seen before.
-        new: the keys of those that were not, nor are in a batch before this one.
+        new: the keys of those that were not, and that no earlier batch of this call has.
         images: the new ones, made ready; None where there are none.
     """
 
@@ -129,13 +129,14 @@ class Prepared:
 
 
 class SeenImages:
-    """The images of one call: each is decoded, made ready and seen once, as far as the memory holds it.
+    """The images of one call: each is decoded, made ready and sent through the graph once, unless its rows no longer
+    fit into the memory.
 
     Args:
         side: the export's vision side.
         items: the call's items.
         keys: of their images, as :func:`puma.retriever.encoding.repeats.image_keys` gives them.
-        disk: where all images are looked up and kept, behind the memory; None for nowhere.
+        disk: where all images are looked up and kept, in addition to the memory; None for nowhere.
     """
 
     def __init__(
@@ -149,12 +150,12 @@ class SeenImages:
         memory = side.memory if few else BoundedMemory[Blob](IMAGE_BYTES)
         self._cache = MemoryFirst(memory, disk)
         self.tag_cache: ByteCache | None = self._cache if lasting else None
-        """Where the images' tags are looked up and kept; None where this call's images are of no use to another."""
+        """Where the images' tags are looked up and kept; None where nothing is kept for other calls."""
         counts = Counter(key for key in self.keys if key is not None)
         self._kept: dict[Key, bytes] = {}
-        """By an image's key the one that its rows are kept under, where they are."""
+        """The key under which an image's rows are kept, by the image's own key; without those that are not kept."""
         if lasting and counts:
-            # A JPEG beyond the memory for images is decoded smaller.
+            # The limit of memory counts, because a JPEG that is too large for it is decoded smaller.
             identity = f"{image_memory()} ".encode() + (b"" if disk is None else side.identity)
             self._kept = {key: _digest(identity, key) for key in counts if key[0] == CONTENT}
         elif not lasting:
@@ -164,18 +165,18 @@ class SeenImages:
             if own is not None:
                 self._sources.setdefault(own, item)
         self._coming: set[Key] = set()
-        """Images that are kept once the batches that were prepared so far have been looked at."""
+        """Images whose rows the batches that were prepared so far will keep, or have kept."""
 
     def take_small(self, items: Sequence[Item]) -> None:
-        """Open these in the place of the call's items, where their images are others: already decoded, and made small
-        as the export's own steps would do it."""
+        """Use the images of these items, where they differ from those of the call's items: they are decoded already,
+        and resized as the export's own steps would do it."""
         for item, before, key in zip(items, self._items, self.keys, strict=True):
             if key is not None and item.image is not before.image:
                 self._sources[key] = item
 
     def prepare(self, rows: Sequence[int]) -> Prepared:
-        """Open and make ready those images of a batch that are not known, nor will be by then. Batches are prepared in
-        the order in which they are looked at; another thread may look at earlier ones meanwhile.
+        """Open and make ready those images of a batch that are not known and that no earlier batch has. Batches are
+        prepared in the order in which :meth:`look` gets them; another thread may call that meanwhile.
 
         Args:
             rows: positions of items that all have an image.
@@ -198,7 +199,7 @@ class SeenImages:
             prepared: what :meth:`prepare` returned of these.
 
         Raises:
-            ImageError, StorageError: an image whose rows were kept, but had to make room, cannot be opened again.
+            ImageError, StorageError: an image whose rows no longer fitted into the memory cannot be opened again.
         """
         found = dict(prepared.known)
         if prepared.images is not None:

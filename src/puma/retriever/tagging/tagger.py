@@ -76,12 +76,12 @@ class Tagger:
         Args:
             items: n items.
             own: what the retriever does to images. Where that is the same, the items hold the small images made here,
-                so that none is decoded twice; not where there is a cache and no ``keys``: whoever takes the items'
-                keys later needs what was given.
+                so that none is decoded twice. With a cache and without ``keys`` they keep the images that were given,
+                of which the caller will still make keys.
             cache: where tags are looked up, and kept: what is there is not opened.
             keys: of the items' images, as :func:`puma.retriever.encoding.repeats.image_keys` gives them, by content
-                where there is a cache. Images of one key are opened once. None: they are made here where there is a
-                cache.
+                where there is a cache. Images with equal keys are opened once. None: with a cache they are made here;
+                without one every image is opened.
         """
         found = list(items)
         places = [k for k, item in enumerate(items) if item.modality == IMAGE and not isinstance(item, TaggedItem)]
