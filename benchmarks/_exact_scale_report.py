@@ -34,18 +34,19 @@ def table(result: dict[str, Any]) -> str:
     """Markdown: what was measured, side by side, by size, and after the kill."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
-        f"`{result['command']}`, in turns, medians. {result['machine']}; {versions}.",
+        f"Measured by `{result['command']}`: the engines ran in turns, times are medians. "
+        f"Machine: {result['machine']}; {versions}.",
         "",
         f"{result['rows']:,} candidates x {result['dim']}:",
         "",
-        "| queries | k | ours, s | FAISS, s | FAISS with its matrix library forced, s | ours / best FAISS | same ids |",
+        "| queries | k | PUMA, s | FAISS, s | FAISS with its matrix library, s | PUMA / best FAISS | same ids |",
         "|---|---|---|---|---|---|---|",
     ]
     for entry in result["side_by_side"]:
         medians = {name: f"{statistics.median(times):.2f}" for name, times in entry["seconds"].items()}
         lines.append(
             f"| {entry['queries']} | {entry['k']} | {medians['puma']} | {medians['faiss']} "
-            f"| {medians.get('faiss, library forced', 'is so already')} | **{entry['ratio_to_best_faiss']:.2f}** "
+            f"| {medians.get('faiss, library forced', 'used already')} | **{entry['ratio_to_best_faiss']:.2f}** "
             f"| {100 * entry['same_ids']:.3f} % |"
         )
     if result.get("growth"):
@@ -54,17 +55,17 @@ def table(result: dict[str, Any]) -> str:
         equal = "equal to the last bit" if kill["equal"] else "NOT EQUAL"
         lines += [
             "",
-            f"Killed with SIGKILL at some 60 % and started again: results {equal}, "
-            f"{kill['seconds_after_the_kill']:.1f} s of the {kill['seconds_uninterrupted']:.1f} s for the rest.",
+            f"Killed with SIGKILL at about 60 % and started again: the results are {equal}. The rest took "
+            f"{kill['seconds_after_the_kill']:.1f} s; the whole takes {kill['seconds_uninterrupted']:.1f} s.",
         ]
     return "\n".join(lines)
 
 
 def _growth_lines(result: dict[str, Any]) -> list[str]:
     lines = [
-        f"By size: 1,000 queries, k = 1,000, budget {result['memory']}, a fresh process each:",
+        f"By size: 1,000 queries, k = 1,000, budget {result['memory']}, a new process for each line:",
         "",
-        "| candidates | ours, s | FAISS, s | ours, peak MB | FAISS, MB held |",
+        "| candidates | PUMA, s | FAISS, s | PUMA, peak MB | FAISS, MB held |",
         "|---|---|---|---|---|",
     ]
     points = {(entry["engine"], entry["rows"]): entry for entry in result["growth"]}
@@ -83,7 +84,7 @@ def _growth_lines(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Straight lines through these points: {'; '.join(text)}.",
+        f"Straight lines fitted to these points: {'; '.join(text)}.",
         "",
         "![time and memory](exact-scale.svg)",
     ]

@@ -70,12 +70,13 @@ def results(name: str) -> Any:
 
 def section(assumed: Assumed) -> str:
     """The section of the page."""
-    lines = ["Arithmetic by `python benchmarks/scale_plan.py`. Assumed, not measured: " + assumptions(assumed), ""]
-    lines += ["**Vectors**, all items, in GB (10^9 bytes); machines of "
-              f"{assumed.shard_gb:g} GB that hold the codes in memory:", ""]  # fmt: skip
+    lines = ["This is arithmetic, made by `python benchmarks/scale_plan.py`.", ""]
+    lines += ["Assumed, not measured: " + assumptions(assumed), ""]
+    lines += ["**Vectors** of all items, in GB (10^9 bytes), and how many machines of "
+              f"{assumed.shard_gb:g} GB hold the codes (vectors as int8 or binary) in memory:", ""]  # fmt: skip
     lines += ["| numbers a vector | float32 | float16 | int8 | binary | machines for int8 | for binary |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for dim, of in ((576, "puma-mini"), (256, "puma-mini, cut to 256"), (3584, "Qwen2-VL-7B"), (1024, "that, cut")):
+    for dim, of in ((576, "puma-mini"), (256, "puma-mini, cut to 256"), (3584, "Qwen2-VL-7B"), (1024, "the same, cut")):
         sizes = {name: size * assumed.items / 1e9 for name, size in code_bytes(dim).items()}
         machines = [-(-sizes[name] // assumed.shard_gb) for name in ("int8", "binary")]
         shown = " | ".join(f"{value:,.0f}" for value in sizes.values())
@@ -85,11 +86,11 @@ def section(assumed: Assumed) -> str:
     disk = row * assumed.items / 1e12
     lines += [
         "",
-        f"**On the disk** a row of puma-mini with thumbnail, source and vector takes {row / 1e3:.1f} KB "
-        f"({ingest['embedded']:,} pictures, measured): {disk:.1f} TB, "
+        f"**On disk** a row of puma-mini with thumbnail, source and vector takes {row / 1e3:.1f} KB "
+        f"(measured on {ingest['embedded']:,} images). All items take {disk:.1f} TB, which cost "
         f"${disk * 1e3 * assumed.disk_gb_month:,.0f} a month.",
         "",
-        "**Embedding** images with captions by Qwen2-VL-7B's shape:",
+        "**Embedding** images with captions by a model of Qwen2-VL-7B's shape:",
         "",
         "| decoder layers | TFLOP an item | GPU-hours | days on 64 GPUs | cost |",
         "|---|---|---|---|---|",
@@ -104,7 +105,7 @@ def section(assumed: Assumed) -> str:
     lines += [
         "",
         f"Twelve layers take 1/{saved:.2f} of the FLOPs of 28, not 12/28: the vision tower "
-        "is the same in both. The hours were scaled by FLOPs, "
+        "is the same in both. The hours are computed from the FLOPs, "
         "not measured on a GPU.",
         "",
         *mini_lines(assumed),
@@ -118,8 +119,8 @@ def mini_lines(assumed: Assumed) -> list[str]:
     alone = results("ingest")["encoder_alone"]
     hours = assumed.items / alone["pictures_per_cpu_second"] / 3600
     return [
-        f"**puma-mini** on CPUs: {alone['pictures_per_cpu_second']:.1f} pictures a second "
-        f"of one core (measured, CPU): {hours:,.0f} core-hours, "
+        f"**puma-mini** on CPUs embeds {alone['pictures_per_cpu_second']:.1f} images a second "
+        f"on one core (measured). All items take {hours:,.0f} core-hours: "
         f"{hours / 24 / 1000:.1f} days on 1,000 cores, ${hours * assumed.core_hour:,.0f}."
     ]
 
@@ -127,10 +128,10 @@ def mini_lines(assumed: Assumed) -> list[str]:
 def search_lines(assumed: Assumed) -> list[str]:
     codes = code_bytes(576)
     lines = [
-        "**Search**, 576 numbers a vector. A pass over all codes is bound by memory: bytes "
-        "on a machine over its bandwidth. "
-        "Visiting a twentieth of the cells of an inverted file takes a twentieth of that, "
-        "and finds what those cells hold.",
+        "**Search**, with 576 numbers a vector. The memory bandwidth limits a pass over all codes: "
+        "its time is the bytes on a machine divided by the bandwidth. "
+        "An inverted file divides the codes into cells. Visiting a twentieth of the cells takes a "
+        "twentieth of the time, and finds only what is in those cells.",
         "",
         "| codes | machines | GB on each | all codes, ms | a twentieth, ms | memory a month |",
         "|---|---|---|---|---|---|",
@@ -150,15 +151,16 @@ def search_lines(assumed: Assumed) -> list[str]:
     binary = binary_loss()
     lines += [
         "",
-        f"Beside that stands what every query costs on {found['rows']:,} rows (measured, "
-        f"CPU, end to end): {any_['p50_ms']:.0f} ms at the median, "
-        f"{any_['p99_ms']:.0f} ms at p99; of the median {text['p50_ms']:.0f} ms are the text's "
-        f"embedding and {index['p50_ms']:.0f} ms the index. A query that asks 16 machines "
-        "waits for the slowest: for 99 % of queries to be in time each must be in time for "
-        f"{100 * 0.99 ** (1 / 16):.2f} %. Binary codes alone cost "
-        f"{binary[0]:.1f} points of local and {binary[1]:.1f} of global hit rate (puma-mini, "
-        "val); scored again from exact vectors, nothing, which "
-        "reads some hundred rows of the disk a query.",
+        f"For comparison, a whole query on {found['rows']:,} rows (measured on a CPU, end to end) takes "
+        f"{any_['p50_ms']:.0f} ms at the median and {any_['p99_ms']:.0f} ms at p99. Of the median, "
+        f"{text['p50_ms']:.0f} ms are the embedding of the text and {index['p50_ms']:.0f} ms the index.",
+        "",
+        "A query that asks 16 machines waits for the slowest. For 99 % of the queries to be in time, each "
+        f"machine must be in time for {100 * 0.99 ** (1 / 16):.2f} %.",
+        "",
+        f"Binary codes alone cost {binary[0]:.1f} points of the hit rate on local pools and {binary[1]:.1f} on "
+        "global pools (puma-mini, val). If the best hits are scored again with the exact vectors, nothing is "
+        "lost. That reads some hundred rows from the disk for each query.",
     ]
     return lines
 

@@ -220,17 +220,17 @@ def section(result: dict[str, Any], seconds: float = 120.0) -> tuple[str, str]:
     again = simulate(times, seconds=seconds, clients=clients, max_batch=result["max_batch"])
     real = result["service"]
     lines = [
-        "`python benchmarks/serving_simulation.py --measure`, then `--write` (seed 0): puma-mini's "
-        "service on one core, texts of the lengths people send. Times of batches "
-        f"and of requests were measured, {clients} clients simulated, and the load test run beside:",
+        "Measured by `python benchmarks/serving_simulation.py --measure`, then `--write` (seed 0): the service with "
+        "puma-mini on one core, with texts of typical lengths. The times of batches and of requests were "
+        f"measured, and {clients} clients simulated. The load test is a real run with as many clients:",
         "",
         "| | texts a second | p50, ms | p95, ms | p99, ms | texts a batch |",
         "|---|---|---|---|---|---|",
         row("load test", {**real, "items_each": real["batches"]["items_each"]}),
         row("simulated", again),
         "",
-        "Requests that come on their own (Poisson), to the replica with the fewest in work; "
-        "p99 in ms, `-` where the queue grows without end:",
+        "Next, requests that arrive at random times (Poisson). Each goes to the replica with the fewest requests in "
+        "progress. The table shows p99 in ms, or `-` where the queue grows without end:",
         "",
     ]
     top = max(size / float(np.median(rows)) for size, rows in times.batches.items())
