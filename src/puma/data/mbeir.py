@@ -101,6 +101,11 @@ class Benchmark:
     def __init__(self, root: str | os.PathLike[str], dataset: str | None = None) -> None:
         self.root = Path(root)
         self.skips: list[Skip] | None = None
+        if self.root.is_file():
+            raise DataError(
+                f"{self.root}: is a file; expected a folder in M-BEIR's layout. A table of pairs is written as one by "
+                f"puma convert {self.root} DIR"
+            )
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; expected a benchmark in M-BEIR's layout")
         found = query_files(self.root)

@@ -178,8 +178,8 @@ def test_a_base_becomes_a_retriever_by_a_table(base, write, tmp_path, capsys):
     table = write([row(n) for n in range(20)]).path
     assert train(base, table, tmp_path / "mine", "--json") == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["held_out"]["model"]["task0"]["local"]["queries"] == 2
-    assert said["held_out"]["chance"]["task0"]["local"]["hit_rate@1"] == 0.25  # 4 held-out images
+    assert said["held_out"]["model"]["0"]["queries"] == 2
+    assert said["held_out"]["chance"]["0"]["hit_rate@1"] == 0.25  # 4 held-out images
     made = Retriever.from_pretrained(tmp_path / "mine")
     assert len(made.model.language_model.layers) == 2
     assert made.instructions["text", "image"] == "Find a picture that shows this."
@@ -203,3 +203,18 @@ def test_a_base_that_is_not_there_is_refused_before_the_table_is_read(write, tmp
     assert train(tmp_path / "nowhere", write([row(n) for n in range(20)]).path, tmp_path / "mine") == 2
     assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "mine.work").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--model", "none", "--root"],
+        ["mine", "--out", "o", "--run-dir", "r", "--root"],
+        ["probe", "--data"],
+    ],
+)
+def test_what_needs_a_folder_names_the_command_that_writes_it(write, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    table = write([row(n) for n in range(20)]).path
+    assert main([*words, str(table)]) == 2
+    assert f"puma convert {table} DIR" in capsys.readouterr().err

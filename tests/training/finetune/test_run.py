@@ -225,9 +225,9 @@ def test_mistakes_are_one_line_and_make_no_model(table, retriever, tmp_path, cap
     assert not (tmp_path / "mine").exists()
 
 
-def test_a_base_that_is_no_retriever_is_told(table, base, tmp_path, capsys):
-    assert main(command(table, base, tmp_path / "mine")) == 2
-    assert "not a retriever" in capsys.readouterr().err
+def test_a_base_is_no_retriever_to_train_on(table, base, tmp_path):
+    with pytest.raises(InputError, match="not a retriever"):
+        run.fine_tune(base, table, tmp_path / "mine", columns={"query_text": "caption", "positive_image": "path"})
 
 
 def test_stored_vision_features_train_as_pixels_do(table, retriever, tmp_path, monkeypatch):

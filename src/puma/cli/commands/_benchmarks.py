@@ -74,9 +74,23 @@ def _percent(value: float | None) -> str:
 
 def mbeir_root(root: Path | None) -> Path:
     if root is not None:
-        if not root.is_dir():
-            raise InputError(f"--root {root}: no such folder")
-        return root
+        return benchmark_folder("--root", root)
     from puma.mini.openpics import build
 
     return Path(build())
+
+
+def benchmark_folder(flag: str, path: Path) -> Path:
+    """The folder that a flag names.
+
+    Raises:
+        InputError: it is none; the message says what to do with a table of pairs.
+    """
+    if path.is_file():
+        raise InputError(
+            f"{flag} {path}: is a file; give a folder in M-BEIR's layout. puma convert {path} DIR writes a table of "
+            "pairs as one"
+        )
+    if not path.is_dir():
+        raise InputError(f"{flag} {path}: no such folder; give one in M-BEIR's layout")
+    return path

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._benchmarks import benchmark_folder
 from puma.cli.commands._shared import (
     SKIPS_SHOWN,
     Attention,
@@ -80,6 +81,7 @@ def mine(
     from puma.training.mining import Rules
     from puma.training.mining import mine as write
 
+    benchmark_folder("--root", root)
     rules = Rules(negatives, skip_top, margin, other_modality)
     if st is not None and run_dir is not None:
         raise InputError("give one of --st and --run-dir, got both")

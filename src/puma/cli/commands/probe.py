@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from puma.cli.commands._benchmarks import benchmark_folder
 from puma.cli.commands._shared import Attention, Dtype, Json, loading_options, print_json
 
 MINI = "mini"
@@ -114,8 +115,8 @@ def _resolved(base: str, data: Path | None, prompt: str | None) -> tuple[Path, s
         raise InputError(f"--prompt {prompt}: give one of {', '.join([*PROMPTS, 'chat'])}")
     if base != MINI and holds(base, PROMPT_FILE):
         raise InputError(f"--base {base}: is a retriever already; probe the base that it was made from")
-    if data is not None and not data.is_dir():
-        raise InputError(f"--data {data}: no such folder; give one in M-BEIR's layout")
+    if data is not None:
+        benchmark_folder("--data", data)
     if base != MINI and data is not None:
         return data, base, prompt or "chat"
     from puma.mini import openpics as images
