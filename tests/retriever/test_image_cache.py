@@ -92,6 +92,18 @@ def test_new_images_beside_known_ones(retriever, counted, monkeypatch):
 
 
 @keeping
+def test_what_was_seen_before_there_was_a_disk_goes_onto_it(retriever, counted, monkeypatch):
+    images, disk = [encoded(n) for n in range(3)], retriever.image_cache
+    retriever.image_cache = None
+    first = retriever.encode(images)
+    retriever.image_cache = disk
+    np.testing.assert_array_equal(retriever.encode(images), first)
+    forget(monkeypatch, counted)
+    np.testing.assert_array_equal(retriever.encode(images), first)
+    assert (counted["read"], counted["passes"]) == (0, 0)
+
+
+@keeping
 def test_states_come_back_to_the_last_bit(retriever, counted, monkeypatch):
     given, kept = {}, []
     monkeypatch.setattr(seen_images, "to_bytes", lambda one: kept.append(one) or to_bytes(one))

@@ -238,6 +238,24 @@ def test_a_cache_on_the_disk_keeps_tags_and_no_image_is_opened_again(retriever, 
     assert retriever.tagger.tagged(items, cache=retriever.image_cache) == tagged
 
 
+def test_a_later_small_call_opens_and_classifies_nothing_again(retriever, tmp_path, monkeypatch):
+    images()[0].save(tmp_path / "one.png")
+    path = tmp_path / "one.png"
+    items = [Item(image=path), Item(image=path), Item(image=path, text="w3"), Item(image=images()[1])]
+    instructions = [None, "w1", "w1", None]
+    retriever.tagger = tagger_for(retriever, shift=0.1)
+    first = retriever.encode(items, instructions)
+    opened, tags, opening = [], [], Item.open_image
+    monkeypatch.setattr(Item, "open_image", lambda self, **more: opened.append(self.image) or opening(self, **more))
+    monkeypatch.setattr(Tagger, "_tags", lambda self, given: tags.append(given))
+    np.testing.assert_allclose(retriever.encode(items, instructions), first, atol=1e-6)
+    assert (opened, tags) == ([], [])
+    monkeypatch.undo()
+    images()[2].save(path)  # another image under the same name is read anew
+    assert np.abs(retriever.encode(items, instructions) - first)[:3].max(1).min() > 1e-3
+    np.testing.assert_allclose(retriever.encode(items, instructions)[3], first[3], atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def exported(base, tmp_path_factory):
     """The export of a retriever that tags every image."""

@@ -77,6 +77,9 @@ class MemoryFirst:
         keys = list(keys)
         found = {key: kept.data for key in keys if (kept := self._memory.get(key)) is not None}
         left = [key for key in keys if key not in found]
+        if self._disk is not None and found:  # what was kept before there was this disk goes onto it, too
+            stored = self._disk.present(found)
+            self._disk.put({key: data for key, data in found.items() if key not in stored})
         if self._disk is not None and left:
             for key, data in self._disk.get(left).items():
                 self._memory.put(key, Blob(data))

@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from puma.errors import InputError
 from puma.items.item import Item
+from puma.retriever.encoding.bounded import BoundedMemory
 from puma.retriever.encoding.feeding import Feeder, Known, Made
 from puma.retriever.encoding.folding import fast_tower
-from puma.retriever.encoding.image_cache import ImageCache
+from puma.retriever.encoding.image_cache import Blob, ByteCache, ImageCache, MemoryFirst
 from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, planned_batches
 from puma.retriever.encoding.quick_linear import quick_linears
-from puma.retriever.encoding.repeats import first_of_each
+from puma.retriever.encoding.repeats import FEW, Key, content_keys, first_of_each
 from puma.retriever.encoding.ret_states import RetStates
 from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
 from puma.retriever.encoding.states import Features
@@ -28,12 +29,16 @@ from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.retriever.writing import one_an_item
 
 Output = TypeVar("Output")
+TAGS = BoundedMemory[Blob](2**20)
+"""Tags of the images of small calls, for later calls of any model: their keys name the tagger."""
 
 
 class Tags(Protocol):
     """What gives photographs their tag: a :class:`puma.retriever.tagging.tagger.Tagger`."""
 
-    def tagged(self, items: Sequence[Item], own: Preprocessing | None, cache: ImageCache | None) -> list[Item]:
+    def tagged(
+        self, items: Sequence[Item], own: Preprocessing | None, cache: ByteCache | None, keys: Sequence[Key | None]
+    ) -> list[Item]:
         """The items, photographs with their tag."""
 
     def corrected(self, vectors: np.ndarray, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
@@ -159,7 +164,10 @@ def encode_items(
     unique, own = [items[i] for i in firsts], [instructions[i] for i in firsts]
     tagger = tagger if vision is None else None
     if tagger is not None:
-        unique = tagger.tagged(unique, steps, image_cache)
+        images = [item.image for item in unique]
+        lasting = image_cache is not None or 0 < sum(image is not None for image in images) <= FEW
+        keys = content_keys(images, keys) if lasting else keys  # by what was given: the tagger gives small images back
+        unique = tagger.tagged(unique, steps, MemoryFirst(TAGS, image_cache) if lasting else None, keys)
     heads = item_heads(inputs, unique, own)
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)

@@ -82,7 +82,7 @@ class SeenImages:
         self._memory = MEMORIES.setdefault(model, BoundedMemory(IMAGE_BYTES)) if few else BoundedMemory(IMAGE_BYTES)
         self.again: list[bool] = []
         """Of each item whether its image will have been seen when the others before it have."""
-        stored = self._disk.present(self._on_disk.values()) if self._disk is not None else set()
+        stored = self._stored = self._disk.present(self._on_disk.values()) if self._disk is not None else set()
         known = {
             key for key in self._keys if key is not None and (key in self._memory or self._on_disk.get(key) in stored)
         }
@@ -150,17 +150,24 @@ class SeenImages:
                 self._memory.put(key, one)
                 if key in self._on_disk:
                     new[self._on_disk[key]] = to_bytes(one)
-        if self._disk is not None:
-            self._disk.put(new)
+        self._store(new)
         left: dict[str, Any] = {name: value for name, value in features.items() if not name.startswith("pixel_")}
         left["mm_encoder_outputs"] = {"image": outputs}
         return left
+
+    def _store(self, values: dict[bytes, bytes]) -> None:
+        if self._disk is not None and values:
+            self._disk.put(values)
+            self._stored |= values.keys()
 
     def _recalled(self, keys: Sequence[Hashable], device: torch.device) -> dict[Hashable, Seen]:
         """What is known of images, from the memory, else from the disk."""
         found = {key: one for key in keys if (one := self._memory.get(key)) is not None}
         if self._disk is None:
             return found
+        # What was kept before there was this disk goes onto it, too.
+        kept = {self._on_disk[key]: one for key, one in found.items() if key in self._on_disk}
+        self._store({own: to_bytes(one) for own, one in kept.items() if own not in self._stored})
         left = {self._on_disk[key]: key for key in keys if key not in found and key in self._on_disk}
         for own, data in self._disk.get(left).items():
             one = from_bytes(data, device)
