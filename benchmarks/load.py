@@ -20,6 +20,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,17 @@ def under_load(
 
 
 def batches(metrics: str) -> dict[str, float]:
-    """Mean items a forward pass, and the seconds the encoder worked, warming up included."""
-    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and line[0] != "#" and "{" not in line)
-    count = float(values.get("puma_batch_items_count", 0))
+    """Mean items a forward pass, and the seconds the encoder worked, warming up included; of all models together."""
+    values: Counter[str] = Counter()
+    for line in metrics.splitlines():
+        if line and line[0] != "#":
+            series, value = line.rsplit(" ", 1)
+            values[series.partition("{")[0]] += float(value)
+    count = values["puma_batch_items_count"]
     return {
         "forward_passes": count,
-        "items_each": round(float(values.get("puma_batch_items_sum", 0)) / max(1, count), 2),
-        "encoder_seconds": round(float(values.get("puma_encoder_seconds_total", 0)), 2),
+        "items_each": round(values["puma_batch_items_sum"] / max(1, count), 2),
+        "encoder_seconds": round(values["puma_encoder_seconds_total"], 2),
     }
 
 

@@ -228,13 +228,13 @@ def test_health_who_hangs_up_and_what_is_counted_while_the_encoder_is_busy(tmp_p
     assert 'puma_http_requests_total{method="GET",route="/healthz",status="200"} 1.0' in lines
     assert 'puma_items_embedded_total{modality="text"} 3.0' in lines
     assert 'puma_items_embedded_total{modality="image"} 1.0' in lines
-    assert "puma_batch_items_sum 4.0" in lines
+    assert 'puma_batch_items_sum{model="toy-1"} 4.0' in lines
     assert any(line.startswith("process_resident_memory_bytes") for line in lines)
     assert not any("nowhere" in line for line in lines)
 
 
 def _until_waiting(server, count):
-    while f"puma_queue_items {count}.0" not in ask(f"{server.url}/metrics")[1].decode():
+    while f'puma_queue_items{{model="toy-1"}} {count}.0' not in ask(f"{server.url}/metrics")[1].decode():
         time.sleep(0.01)
 
 

@@ -97,6 +97,15 @@ def test_what_a_query_asks_for_is_there(query, metrics):
     assert missing(query, series(metrics)) == []
 
 
+@pytest.mark.parametrize("query", [*QUERIES, *(rule["expr"] for rule in RULES)])
+def test_a_query_goes_by_model_where_the_service_counts_by_model(query, metrics):
+    by_model = {name for name, labels in series(metrics).items() if "model" in labels}
+    assert {"puma_encoder_seconds_total", "puma_queue_items", "puma_batch_items_sum"} <= by_model
+    if by_model & set(re.findall(r"[a-z_]+", query)):
+        assert all("model" in labels for labels in re.findall(r"by \(([^)]*)\)", query)), query
+        assert "by (" in query
+
+
 def test_what_is_not_there_is_found_missing(metrics):
     found = series(metrics)
     assert missing("rate(puma_http_request_total[5m])", found) == ["name puma_http_request_total"]

@@ -274,7 +274,7 @@ def test_a_senseless_result_is_the_models_fault(wrong):
 
 def test_a_defect_in_the_thread_leaves_nobody_waiting(monkeypatch):
     async def test(own, encoder):
-        def defect(modalities, seconds):
+        def defect(model, modalities, seconds):
             raise SystemExit("from a place that never raises")
 
         monkeypatch.setattr(own.metrics, "batch", defect)

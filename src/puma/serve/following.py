@@ -110,6 +110,7 @@ async def _release(service: Service) -> None:
     unused = service.unused_models()  # of this function alone: what :func:`follow` names would not be freed
     if unused:
         await asyncio.gather(*(asyncio.to_thread(model.close) for model in unused))
+        service.released(unused)
         unused.clear()
         await asyncio.to_thread(gc.collect)  # a model's modules refer to each other, and its memory is wanted now
 
@@ -124,6 +125,7 @@ async def _look(service: Service, name: str, one: _Followed, load: Load) -> None
     except BaseException:
         if index.model not in service.models:
             await asyncio.to_thread(index.model.close)
+            service.released([index.model])
         raise
     service.replace(index)
     one.number = newest.number

@@ -1,12 +1,19 @@
-"""What the service counts, in Prometheus' format; no label has values that a client can invent."""
+"""What the service counts, in Prometheus' format; no label has values that a client can invent.
+
+What is counted for each model has the label ``model``: the model's fingerprint, as ``/indexes`` and ``/v1/models`` give
+it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -28,25 +35,37 @@ class Metrics:
             "puma_http_request_seconds", "From a request's head to its answer's end.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._batches = Histogram("puma_batch_items", "Items of a forward pass.", buckets=_SIZES, registry=registry)
-        self._encoder = Counter("puma_encoder_seconds", "Time the encoder has worked.", registry=registry)
+        self._batches = Histogram(
+            "puma_batch_items", "Items of a forward pass.", ("model",), buckets=_SIZES, registry=registry
+        )
+        self._encoder = Counter(
+            "puma_encoder_seconds", "Time the model's encoder has worked.", ("model",), registry=registry
+        )
         self._items = Counter("puma_items_embedded", "Items embedded.", ("modality",), registry=registry)
         self._searches = Histogram(
             "puma_index_search_seconds", "Searches of an index, waiting for a thread included.",
             buckets=_QUICK, registry=registry,
         )  # fmt: skip
-        self._queue = Gauge("puma_queue_items", "Items that wait for the encoder.", registry=registry)
 
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Ask this for the queue's depth whenever the metrics are read."""
-        self._queue.set_function(depth)
+    def watch_queues(self, depths: Callable[[], Mapping[str, int]]) -> None:
+        """Ask this for the items that wait, by model, whenever the metrics are read. To be called once."""
+        self.registry.register(_Queues(depths))
 
-    def batch(self, modalities: Sequence[str], seconds: float) -> None:
-        """Items of these modalities went through the encoder together."""
-        self._batches.observe(len(modalities))
-        self._encoder.inc(seconds)
+    def of_model(self, model: str) -> ModelMetrics:
+        """What counts the batches of the model with this fingerprint."""
+        return ModelMetrics(self, model)
+
+    def batch(self, model: str, modalities: Sequence[str], seconds: float) -> None:
+        """Items of these modalities went through the model's encoder together."""
+        self._batches.labels(model).observe(len(modalities))
+        self._encoder.labels(model).inc(seconds)
         for modality, count in Tally(modalities).items():
             self._items.labels(modality).inc(count)
+
+    def forget(self, model: str) -> None:
+        """Drop what was counted for the model with this fingerprint."""
+        for metric in (self._batches, self._encoder):
+            metric.remove(model)
 
     def searched(self, seconds: float) -> None:
         """An index was searched."""
@@ -60,3 +79,33 @@ class Metrics:
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """Counts the batches of one model.
+
+    Args:
+        metrics: of the service.
+        model: its fingerprint.
+    """
+
+    metrics: Metrics
+    model: str
+
+    def batch(self, modalities: Sequence[str], seconds: float) -> None:
+        """Items of these modalities went through the encoder together."""
+        self.metrics.batch(self.model, modalities, seconds)
+
+
+class _Queues(Collector):
+    """Items that wait, of the models that are held when it is asked."""
+
+    def __init__(self, depths: Callable[[], Mapping[str, int]]) -> None:
+        self._depths = depths
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("puma_queue_items", "Items that wait for the model's encoder.", labels=("model",))
+        for model, depth in self._depths().items():
+            family.add_metric([model], depth)
+        yield family

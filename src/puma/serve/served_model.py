@@ -16,7 +16,7 @@ from puma.items.item import Item
 from puma.search.cutoffs import Cutoffs
 from puma.search.queries import INSTRUCTIONS
 from puma.serve.batching import Batcher
-from puma.serve.encoding import Observer
+from puma.serve.metrics import Metrics
 from puma.serve.queue import image_pixels
 from puma.serve.settings import ServeSettings
 from puma.serve.workers import Workers
@@ -62,7 +62,7 @@ class ServedModel:
         encoder: used by one thread only.
         settings: sizes of batches and queue, waiting times, limits of images and inputs. They hold for each model.
         workers: threads that check images and count tokens; its owner closes them.
-        observer: notified of each batch.
+        metrics: count each batch under the model's fingerprint; None for no counting.
         cutoffs: by which hits are marked as weak, measured on the model's whole vectors; None where they are not known.
         instructions: those of queries, by their modality and the one that is wanted; its own or the general ones if
             None.
@@ -73,15 +73,15 @@ class ServedModel:
         encoder: Encoder,
         settings: ServeSettings,
         workers: Workers,
-        observer: Observer | None = None,
+        metrics: Metrics | None = None,
         cutoffs: Cutoffs | None = None,
         instructions: Instructions | None = None,
     ) -> None:
         self.encoder, self.settings, self.workers, self.cutoffs = encoder, settings, workers, cutoffs
         own: Instructions = getattr(encoder, "instructions", {})
         self.instructions = (own or INSTRUCTIONS) if instructions is None else instructions
-        self.batcher = Batcher(encoder, settings, observer)
         self.fingerprint = encoder.fingerprint  # of every weight: computed once, not with every item that is added
+        self.batcher = Batcher(encoder, settings, None if metrics is None else metrics.of_model(self.fingerprint))
         self.text_tokens: TextCounter | None = getattr(encoder, "text_tokens", None)
         if self.text_tokens is not None:
             self.text_tokens.count("")  # copies the tokenizer now, while nobody uses it

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -99,7 +100,7 @@ class Service:
             name: ServedIndex(name, searcher, models[id(whole_encoder(searcher.encoder))])
             for name, searcher in searchers.items()
         }
-        self.metrics.watch_queue(lambda: sum(model.batcher.depth for model in self.models))
+        self.metrics.watch_queues(self._queues)
         # One writer: more would only wait for each other's commits.
         self.writing, self.writers = asyncio.Lock(), 0
         self._unused: dict[int, float] = {}
@@ -156,6 +157,11 @@ class Service:
         self._unused = {id(model): unused[id(model)] for model in self.models if id(model) in unused}
         return gone
 
+    def released(self, models: Iterable[ServedModel]) -> None:
+        """These models are closed: what was counted for them goes, where no model that is held is the same."""
+        for fingerprint in {model.fingerprint for model in models} - {model.fingerprint for model in self.models}:
+            self.metrics.forget(fingerprint)
+
     async def find(
         self,
         searcher: Searcher,
@@ -187,6 +193,12 @@ class Service:
         for index in self.indexes.values():
             await index.warm()
         self._warm = True
+
+    def _queues(self) -> dict[str, int]:
+        depths: Counter[str] = Counter()
+        for model in self.models:
+            depths[model.fingerprint] += model.batcher.depth
+        return depths
 
     def close(self) -> None:
         """Finish what was accepted, end all threads."""
