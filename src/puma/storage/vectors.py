@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from puma.errors import InputError, StorageError
 from puma.storage.folders import storage_errors, write_json
+from puma.storage.room import RESERVE, free_bytes, taken_bytes
 
 NOTE = "made-with.json"
 FLOAT_BYTES = 4
@@ -179,17 +180,27 @@ class Group:
         if path.is_file() and path.stat().st_size == length:
             return
         if process == 0:
-            self._check_room(length - (path.stat().st_blocks * 512 if path.is_file() else 0))
+            self._check_room(length - taken_bytes(path))
         with storage_errors(path):
             path.touch()
             os.truncate(path, length)  # filled with zeros, which take no room until they are written over
 
     def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         if needed > free:
             raise NoRoomError(
                 f"{self.folder}: {needed:,} bytes of vectors do not fit into the {free:,} that are free; "
                 "name a folder on another disk (--work)"
+            )
+
+    def _check_next(self, needed: int) -> None:
+        """Stop before a part fills the disk: one that is full to the last byte harms other programs too."""
+        free = free_bytes(self.folder)
+        if needed + RESERVE > free:
+            raise StorageError(
+                f"{self.folder}: the next part of the vectors needs {needed:,} bytes, and of the {free:,} that are "
+                f"free {RESERVE:,} are kept as a reserve; make room and give the same command again: all vectors made "
+                "so far are kept, and it goes on from them"
             )
 
     def reload(self) -> None:
@@ -205,9 +216,15 @@ class Group:
     def write(
         self, part: int, start: int, rows: np.ndarray, digest: str, faults: Sequence[tuple[int, str]] = ()
     ) -> None:
-        """Put a part's rows [m, dim] in their place, from row ``start`` on; on disk when this returns."""
+        """Put a part's rows [m, dim] in their place, from row ``start`` on; on disk when this returns.
+
+        Raises:
+            StorageError: the disk has too little room for them, or cannot be written. What was written before stays.
+        """
         if rows.shape[1:] != (self.dim,) or (self.size is not None and start + len(rows) > self.size):
             raise ValueError(f"rows must be [m, {self.dim}] and end before {self.size}, got {rows.shape} at {start}")
+        if self.size is None and part not in self.finished:  # else its room is taken already, or was checked before
+            self._check_next(rows.size * FLOAT_BYTES)
         if part in self.finished:  # of other content: from here on, until it is whole again, it counts as missing
             self._mark(part, 0, None, ())
         data = np.ascontiguousarray(rows, np.float32).tobytes()

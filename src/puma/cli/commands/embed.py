@@ -66,6 +66,7 @@ def embed(
     """
     import numpy as np
 
+    from puma.cli.commands._room import check_room, known_length
     from puma.errors import InputError
     from puma.evaluation.processes import is_first
     from puma.evaluation.stored.resumable import Work, made_with, opened_store, part_size
@@ -98,7 +99,12 @@ def embed(
     beside = out.parent / f".{out.name}.work"
     options: dict[str, Any] = {"dtype": dtype, "attn": attn, "layers": layers}
     options["image_cache"] = image_cache_of(image_cache, image_cache_size)
+    length = known_length(model, st, dimensions)
+    if total and length:
+        check_room(total, length, out, work or beside)
     with place.encoder(model, st, st_prompt, dimensions=dimensions, **options) as encoder:
+        if total and not length:
+            check_room(total, encoder.dim, out, work or beside)
         size = part_size(encoder)
         values = made_with(encoder, size, out=os.path.abspath(out), instruction=instruction)
         with opened_store(beside, "embed", values, Work(work, not no_resume, note)) as store:
