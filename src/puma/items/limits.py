@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma.errors import InputError
+from puma.errors import ImageError, InputError
 
 MAX_MEMORY = 2 * 2**30
 """Bytes that decoding one image may take, unless :func:`set_image_memory` says otherwise: an RGB image of 268 million
@@ -46,6 +46,24 @@ def image_memory() -> int:
 def most_file_bytes() -> int:
     """Bytes of the largest file that is read; half of a memory that was raised."""
     return max(MAX_BYTES, _memory // 2) if _memory > MAX_MEMORY else MAX_BYTES
+
+
+def check_memory(name: str, size: tuple[int, int], needed: int) -> None:
+    """Refuse an image that would take more memory than one image may.
+
+    Args:
+        name: what messages call it.
+        size: its width and height in pixels.
+        needed: about how many bytes decoding it takes.
+
+    Raises:
+        ImageError: it does not fit; the message says by how much.
+    """
+    if needed > _memory:
+        raise ImageError(
+            f"{name}: {size[0]} x {size[1]} pixels take about {needed // 2**20:,} MiB to decode, over the limit of "
+            f"{_memory // 2**20:,}; scale the image down, or raise the limit (--image-memory)"
+        )
 
 
 def memory_needed(image: Any, width: int, height: int) -> int:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 from puma.errors import ImageError, StorageError
 from puma.items.formats import EXTRA_FORMATS, why_not_read
 from puma.items.image_checks import why_costly, why_too_many_scans
-from puma.items.limits import PLAIN, image_memory, memory_needed, most_file_bytes
+from puma.items.limits import PLAIN, check_memory, image_memory, memory_needed, most_file_bytes
 from puma.items.objects import ObjectPath, object_bytes
 from puma.items.references import no_such_file, what_instead
 
@@ -84,7 +84,7 @@ def open_image(
                 _fit_memory(image, name, least_side)
             upright = _upright(image)
             if image is not source:  # a GIF's frame may be larger than its header said
-                _check_memory(name, upright.size, memory_needed(upright, *upright.size))
+                check_memory(name, upright.size, memory_needed(upright, *upright.size))
             return _flattened(upright, image is source)
     except (ImageError, StorageError):  # the second: no object of the store can be read now
         raise
@@ -240,18 +240,10 @@ def _fit_memory(image: Image.Image, name: str, least_side: LeastSide) -> None:
     while needed > image_memory() and is_jpeg and scale < SCALES[-1]:
         scale *= 2
         needed = memory_needed(image, width // scale, height // scale)
-    _check_memory(name, (width, height), needed)
+    check_memory(name, (width, height), needed)
     if scale > 1:
         # Once only: Pillow ignores a second call.
         image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
-
-
-def _check_memory(name: str, size: tuple[int, int], needed: int) -> None:
-    if needed > image_memory():
-        raise ImageError(
-            f"{name}: {size[0]} x {size[1]} pixels take about {needed // 2**20:,} MiB to decode, over the limit of "
-            f"{image_memory() // 2**20:,}; scale the image down, or raise the limit (--image-memory)"
-        )
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int | None) -> None:

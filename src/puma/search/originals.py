@@ -15,8 +15,10 @@ from PIL import Image
 from puma.errors import ImageError, InputError, StorageError
 from puma.index import Index
 from puma.items.digest import read_content
-from puma.items.item import FORMATS, MAX_BYTES, Item
+from puma.items.item import FORMATS, Item
+from puma.items.limits import most_file_bytes
 from puma.items.objects import AnyPath, ObjectPath, object_path
+from puma.items.opening import _QUIET
 from puma.search.ingest.documents import page_digest
 from puma.search.ingest.fields import file_of
 
@@ -96,7 +98,7 @@ def _read(payload: Mapping[str, Any], path: AnyPath, content: str, name: str) ->
     try:
         if page is not None:
             there = isinstance(path, ObjectPath) or path.is_file()
-            if not there or path.stat().st_size > MAX_BYTES:
+            if not there or path.stat().st_size > most_file_bytes():
                 raise NoOriginalError(f"item {name!r}: its file is not there any more")
             data = path.read_bytes()
             if page_digest(hashlib.sha256(data).digest(), page) != content:
@@ -113,7 +115,7 @@ def _read(payload: Mapping[str, Any], path: AnyPath, content: str, name: str) ->
 
 def _media_type(data: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with _QUIET, Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             return Image.MIME.get(opened.format or "", "application/octet-stream")
     except Exception:  # it was opened when it was indexed; with another Pillow it may not be
         return "application/octet-stream"

@@ -15,6 +15,7 @@ import typer
 from puma.cli.commands._dimensions import encoder_of_length
 from puma.cli.commands._shared import chosen_model, load_encoder
 from puma.errors import InputError
+from puma.items.limits import image_memory, set_image_memory
 
 ENGINES = ("local", "ray")
 EngineName = Annotated[
@@ -78,7 +79,7 @@ class Engine:
         if self.remote and st is None:  # the workers have an environment of their own, and run in another folder
             model = Path(chosen_model(model))
             model = model.absolute() if model.exists() else model
-        load = functools.partial(load_cut, model, st, st_prompt, dimensions, index_dim, **options)
+        load = functools.partial(load_cut, model, st, st_prompt, dimensions, index_dim, image_memory(), **options)
         if not self.remote:
             yield load()
             return
@@ -106,11 +107,17 @@ def load_cut(
     st_prompt: str | None,
     dimensions: int | None,
     index_dim: int | None,
+    memory: int,
     **options: Any,
 ) -> Any:
-    """A model with its vectors cut as :meth:`Engine.encoder` describes it. Runs in the workers, too."""
+    """A model with its vectors cut as :meth:`Engine.encoder` describes it. Runs in the workers, too.
+
+    Args:
+        memory: bytes that decoding one image may take in the process of the model.
+    """
     from puma.items.dimensions import of_length, trained_dimensions
 
+    set_image_memory(memory)
     whole = load_encoder(model, st, st_prompt, **options)
     if dimensions is None and index_dim is not None and index_dim in trained_dimensions(whole):
         return of_length(whole, index_dim)

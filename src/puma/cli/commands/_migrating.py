@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -26,6 +27,7 @@ def migrate(
     model: Model = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
+    image_memory: ImageMemory = None,
     batch_size: Annotated[int, typer.Option(min=1, help="How many items are embedded and stored at a time.")] = 256,
     leave_out: Annotated[
         bool,
@@ -71,6 +73,7 @@ def migrate(
         raise InputError("--model: name the new model, as a folder or org/name on the hub")
     from puma.search.migrating import migrate as migrated
 
+    use_image_memory(image_memory)
     path = model_path(model)
     named = os.path.abspath(path) if Path(path).exists() else str(path)
     done = migrated(

@@ -14,6 +14,7 @@ import typer
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
+from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -50,6 +51,7 @@ def embed(
     dimensions: Dimensions = None,
     image_cache: CacheFolder = None,
     image_cache_size: CacheSize = None,
+    image_memory: ImageMemory = None,
     work: WorkFolder = None,
     no_resume: NoResume = False,
     engine: EngineName = "local",
@@ -79,6 +81,7 @@ def embed(
 
     if out.suffix != ".npz":
         raise InputError(f"--out {out}: the file's name must end in .npz")
+    use_image_memory(image_memory)
     place = Engine(engine, address, workers)
     if st_prompt is not None and instruction is not None:
         raise InputError("give one of --instruction and --st-prompt, got both")

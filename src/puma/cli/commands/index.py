@@ -12,6 +12,7 @@ from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, describe_others, print_paths, row_fields
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
+from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._migrating import migrate
 from puma.cli.commands._shared import (
     Attention,
@@ -78,9 +79,7 @@ def add(
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every file again, even if its size and times have not changed.")
     ] = False,
-    image_memory: Annotated[
-        int | None, typer.Option(min=1, metavar="MIB", help="Memory limit for decoding one image. Default: 2048.")
-    ] = None,
+    image_memory: ImageMemory = None,
     image_cache: CacheFolder = None,
     image_cache_size: CacheSize = None,
     engine: EngineName = "local",
@@ -99,7 +98,6 @@ def add(
     """
     from puma.errors import InputError
     from puma.index import Index
-    from puma.items.limits import set_image_memory
     from puma.search.ingest.options import ReadOptions
     from puma.search.ingest.prepared import PreparedPaths
 
@@ -109,8 +107,7 @@ def add(
     if allow_empty and not sync:
         raise InputError("--allow-empty goes with --sync: without it nothing is removed")
     # Wrong paths and a folder that is no index are reported before a model is loaded.
-    if image_memory is not None:
-        set_image_memory(image_memory * 2**20)
+    use_image_memory(image_memory)
     options = ReadOptions(text_column, image_column, encoding, tuple(exclude or ()), follow, hidden, rehash)
     prepared = PreparedPaths(Index(index), paths, sync=sync, allow_empty=allow_empty, options=options)
     with contextlib.ExitStack() as stack:

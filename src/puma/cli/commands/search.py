@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, describe_others, print_paths
+from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -87,6 +88,7 @@ def search(
     dtype: Dtype = "auto",
     attn: Attention = None,
     layers: Layers = None,
+    image_memory: ImageMemory = None,
     paths: PathsOnly = False,
     null: Zero = False,
     as_json: Json = False,
@@ -113,6 +115,7 @@ def search(
     from puma.search.merging import checked_merge
 
     only_paths = check_output(as_json, paths, null)
+    use_image_memory(image_memory)
     query = query_item(text, image)
     for given in modality or ():
         checked_modality(given)

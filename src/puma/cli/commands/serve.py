@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
+from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._shared import (
     DEFAULT_MODEL,
     Attention,
@@ -93,6 +94,7 @@ def serve(
     ] = 30.0,
     image_cache: CacheFolder = None,
     image_cache_size: CacheSize = None,
+    image_memory: ImageMemory = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log each request on stderr.")] = False,
 ) -> None:
     """Serve indexes over HTTP: a search page at /, embeddings in the formats of OpenAI and Cohere, API docs at /docs.
@@ -104,6 +106,7 @@ def serve(
     from puma.serve.settings import ServeSettings
 
     require("puma serve", "serve")
+    use_image_memory(image_memory)
     opened = named_indexes(indexes or [], writable=not read_only)
     loopback = _LOOPBACK.fullmatch(host.lower()) is not None
     token = _token(token_file)

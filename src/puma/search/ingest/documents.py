@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from typing import Any
 from puma.errors import DependencyError, ImageError, install_command
 from puma.items.digest import ID_LENGTH
 from puma.items.encoder import Skip
-from puma.items.item import MAX_BYTES, Item
+from puma.items.item import Item
+from puma.items.limits import PLAIN, check_memory, most_file_bytes
 from puma.items.objects import AnyPath
 from puma.search.ingest.fields import FOLDER
 from puma.search.ingest.options import ReadOptions
@@ -27,6 +29,10 @@ PAGE_TEXT = 4000
 """Characters of a page's words that are kept; models read fewer."""
 RENDERING = b"pdf page 1, 1024, 4000"
 """Changes whenever the same page would be embedded otherwise."""
+INFLATED = 4
+"""Bytes a pixel that PDFium holds of an image on a page, at most, while it draws it."""
+BY_LINES = ("DCTDecode", "CCITTFaxDecode")
+"""Kinds of images of which PDFium holds a few lines only."""
 _ONE_AT_A_TIME = threading.RLock()  # PDFium is not made for threads
 
 
@@ -108,8 +114,8 @@ class _UnreadableError(Exception):
 
 
 def _bytes(path: AnyPath) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise _UnreadableError(f"{path.stat().st_size:,} bytes are over the limit of {MAX_BYTES:,}")
+    if path.stat().st_size > most_file_bytes():
+        raise _UnreadableError(f"{path.stat().st_size:,} bytes are over the limit of {most_file_bytes():,}")
     return path.read_bytes()
 
 
@@ -142,6 +148,7 @@ def _rendered(document: Any, number: int) -> Item:
                 if not (width > 0 and height > 0):
                     raise _UnreadableError("the page has no size")
                 scale = min(PAGE_SIDE / max(width, height), 4.0)
+                _check_memory(page, (math.ceil(scale * width), math.ceil(scale * height)))
                 image = page.render(scale=scale).to_pil().convert("RGB")
                 words = page.get_textpage()
                 try:
@@ -150,9 +157,32 @@ def _rendered(document: Any, number: int) -> Item:
                     words.close()
             finally:
                 page.close()
+        except ImageError as error:
+            raise _UnreadableError(str(error)) from None
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
             raise _UnreadableError(f"the page cannot be rendered ({error})") from None
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
     text = " ".join(text.encode("utf-8", "ignore").decode("utf-8").replace("\0", " ").split())
     return Item(text=text or None, image=stream.getvalue())
+
+
+def _check_memory(page: Any, size: tuple[int, int]) -> None:
+    """Refuse a page before it is drawn, if that would take more memory than one image may: for the page's own pixels,
+    or for the largest image on it.
+
+    Args:
+        page: of pypdfium2.
+        size: width and height in pixels of the drawn page.
+
+    Raises:
+        ImageError: it would.
+    """
+    import pypdfium2
+
+    check_memory("the page", size, PLAIN * size[0] * size[1])
+    for image in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]):
+        width, height = image.get_px_size()  # as the file claims; nothing is decoded
+        filters = image.get_filters()
+        if not filters or filters[-1] not in BY_LINES:
+            check_memory("an image on the page", (width, height), INFLATED * width * height)

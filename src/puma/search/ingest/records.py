@@ -21,7 +21,8 @@ from puma.index import Stamp
 from puma.index.interface import PayloadJson
 from puma.items.digest import read_content
 from puma.items.encoder import Skip
-from puma.items.item import MAX_BYTES, FileBytes, Item
+from puma.items.item import FileBytes, Item
+from puma.items.limits import most_file_bytes
 from puma.items.objects import AnyPath, ObjectPath, absolute, object_path
 from puma.items.references import encoded_bytes, image_reference, is_address, is_data_uri, no_such_file
 from puma.search.ingest.fields import file_fields
@@ -231,7 +232,7 @@ def _image_of(given: str, base: AnyPath) -> AnyPath | bytes:
     """The image that a line names: a path, or the bytes of a data URI. ImageError for an address; but a table in an
     object store may name objects of its own bucket by their addresses."""
     if is_data_uri(given):
-        return encoded_bytes(given, "image", MAX_BYTES)
+        return encoded_bytes(given, "image", most_file_bytes())
     if "\0" in given:
         raise InputError("image: a path cannot hold a NUL character")
     if isinstance(base, ObjectPath):
