@@ -17,7 +17,7 @@ from puma.retriever.onnx.exporting import export_onnx
 from puma.retriever.onnx.layout import EXPORT_FILE, FORMAT, TEXT_GRAPH
 from puma.retriever.onnx.sessions import thread_count
 from support import tiny
-from support.exports import needs_onnx
+from support.exports import graphs_of, needs_onnx
 from support.plain import image
 
 needs_onnx()
@@ -126,11 +126,12 @@ def test_texts_are_counted_and_decoded_as_by_the_model(retriever, light):
             light.text_tokens.decode(wrong)
 
 
-def test_instructions_and_origin_go_along(base, tmp_path):
-    retriever = Retriever.from_base(base, layers=1, prompt="short", device="cpu", dtype="fp32")
+def test_instructions_and_origin_go_along(base, folder, tmp_path):
+    retriever = Retriever.from_base(base, layers=2, prompt="short", device="cpu", dtype="fp32")
     retriever.instructions = {("text", "image"): "Find an image.", ("image", None): "Find it."}
     retriever.about = {"base_model": "org/name", "license": "apache-2.0"}
-    export_onnx(retriever, tmp_path / "out", source="here", text_only=True)
+    with graphs_of(folder):
+        export_onnx(retriever, tmp_path / "out", source="here", text_only=True)
     light = Retriever.from_pretrained(tmp_path / "out")
     assert (light.instructions, light.about) == (retriever.instructions, retriever.about)
     # A folder that will never hold anything is refused rather than made.
@@ -154,10 +155,11 @@ def test_half_precision_is_refused_with_the_remedy(base, tmp_path):
         export_onnx(retriever, tmp_path / "out", source="here")
 
 
-def test_an_export_whose_vectors_are_others_is_refused(retriever, tmp_path, monkeypatch):
+def test_an_export_whose_vectors_are_others_is_refused(base, tmp_path, monkeypatch):
     monkeypatch.setattr("puma.retriever.onnx.graphs.last_token_state", lambda states, mask: states[:, 0])
+    retriever = Retriever.from_base(base, layers=1, prompt="short", device="cpu", dtype="fp32")
     with pytest.raises(ModelError, match="the exported graphs' vectors are not the model's"):
-        export_onnx(retriever, tmp_path / "out", source="here")
+        export_onnx(retriever, tmp_path / "out", source="here", text_only=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ from puma.retriever.model import Retriever
 from puma.retriever.onnx.exporting import export_onnx
 from puma.retriever.onnx.layout import TEXT_GRAPH, VISION_GRAPH
 from support import tiny
-from support.exports import exported, needs_onnx
+from support.exports import exported, graphs_of, needs_onnx
 from support.plain import image
 from support.shared import built_once
 
@@ -19,8 +19,12 @@ MIXED = ["a red fox", "x", {"image": image(0)}, {"image": image(1, (200, 90)), "
 
 
 @pytest.fixture(scope="module")
-def small(base, tmp_path_factory):
-    return built_once(tmp_path_factory, "onnx-int8", lambda out: exported(base, out, int8=True))
+def small(base, folder, tmp_path_factory):
+    def build(out):
+        with graphs_of(folder):
+            exported(base, out, int8=True)
+
+    return built_once(tmp_path_factory, "onnx-int8", build)
 
 
 def test_int8_is_small_near_and_never_mixed_with_fp32(retriever, folder, small):
