@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -11,9 +13,12 @@ from puma.data.mbeir import open_benchmark
 from puma.data.pair_tables import PairTable
 from puma.data.validation import examine
 from puma.errors import DataError, InputError
+from puma.items import Item
 from puma.retriever.model import Retriever
+from puma.training.config import TrainConfig
 from puma.training.finetune.benchmark import MOST_INSTRUCTIONS, convert
-from puma.training.pairs import first_instructions, read_pairs
+from puma.training.finetune.settings import FEWEST_BASE_STEPS, fitted_stage
+from puma.training.pairs import Pair, first_instructions, read_pairs
 from support.served import png
 
 SPLITS = ("train", "val", "test")
@@ -151,7 +156,7 @@ def test_the_command(write, tmp_path, capsys):
     assert "images/99.png" in streams.err
 
 
-QUICK = [word for one in ("steps=2", "batch_size=4", "precision=fp32", "lora_rank=0") for word in ("--set", one)]
+QUICK = [word for one in ("steps=2", "precision=fp32", "lora_rank=0") for word in ("--set", one)]
 
 
 def train(base, table, out, *more):
@@ -177,12 +182,37 @@ def train(base, table, out, *more):
 def test_a_base_becomes_a_retriever_by_a_table(base, write, tmp_path, capsys):
     table = write([row(n) for n in range(20)]).path
     assert train(base, table, tmp_path / "mine", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    streams = capsys.readouterr()
+    said = json.loads(streams.out)
+    assert "retrieve: batch_size=8, to fit 16 training pairs" in streams.err  # 150 would be more than there are
     assert said["held_out"]["model"]["0"]["queries"] == 2
     assert said["held_out"]["chance"]["0"]["hit_rate@1"] == 0.25  # 4 held-out images
     made = Retriever.from_pretrained(tmp_path / "mine")
     assert len(made.model.language_model.layers) == 2
     assert made.instructions["text", "image"] == "Find a picture that shows this."
+
+
+def pairs(queries, candidates):
+    item = Item(text="a")
+    return [
+        Pair(item, item, None, 1, f"q{n % queries}", f"c{n % candidates}", frozenset())
+        for n in range(queries * candidates)
+    ]
+
+
+def test_a_recipes_stage_is_fitted_to_a_small_table_alone():
+    stage = replace(TrainConfig(), stage="retrieve")  # two passes in batches of 150
+    small = fitted_stage(stage, pairs(60, 80))
+    assert (small.batch_size, small.steps, small.eval_every) == (30, 40 * 2, 10)
+    few_answers = fitted_stage(stage, pairs(900, 40))
+    assert (few_answers.batch_size, few_answers.steps, few_answers.eval_every) == (20, FEWEST_BASE_STEPS, 25)
+    large = [replace(pair, query_id=f"{n}", candidate_id=f"{n}") for n, pair in enumerate(pairs(200, 160))]
+    assert fitted_stage(stage, large) == replace(stage, eval_every=math.ceil(2 * 32_000 / 150) // 8)
+    assert fitted_stage(stage, []) == stage
+    assert fitted_stage(replace(stage, minutes=7.0), pairs(60, 80)) == replace(stage, minutes=7.0, batch_size=30)
+    chosen = replace(stage, batch_size=12, epochs=3.0)
+    assert fitted_stage(chosen, pairs(60, 80), {"batch_size", "epochs", "eval_every"}) == chosen
+    assert fitted_stage(replace(stage, stage="distil"), pairs(60, 80)).eval_every == 0
 
 
 def test_an_unfinished_run_goes_on_and_other_data_are_refused(base, write, tmp_path, capsys, monkeypatch):

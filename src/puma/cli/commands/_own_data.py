@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from puma.cli.commands._shared import DEFAULT_MODEL, model_path, note, print_json
 from puma.errors import InputError
+
+if TYPE_CHECKING:
+    from puma.training.recipes.recipe import Recipe
 
 
 def trains_a_retriever(recipe: str | None, base: str | None) -> bool:
@@ -114,6 +118,36 @@ def benchmark_of_table(
     share = FRACTION if held_out is None else held_out
     table = PairTable(data, parse_columns(columns))
     return benchmark_of_run(table, target.with_name(target.name + ".work"), held_out=share, strict=strict, say=note)
+
+
+def fitted_plan(plan: Recipe, root: Path, given: Collection[str]) -> Recipe:
+    """The recipe with batches and steps that fit the table; what is changed is printed on stderr.
+
+    Args:
+        root: of :func:`benchmark_of_table`.
+        given: dotted keys that the command line sets: they stay.
+    """
+    from puma.training.finetune.settings import fitted_stage
+    from puma.training.pairs import read_pairs
+
+    pairs = read_pairs(root)
+    texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
+    for name, rows in (("distil", texts), ("retrieve", pairs)):
+        stage = getattr(plan, name)
+        if stage is None or stage.items_only:
+            continue
+        own = {key.removeprefix(f"{name}.") for key in given if key.startswith(f"{name}.")}
+        fitted = fitted_stage(stage, rows, own)
+        changed = [
+            f"{field}={getattr(fitted, field)}"
+            for field in ("batch_size", "steps", "eval_every")
+            if getattr(fitted, field) != getattr(stage, field)
+        ]
+        if changed:
+            note(f"{name}: {', '.join(changed)}, to fit {len(rows):,} training pairs (--set {name}.NAME=... decides)")
+        changes: dict[str, Any] = {name: fitted}
+        plan = replace(plan, **changes)
+    return plan
 
 
 def held_out_figures(out: Path, root: Path) -> dict[str, Any]:

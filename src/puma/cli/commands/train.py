@@ -203,6 +203,8 @@ def train(
         raise InputError(f"--adapter {adapter}: an adapter is a difference from the mini base, not from {plan.base}")
     if is_table and data is not None:
         data = _own_data.benchmark_of_table(plan.base, data, out, columns=columns, held_out=held_out, strict=strict)
+        named = {key if "." in key else f"retrieve.{key}" for key in parsed(settings)}
+        plan = _own_data.fitted_plan(plan, data, {*changes, *first, *named})
     if plan.base == recipes.MINI:
         from puma.mini.training import train_recipe
 

@@ -1,7 +1,8 @@
 """Matrix products by oneDNN where it is faster than MKL, which torch takes for fp32 on a CPU.
 
 On processors that are not Intel's, MKL leaves half of them unused: on an AMD EPYC with AVX-512 it reaches 110 GFLOP/s
-on one thread, oneDNN, which comes with torch too, 250. Which one is faster here is measured once, in ten milliseconds.
+on one thread, oneDNN, which comes with torch too, 250. On older ones both are alike. Which one is faster here is
+measured once, in some twenty milliseconds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""How a trained retriever is trained on by default: gently, and for longer where there is more data."""
+"""How a table of pairs is trained on by default: a retriever gently, and for longer where there is more data; a base by
+its recipe, in batches and steps that the table has enough pairs for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,38 @@ MINUTES = 10.0
 MOST_NEGATIVES = 4
 LARGE = 300_000_000
 """Parameters above which LoRA adapters are trained and not the decoder layers themselves."""
+
+
+FEWEST_BASE_STEPS, MOST_BASE_EPOCHS = 200, 40
+"""A base has everything to learn: it takes at least so many steps, but passes a small table at most so often."""
+
+
+def fitted_stage(stage: TrainConfig, pairs: Sequence[Pair], given: Collection[str] = ()) -> TrainConfig:
+    """A recipe's stage with the batch size, length and evaluations that fit a table of pairs.
+
+    Recipes are made for millions of pairs: two passes over a small table would be a few steps, in batches that it does
+    not fill.
+
+    Args:
+        pairs: those that the stage trains on; none leaves the stage as it is.
+        given: names of settings that somebody chose for this run: they stay.
+    """
+    queries, candidates = len({pair.query_id for pair in pairs}), len({pair.candidate_id for pair in pairs})
+    if not queries:
+        return stage
+    batch = stage.batch_size
+    if "batch_size" not in given:
+        batch = max(2, min(batch, queries // 2, candidates // 2))
+    stage = replace(stage, batch_size=batch)
+    if stage.steps or stage.minutes:
+        return stage
+    passed = math.ceil(stage.epochs * queries / batch)
+    if "epochs" not in given and passed < FEWEST_BASE_STEPS:
+        passed = max(passed, min(FEWEST_BASE_STEPS, math.ceil(MOST_BASE_EPOCHS * queries / batch)))
+        stage = replace(stage, steps=passed)
+    if "eval_every" not in given and stage.stage == "retrieve":
+        stage = replace(stage, eval_every=max(1, passed // EVALUATIONS))
+    return stage
 
 
 def default_config(model: Any, pairs: Sequence[Pair], changes: Mapping[str, Any] | None = None) -> TrainConfig:
