@@ -213,6 +213,10 @@ def test_a_recipes_stage_is_fitted_to_a_small_table_alone():
     chosen = replace(stage, batch_size=12, epochs=3.0)
     assert fitted_stage(chosen, pairs(60, 80), {"batch_size", "epochs", "eval_every"}) == chosen
     assert fitted_stage(replace(stage, stage="distil"), pairs(60, 80)).eval_every == 0
+    wrong = tuple((f"n{n}", Item(text="b")) for n in range(6))
+    with_negatives = [replace(pair, negatives=wrong[: n % 7]) for n, pair in enumerate(pairs(60, 80))]
+    assert fitted_stage(stage, with_negatives).hard_negatives == 4
+    assert fitted_stage(stage, with_negatives, {"hard_negatives"}).hard_negatives == 0
 
 
 def test_an_unfinished_run_goes_on_and_other_data_are_refused(base, write, tmp_path, capsys, monkeypatch):

@@ -127,10 +127,10 @@ def fitted_plan(plan: Recipe, root: Path, given: Collection[str]) -> Recipe:
         root: of :func:`benchmark_of_table`.
         given: dotted keys that the command line sets: they stay.
     """
-    from puma.training.finetune.settings import fitted_stage
+    from puma.training.finetune.settings import MOST_NEGATIVES, fitted_stage
     from puma.training.pairs import read_pairs
 
-    pairs = read_pairs(root)
+    pairs = read_pairs(root, negatives=MOST_NEGATIVES)
     texts = [pair for pair in pairs if pair.query.image is None and pair.candidate.image is None]
     for name, rows in (("distil", texts), ("retrieve", pairs)):
         stage = getattr(plan, name)
@@ -140,7 +140,7 @@ def fitted_plan(plan: Recipe, root: Path, given: Collection[str]) -> Recipe:
         fitted = fitted_stage(stage, rows, own)
         changed = [
             f"{field}={getattr(fitted, field)}"
-            for field in ("batch_size", "steps", "eval_every")
+            for field in ("batch_size", "steps", "eval_every", "hard_negatives")
             if getattr(fitted, field) != getattr(stage, field)
         ]
         if changed:

@@ -31,7 +31,8 @@ FEWEST_BASE_STEPS, MOST_BASE_EPOCHS = 200, 40
 
 
 def fitted_stage(stage: TrainConfig, pairs: Sequence[Pair], given: Collection[str] = ()) -> TrainConfig:
-    """A recipe's stage with the batch size, length and evaluations that fit a table of pairs.
+    """A recipe's stage with the batch size, length and evaluations that fit a table of pairs, and, in stage 2, with the
+    table's wrong answers as hard negatives.
 
     Recipes are made for millions of pairs: two passes over a small table would be a few steps, in batches that it does
     not fill.
@@ -47,6 +48,8 @@ def fitted_stage(stage: TrainConfig, pairs: Sequence[Pair], given: Collection[st
     if "batch_size" not in given:
         batch = max(2, min(batch, queries // 2, candidates // 2))
     stage = replace(stage, batch_size=batch)
+    if "hard_negatives" not in given and stage.stage == "retrieve":
+        stage = replace(stage, hard_negatives=_hard_negatives(pairs))
     if stage.steps or stage.minutes:
         return stage
     passed = math.ceil(stage.epochs * queries / batch)
@@ -94,10 +97,14 @@ def default_config(model: Any, pairs: Sequence[Pair], changes: Mapping[str, Any]
         "dimensions": nested_dimensions(model.config, model.get_input_embeddings().weight.shape[1]),
         "symmetric": True,
         "balance": 0.5,
-        "hard_negatives": min(MOST_NEGATIVES, max((len(pair.negatives) for pair in pairs), default=0)),
+        "hard_negatives": _hard_negatives(pairs),
         "precision": "bf16" if has_fast_bf16() else "fp32",
         "eval_every": max(1, steps // EVALUATIONS),
         "eval_queries": 0,
         "patience": PATIENCE,
     }
     return replace(TrainConfig.from_dict({**values, **changes}), stage="retrieve", keep_best=True)
+
+
+def _hard_negatives(pairs: Sequence[Pair]) -> int:
+    return min(MOST_NEGATIVES, max((len(pair.negatives) for pair in pairs), default=0))
