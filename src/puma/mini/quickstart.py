@@ -32,6 +32,7 @@ from puma.mini.training import base_settings, for_this_machine, prepared, studen
 from puma.retriever.model import Retriever
 from puma.search.searcher import Searcher
 from puma.storage.folders import write_json
+from puma.training.config import LENGTHS
 from puma.training.recipes.recipe import Recipe, read_recipe
 
 Say = Callable[[str], None]
@@ -115,7 +116,7 @@ def quickstart(
     if minutes is not None:
         if not minutes > 0:
             raise InputError(f"minutes={minutes}: give a positive number, as 5")
-        plan = replace(plan, retrieve=replace(plan.retrieve, steps=0, minutes=float(minutes)))
+        plan = replace(plan, retrieve=replace(plan.retrieve, steps=0, minutes=float(minutes), least_steps=0))
     run = Run(folder, say)
     root = root or run.step("pictures", lambda: openpics.build(cache))
     base = base or run.step("base model", lambda: assemble(cache, settings=base_settings(plan), images=root))
@@ -198,9 +199,9 @@ def _build_index(retriever: Retriever, root: Path, index: Path) -> Searcher:
 
 def _drop_work_of_another_recipe(work: Path, recipe: Recipe, root: Path, base: Path) -> None:
     """A killed run's work goes on only under the same plan; under another it is done anew. Of one that differs in its
-    steps or minutes alone the checkpoints stay, and what was made of the trained model is made anew."""
+    length alone the checkpoints stay, and what was made of the trained model is made anew."""
     described = json.loads(json.dumps({"recipe": asdict(recipe), "root": root.name, "base": base.name}))
-    length = {name: described["recipe"]["retrieve"].pop(name) for name in ("steps", "minutes")}
+    length = {name: described["recipe"]["retrieve"].pop(name) for name in LENGTHS}
     path = work / "plan.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is not None and {**before, "length": None} != {**described, "length": None}:
@@ -230,7 +231,8 @@ def _notes(recipe: Recipe, root: Path, retriever: Retriever, steps: Mapping[str,
     counts, layers = count_parameters(retriever.model), len(decoder_of(retriever.model).layers)
     config = recipe.retrieve
     distilled = f"Distilled for {steps['distil']} steps, then t" if steps.get("distil") else "T"
-    within = f" in the {config.minutes:g} minutes that it had" if config.minutes else ""
+    in_time = config.minutes and steps.get("retrieve", 0) > config.least_steps
+    within = f" in the {config.minutes:g} minutes that it had" if in_time else ""
     return [
         f"{layers} decoder layers of the base kept: {counts['total'] / 1e6:.1f} M parameters with token "
         f"embeddings, {counts['without_embeddings'] / 1e6:.1f} M without.",

@@ -22,7 +22,7 @@ class Budget:
     """A stage's clock.
 
     Args:
-        config: its ``minutes``, 0 for a run that steps alone end, and the shape of its schedule.
+        config: its ``minutes``, 0 for a run that steps alone end, its ``least_steps``, and the shape of its schedule.
         checkpoint: where the run goes on; the time spent before it counts.
     """
 
@@ -41,14 +41,13 @@ class Budget:
         """Spent training, in all calls."""
         return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
 
-    @property
-    def spent(self) -> bool:
-        """Whether the minutes are over."""
-        return self.config.minutes > 0 and self.seconds >= 60 * self.config.minutes
+    def is_spent(self, step: int) -> bool:
+        """Whether a run that has done so many steps has no time left."""
+        return self.config.minutes > 0 and self._by_time(step) >= 1
 
     @property
     def ends(self) -> bool:
-        """Whether the minutes were over when :meth:`update` last looked."""
+        """Whether no time was left when :meth:`update` last looked."""
         return self.config.minutes > 0 and self.progress >= 1
 
     def begin(self, step: int, steps: int) -> None:
@@ -60,9 +59,14 @@ class Budget:
         """Look at the clock after a step; true where a checkpoint is due by time. All processes must call."""
         fraction, before = step / max(1, steps), self.progress
         if self.config.minutes:
-            fraction = broadcast(max(fraction, self.seconds / (60 * self.config.minutes)))
+            fraction = broadcast(max(fraction, self._by_time(step)))
         self.progress = min(1.0, fraction)
         return self.config.minutes > 0 and int(SAVES * self.progress) > int(SAVES * before)
+
+    def _by_time(self, step: int) -> float:
+        """The fraction of the minutes that is over; of the least steps, where less of them is done."""
+        fraction = self.seconds / (60 * self.config.minutes)
+        return min(fraction, step / self.config.least_steps) if self.config.least_steps else fraction
 
     def rate(self) -> float:
         """The learning rate of a run with minutes, as a fraction of its peak."""

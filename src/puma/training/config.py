@@ -10,7 +10,9 @@ from typing import Any
 from puma.errors import ConfigError
 from puma.training.config_rules import OTHER_WEIGHT, rules_of
 
-FREE = ("steps", "minutes", "epochs", "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
+LENGTHS = ("steps", "minutes", "least_steps", "epochs")
+"""The settings that say how long a stage is."""
+FREE = (*LENGTHS, "eval_every", "patience", "save_steps", "workers", "report_to", "max_unreadable")
 """Settings that may differ when a run goes on from its checkpoints: all others shape what is already trained."""
 
 
@@ -24,6 +26,8 @@ class TrainConfig:
         epochs: passes over the queries where ``steps`` and ``minutes`` are 0.
         minutes: wall time after which training ends, if ``steps`` do not end it before; 0 for none. Learning rate and
             ``decay`` follow the time spent. A resumed run goes on with what was left at its last checkpoint.
+        least_steps: with ``minutes``, steps that are taken even if the minutes are over before: what a slow machine
+            needs for a useful model. Learning rate and ``decay`` then follow these steps. ``steps`` still end it.
         batch_size: pairs a batch, on each device.
         accumulate: batches whose gradients are averaged before a step. Each batch is contrasted by itself, so this
             brings no more negatives; for one large batch in little memory give ``grad_cache``.
@@ -105,6 +109,7 @@ class TrainConfig:
     steps: int = 0
     epochs: float = 2.0
     minutes: float = 0.0
+    least_steps: int = 0
     batch_size: int = 150
     accumulate: int = 1
     chunks: int = 4

@@ -37,7 +37,7 @@ def rules_of(config: Any) -> list[Rule]:
         *one_of("report_to", REPORTS),
         *each("learning_rate temperature clip", lambda value: value > 0, "give a positive number"),
         *each(
-            "steps save_steps lora_rank seed hard_negatives grad_cache eval_every eval_queries patience",
+            "steps least_steps save_steps lora_rank seed hard_negatives grad_cache eval_every eval_queries patience",
             lambda value: value >= 0,
             "give a whole number of at least 0",
         ),

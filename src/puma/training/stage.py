@@ -137,7 +137,7 @@ def train(
     before = moved_parts(last, config.accumulate)
     begun = resume(folder, config, planned_steps(config, batches, before))
     budget = Budget(config, begun.checkpoint)
-    if budget.spent:
+    if budget.is_spent(begun.done):
         begun = replace(begun, steps=begun.done)
     if config.reads_pixels:
         retriever.vision = vision = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from puma.errors import ConfigError, InputError
 from puma.pruning.loading import ATTENTION
-from puma.training.config import TrainConfig
+from puma.training.config import LENGTHS, TrainConfig
 from puma.training.config_rules import BASE_PRECISIONS
 from puma.training.recipes.costs import Workload
 from puma.training.recipes.files import SECTIONS, Entries
@@ -152,16 +152,13 @@ def _stage(
         return None
 
 
-LENGTHS = ("steps", "minutes", "epochs")
-
-
 def _rounds(
     values: dict[str, Any], retrieve: dict[str, Any], entries: Entries, faults: list[str], dtype: Any
 ) -> Rounds | None:
     """Stage 2's settings with the rounds' own above them; their length is their own alone."""
     own = {key: value for key, value in values.items() if key not in ("count", "share")}
     if not any(own.get(key) for key in LENGTHS):
-        faults.append(f"rounds: say how long a round is: rounds.{', rounds.'.join(LENGTHS[:2])} or rounds.{LENGTHS[2]}")
+        faults.append("rounds: say how long a round is: rounds.steps, rounds.minutes or rounds.epochs")
         return None
     below = {key: value for key, value in retrieve.items() if key not in (*LENGTHS, "stage")}
     at = {("rounds", key): entries[("retrieve", key)] for key in below} | dict(entries)

@@ -71,11 +71,14 @@ def read_entries(path: Path, faults: list[str], seen: tuple[Path, ...] = ()) -> 
 
 def merge(below: Entries, above: Entries) -> Entries:
     """The entries of both, those above first: a null section takes the whole one below away, a setting brings it
-    back. A stage's steps given above without minutes are its whole length: minutes below would end it earlier."""
+    back. A stage's steps given above without minutes are its whole length: minutes below would end it earlier. Nor do
+    minutes given above keep the least steps from below."""
     entries = dict(below)
     for key, value in above.items():
         if key[1:] == ("steps",) and value[0] and (key[0], "minutes") not in above:
             entries.pop((key[0], "minutes"), None)
+        if key[1:] in (("steps",), ("minutes",)) and (key[0], "least_steps") not in above:
+            entries.pop((key[0], "least_steps"), None)
         if len(key) == 1:
             entries = {k: v for k, v in entries.items() if k[0] != key[0]}
         else:
