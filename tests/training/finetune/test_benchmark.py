@@ -233,6 +233,26 @@ def test_an_unfinished_run_goes_on_and_other_data_are_refused(base, write, tmp_p
     assert "held out, never trained on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("count", "more", "said"),
+    [(6, [], "6 different queries"), (20, ["--held-out", "3"], "held_out=3.0"), (101, [], "101 different instructions")],
+)
+def test_a_table_that_is_refused_leaves_nothing_in_the_way_of_the_corrected_one(
+    base, write, tmp_path, capsys, count, more, said
+):
+    rows = [row(n % 40, query_text=f"thing {n}", instruction=f"Way {n if count > 100 else 0}.") for n in range(count)]
+    assert train(base, write(rows).path, tmp_path / "mine", *more) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "mine.work" / "data.json").exists()
+    assert train(base, write([row(n) for n in range(20)]).path, tmp_path / "mine") == 0
+
+
+def test_what_a_kill_left_while_the_benchmark_was_written_is_removed(base, write, tmp_path):
+    (tmp_path / "mine.work" / ".data.abc.part" / "query").mkdir(parents=True)
+    assert train(base, write([row(n) for n in range(20)]).path, tmp_path / "mine") == 0
+    assert not list((tmp_path / "mine.work").glob(".data.*"))
+
+
 def test_a_base_that_is_not_there_is_refused_before_the_table_is_read(write, tmp_path, capsys):
     assert train(tmp_path / "nowhere", write([row(n) for n in range(20)]).path, tmp_path / "mine") == 2
     assert "nowhere" in capsys.readouterr().err

@@ -4,12 +4,13 @@ a base is trained, the table as a benchmark."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from puma.data.pair_tables import PairTable
-from puma.errors import InputError
+from puma.errors import InputError, PumaError
 from puma.items.skips import Skip, summary
 from puma.storage.folders import write_json, write_whole, written_folder
 from puma.training.distributed import join, processes, wait
@@ -32,8 +33,12 @@ def report_skips(work: Path, skips: Sequence[Skip], say: Callable[[str], None]) 
     say(f"{summary(skips, 'rows')}\n  all of them: {work / LEFT_OUT}")
 
 
-def same_data(work: Path, plan: Mapping[str, Any]) -> None:
-    """Record what a run is of, or check that the folder's run is of the same."""
+def check_data(work: Path, plan: Mapping[str, Any]) -> None:
+    """Check that the folder's run, if there is one, is of the same data.
+
+    Raises:
+        InputError: it is not.
+    """
     path = work / PLAN
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -43,8 +48,13 @@ def same_data(work: Path, plan: Mapping[str, Any]) -> None:
                 f"{work}: an unfinished run of other settings is there ({', '.join(changed)} differ); remove that "
                 "folder or give another --out"
             )
-    elif processes()[0] == 0:
-        write_json(path, plan)
+
+
+def same_data(work: Path, plan: Mapping[str, Any]) -> None:
+    """Record what a run is of, or check that the folder's run is of the same."""
+    check_data(work, plan)
+    if processes()[0] == 0 and not (work / PLAN).is_file():
+        write_json(work / PLAN, plan)
 
 
 def benchmark_of_run(
@@ -59,12 +69,23 @@ def benchmark_of_run(
     root = work / "data"
     join()
     if processes()[0] == 0:
-        examples = read_examples(table, work / "images", strict=strict, show_progress=True)
-        same_data(work, {"data": examples.fingerprint, "held_out": held_out})
-        if not root.is_dir():
+        new = not work.exists()
+        try:
+            examples = read_examples(table, work / "images", strict=strict, show_progress=True)
+            plan = {"data": examples.fingerprint, "held_out": held_out}
+            check_data(work, plan)
             rows, skips = with_a_task(examples, table.path)
+            split = split_examples(rows, held_out)
+        except PumaError:  # a table that cannot be used leaves nothing that would stop the corrected command
+            if new:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        if not root.is_dir():
+            for rest in work.glob(".data.*.part"):  # of a run that was killed while it wrote
+                shutil.rmtree(rest, ignore_errors=True)
             with written_folder(root) as part:
-                found = write_benchmark(rows, split_examples(rows, held_out), part)
+                found = write_benchmark(rows, split, part)
+                same_data(work, plan)
             report_skips(work, [*examples.skips, *skips, *found.skips], say)
             counts = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
             say(f"{table.path}: {len(rows):,} different pairs; queries: {counts}; no query is on two sides")
