@@ -43,6 +43,13 @@ def write(tmp_path):
     return written
 
 
+@pytest.fixture
+def retriever(base, tmp_path):
+    """A retriever's folder."""
+    Retriever.from_base(base, layers=2, prompt="short", device="cpu").save_pretrained(tmp_path / "retriever")
+    return tmp_path / "retriever"
+
+
 def queries(root):
     """By split, the queries of all tasks."""
     benchmark = open_benchmark(root)
@@ -187,6 +194,7 @@ def test_a_base_becomes_a_retriever_by_a_table(base, write, tmp_path, capsys):
     assert "retrieve: batch_size=8, to fit 16 training pairs" in streams.err  # 150 would be more than there are
     assert said["held_out"]["model"]["0"]["queries"] == 2
     assert said["held_out"]["chance"]["0"]["hit_rate@1"] == 0.25  # 4 held-out images
+    assert "held-out queries (to see them later: puma evaluate --model" in streams.err
     made = Retriever.from_pretrained(tmp_path / "mine")
     assert len(made.model.language_model.layers) == 2
     assert made.instructions["text", "image"] == "Find a picture that shows this."
@@ -257,6 +265,35 @@ def test_a_base_that_is_not_there_is_refused_before_the_table_is_read(write, tmp
     assert train(tmp_path / "nowhere", write([row(n) for n in range(20)]).path, tmp_path / "mine") == 2
     assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "mine.work").exists()
+
+
+def test_of_several_processes_only_the_first_prints(base, retriever, write, tmp_path, capsys, monkeypatch):
+    table = write([row(n) for n in range(20)]).path
+    monkeypatch.setattr("puma.training.recipes.recipe.train_recipe", lambda *_, **__: {})
+    monkeypatch.setattr("puma.training.finetune.run.fine_tune", lambda *_, **__: {"helped": False, "gains": {}})
+    monkeypatch.setattr("puma.cli.commands._own_data.held_out_figures", lambda *_: {})
+    monkeypatch.setattr("puma.training.finetune.report.gain_lines", lambda _: [])
+    commands = [["--base", str(base), "--layers", "2"], ["--model", str(retriever)]]
+    for rank, printed in (("0", True), ("1", False)):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        for number, words in enumerate(commands):
+            for more in ([], ["--json"]):
+                out = tmp_path / f"{rank}-{number}"
+                assert main(["train", *words, "--data", str(table), "--out", str(out), *more]) == 0
+                assert bool(capsys.readouterr().out) is printed
+
+
+def test_a_retriever_is_not_pruned_by_a_table(retriever, write, tmp_path, capsys):
+    table = write([row(n) for n in range(20)]).path
+    assert main(["train", "--base", str(retriever), "--data", str(table), "--layers", "2"]) == 2
+    assert f"a retriever ({retriever}), which trains an existing retriever further" in capsys.readouterr().err
+
+
+def test_commands_that_are_suggested_can_be_pasted(write, tmp_path, capsys):
+    table = write([row(n) for n in range(20)]).path
+    assert main(["convert", str(table), str(tmp_path / "my data")]) == 0
+    assert f"--data '{tmp_path / 'my data'}' --out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

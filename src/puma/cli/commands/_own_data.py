@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,11 +55,13 @@ def train_on_table(
     """
     given = [flag for flag, value in unfit.items() if value]
     if given:
+        model = "no base" if base is None else f"a retriever ({base})"
         raise InputError(
-            f"{', '.join(given)}: not with a table of pairs ({data}) and no base, which trains an existing retriever "
-            "further; to train a base model, name a recipe, or the base with --base"
+            f"{', '.join(given)}: not with a table of pairs ({data}) and {model}, which trains an existing retriever "
+            "further as it is; to train a base model, name a recipe, or the base with --base"
         )
     from puma.data.pair_columns import parse_columns
+    from puma.evaluation.processes import is_first
     from puma.mini.base.known_images import features_of, has_known_tower
     from puma.training.finetune.report import gain_lines
     from puma.training.finetune.run import fine_tune
@@ -79,6 +82,8 @@ def train_on_table(
         strict=strict,
         store=functools.partial(features_of, Path(model)) if has_known_tower(Path(model)) else None,
     )
+    if not is_first():
+        return
     if as_json:
         print_json({"out": str(target), **report})
         return
@@ -88,7 +93,7 @@ def train_on_table(
         typer.echo(
             "training did not help on the held-out queries that choose the weights: the model is saved unchanged"
         )
-    typer.echo(f"{target}: saved; try  puma index add my.index IMAGES --model {target}")
+    typer.echo(f"{target}: saved; try  puma index add my.index IMAGES --model {shlex.quote(str(target))}")
 
 
 def benchmark_of_table(
@@ -151,14 +156,12 @@ def fitted_plan(plan: Recipe, root: Path, given: Collection[str]) -> Recipe:
 
 
 def held_out_figures(out: Path, root: Path) -> dict[str, Any]:
-    """Hit rates of the trained retriever on the table's test split, and a random ranking's; empty in all processes but
-    the first."""
+    """Hit rates of the trained retriever on the table's test split, and a random ranking's."""
     from puma.evaluation.mbeir import chance, evaluate
-    from puma.evaluation.processes import is_first
     from puma.retriever.model import Retriever
 
-    if not is_first():
-        return {}
+    later = shlex.join(["puma", "evaluate", "--model", str(out), "--root", str(root)])
+    note(f"{out}: trained and saved; now its hit rates on the held-out queries (to see them later: {later})")
     options: dict[str, Any] = {"split": "test", "pools": ("local",)}
     return {"model": evaluate(Retriever.from_pretrained(out), root, **options), "chance": chance(root, **options)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -58,4 +59,5 @@ def convert(
         return
     print_skips(found.skips)
     splits = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
-    typer.echo(f"{out}: queries: {splits}; try  puma train qwen2-vl-2b --data {out} --out my-retriever")
+    words = ["puma", "train", "qwen2-vl-2b", "--data", str(out), "--out", "my-retriever"]
+    typer.echo(f"{out}: queries: {splits}; try  {shlex.join(words)}")

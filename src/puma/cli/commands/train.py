@@ -3,6 +3,7 @@ with a table of pairs."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,6 +138,7 @@ def train(
     from puma.cli.commands._shared import quiet_libraries
     from puma.data.pair_tables import is_pair_table
     from puma.errors import InputError
+    from puma.evaluation.processes import is_first
 
     quiet_libraries()
     from puma.training.recipes import recipe as recipes
@@ -211,13 +213,19 @@ def train(
         log = train_recipe(plan, data, out, adapter=adapter, strict=strict)
     else:
         log = recipes.train_recipe(plan, data, out, distil_if_texts=not distil_set, strict=strict)
+    if not is_first():
+        return
     figures = _own_data.held_out_figures(out, data) if is_table and data is not None else {}
     if as_json:
         print_json({"out": str(out), "log": log, **({"held_out": figures} if figures else {})})
         return
     if figures:
         typer.echo(_own_data.figure_lines(figures))
-    typer.echo(f"{out}: trained; try  puma evaluate --model {out}" + (f" --root {data}" if data else ""))
+    if is_table:
+        typer.echo(f"{out}: trained; try  puma index add my.index IMAGES --model {shlex.quote(str(out))}")
+        return
+    words = ["puma", "evaluate", "--model", str(out), *(["--root", str(data)] if data else [])]
+    typer.echo(f"{out}: trained; try  {shlex.join(words)}")
 
 
 def parsed(pairs: list[str] | None) -> dict[str, object]:

@@ -175,7 +175,7 @@ def train_recipe(
     """
     root = data if data is not None else recipe.data
     if root is None:
-        raise InputError("no data: give --data DIR, a folder in M-BEIR's layout (docs/recipes.md)")
+        raise InputError("no data: give --data, a folder in M-BEIR's layout or a table of pairs (docs/recipes.md)")
     from puma.training.two_stages import train_two_stages
 
     return train_two_stages(
