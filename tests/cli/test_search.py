@@ -151,6 +151,17 @@ def test_where_on_the_command_line(filled, capsys, conditions, expected):
     assert (code, set(ids(out))) == (0, expected)
 
 
+def test_embed_reads_the_columns_that_its_message_names(toy, things, tmp_path, capsys):
+    table = tmp_path / "pairs.csv"
+    table.write_text("query_text,positive_image\nred,things/red.png\ngreen,things/green.png\n")
+    words = ("embed", table, "--out", tmp_path / "v.npz")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "--text-column and --image-column" in err
+    assert run(capsys, *words, "--text-column", "-", "--image-column", "positive_image")[0] == 0
+    assert list(np.load(tmp_path / "v.npz")["modalities"]) == ["image", "image"]
+
+
 @pytest.mark.parametrize(
     ("condition", "words"),
     [

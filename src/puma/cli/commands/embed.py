@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from puma.cli.commands._columns import ImageColumn, TextColumn
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
@@ -42,6 +43,8 @@ def embed(
     instruction: Annotated[
         str | None, typer.Option(help="Instruction put before every item; only queries have one.")
     ] = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
     model: Model = None,
     st: ForeignModel = None,
     st_prompt: ForeignPrompt = None,
@@ -77,6 +80,7 @@ def embed(
     from puma.items.item import Item
     from puma.items.objects import object_path
     from puma.search.ingest import Record, count_items, read_items
+    from puma.search.ingest.options import ReadOptions
     from puma.storage.folders import write_whole
 
     if out.suffix != ".npz":
@@ -85,8 +89,11 @@ def embed(
     place = Engine(engine, address, workers)
     if st_prompt is not None and instruction is not None:
         raise InputError("give one of --instruction and --st-prompt, got both")
-    found = read_items(paths, with_files=True)
-    total = None if any(map(object_path, paths)) else count_items(paths)  # in a store it costs requests of its own
+    reading = ReadOptions(text_column, image_column)
+    found = read_items(paths, reading, with_files=True)
+    total = (
+        None if any(map(object_path, paths)) else count_items(paths, reading)
+    )  # in a store it costs requests of its own
     skips: list[Skip] = []
     kept: list[tuple[str, str, str]] = []  # id, modality and place of each item
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma.cli.commands._columns import ImageColumn, TextColumn
 from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, describe_others, print_paths, row_fields
@@ -67,12 +68,8 @@ def add(
     hidden: Annotated[
         bool, typer.Option("--hidden", help="Also read hidden files and folders, and those of the operating system.")
     ] = False,
-    text_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column or JSON key that holds the text; '-' for none.")
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column or JSON key that holds the image; '-' for none.")
-    ] = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
     encoding: Annotated[
         str | None, typer.Option(metavar="NAME", help="Encoding of text and tables that are not UTF-8: cp1252, utf-16.")
     ] = None,

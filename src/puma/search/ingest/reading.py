@@ -114,13 +114,14 @@ def read_items(
     )
 
 
-def count_items(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """About how many entries :func:`read_items` will find, without opening the images: for time left.
+def count_items(paths: Iterable[str | os.PathLike[str]], options: ReadOptions | None = None) -> int:
+    """About how many entries :func:`read_items` will find with these options, without opening the images: for time
+    left.
 
     Raises:
         InputError, DataError: as :func:`read_items`.
     """
-    readers = [reader_of(path) for path in _listed(paths)]
+    readers = [reader_of(path, options) for path in _listed(paths)]
     for reader in readers:
         reader.check()
     return sum(reader.count() or 0 for reader in readers)
