@@ -28,6 +28,13 @@ def test_a_good_folder_is_exit_code_0(root, capsys):
     assert "cand_pool/global/mbeir_union_test_cand_pool.jsonl" in err
 
 
+def test_a_table_is_told_how_it_becomes_a_folder(tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text("query_text,positive_text\n")
+    code, _, err = run(capsys, "doctor", "--mbeir", tmp_path / "pairs.csv")
+    assert code == 2
+    assert f"is a file; give a folder in M-BEIR's layout. puma convert {tmp_path / 'pairs.csv'} DIR" in err
+
+
 def test_faults_are_exit_code_1_and_told_by_file(root, capsys):
     (root / "query/test/mbeir_cirr_task7_test.jsonl").write_text("{\n" * 25)
     (root / "mbeir_images/nights_images/red.jpg").unlink()

@@ -266,6 +266,12 @@ def test_files_that_are_no_tables(folder):
     (folder / "a.xlsx").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"known are \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"):
         PairTable(folder / "a.xlsx")
+    (folder / "mbeir" / "query").mkdir(parents=True)
+    with pytest.raises(InputError, match="is a benchmark folder already"):
+        PairTable(folder / "mbeir")
+    (folder / "a.csv").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty, or its first line is not a header"):
+        PairTable(folder / "a.csv")
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         (folder / name).write_bytes(b"")
         with pytest.raises(DataError, match=r"a\.(csv|jsonl|parquet)"):

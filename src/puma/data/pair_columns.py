@@ -88,6 +88,8 @@ def choose_columns(names: Iterable[str], given: Mapping[str, str], where: str) -
         DataError: a given column is not there or there twice, or none holds queries or positives.
     """
     present = list(names)
+    if not any(present):
+        raise DataError(f"{where}: no column names; the file is empty, or its first line is not a header")
     absent = [source for source in given.values() if source not in present]
     if absent:
         raise DataError(f"{where}: --columns names {', '.join(map(repr, absent))}, and the file has {present}")

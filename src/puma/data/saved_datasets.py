@@ -27,7 +27,14 @@ def split_folder(path: Path) -> Path:
     """
     if not (path / DATASETS).is_file():
         if not (path / DATASET).is_file():
-            raise InputError(f"{path}: a folder without {DATASET}: neither a saved data set nor in M-BEIR's layout")
+            if (path / "query").is_dir():
+                raise InputError(
+                    f"{path}: is a benchmark folder already (M-BEIR's layout), not a table of pairs; puma train, "
+                    "probe, mine and evaluate take it as it is"
+                )
+            raise InputError(
+                f"{path}: a folder without {DATASET}, so not a saved data set; give one, or a table of pairs as a file"
+            )
         return path
     splits = _json_file(path / DATASETS).get("splits")
     if not isinstance(splits, list) or not splits:

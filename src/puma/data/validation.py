@@ -75,6 +75,11 @@ def examine(
     unknown = sorted(set(splits or ()) - set(SPLITS))
     if unknown:
         raise InputError(f"splits must be some of {SPLITS}, got {unknown}")
+    if base.is_file():
+        raise DataError(
+            f"{base}: is a file; give a folder in M-BEIR's layout. puma convert {base} DIR writes a table of pairs as "
+            "one"
+        )
     if not base.is_dir():
         raise DataError(f"{base}: no such folder; expected a benchmark in M-BEIR's layout")
     if not any((base / name).is_dir() for name in ("query", "cand_pool", "qrels")):
