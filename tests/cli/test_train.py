@@ -34,6 +34,12 @@ def test_prune_says_what_is_left(base, tmp_path, capsys):
     assert output["parameters"]["total"] > output["parameters"]["without_embeddings"] > 0
 
 
+def test_a_retriever_is_not_pruned(base, tmp_path, capsys):
+    Retriever.from_base(base, layers=2, prompt="short", device="cpu").save_pretrained(tmp_path / "mine")
+    assert main(["prune", str(tmp_path / "mine"), str(tmp_path / "out"), "--layers", "1"]) == 2
+    assert "is a retriever already; prune the base" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -30,7 +30,7 @@ def test_an_evaluation_comes_back_whole(tmp_path):
 
 def test_what_is_no_document_is_refused(tmp_path):
     path = tmp_path / "a.json"
-    with pytest.raises(InputError, match="no such results file"):
+    with pytest.raises(InputError, match="no such results file; puma evaluate --json-out"):
         read_results(path)
     path.write_text("{")
     with pytest.raises(DataError, match="not JSON"):

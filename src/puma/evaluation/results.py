@@ -71,9 +71,11 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{os.fspath(path)}: no such results file") from None
+        raise InputError(f"{os.fspath(path)}: no such results file; puma evaluate --json-out writes one") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{os.fspath(path)}: not JSON ({error})") from None
+        raise DataError(
+            f"{os.fspath(path)}: not JSON ({error}); give a file that puma evaluate --json-out wrote"
+        ) from None
     number = document.get("format") if isinstance(document, dict) else None
     if number != FORMAT:
         raise DataError(f"{os.fspath(path)}: not a results document of format {FORMAT} (its format: {number!r})")

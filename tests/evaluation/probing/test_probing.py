@@ -27,6 +27,7 @@ from puma.evaluation.probing.choice import Point, suggest, within_one_error
 from puma.evaluation.probing.depths import FIRST, KEEP_LAST, depth_flops, depth_states
 from puma.evaluation.probing.material import gather
 from puma.evaluation.probing.plot import check_matplotlib
+from puma.evaluation.probing.report import notes
 from puma.evaluation.probing.run import probe
 from puma.evaluation.probing.scoring import Ridge, cosines, rates, ridge_scores, unit
 from puma.evaluation.probing.store import StateStore
@@ -495,6 +496,8 @@ def test_the_results_folder(retriever, root, tmp_path):
     assert result["suggestion"]["sentence"] in text
     assert "not timed" in text
     assert result["chance"]["hit_rate@10"] == pytest.approx(10 / 16)
+    assert "A random ranking would reach 62 %: the pools are too small" in text
+    assert not any("random ranking" in note for note in notes({**result, "chance": {"hit_rate@10": 0.4}}))
     assert result["suggestion"]["judged_by"] == "ridge"
     assert result["cost"]["depths"][-1]["speed"] == 1.0
     speeds = [row["speed"] for row in result["cost"]["depths"]]

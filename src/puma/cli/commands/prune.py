@@ -30,8 +30,13 @@ def prune(
     from puma.cli.commands._shared import quiet_libraries
 
     quiet_libraries()
+    from puma.errors import InputError
     from puma.pruning import RECORD, count_parameters, load_model, prune_folder
+    from puma.pruning.hub import holds
+    from puma.retriever.prompts import PROMPT_FILE
 
+    if holds(base, PROMPT_FILE):
+        raise InputError(f"base {base}: is a retriever already; prune the base that it was made from, and train that")
     prune_folder(base, out, layers, keep_last=keep_last)
     counts = count_parameters(load_model(out))
     if as_json:

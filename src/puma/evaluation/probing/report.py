@@ -35,6 +35,10 @@ def table(result: Mapping[str, Any]) -> str:
     )
 
 
+GUESSED = 0.5
+"""A chance of hit@10 from which a probe says that its figures mean little."""
+
+
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What one must know to read the table, a sentence each."""
     task_list = ", ".join(
@@ -47,6 +51,11 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"Tasks: {task_list}.",
         result["cost"]["how"],
     ]
+    if result["chance"][METRIC] >= GUESSED:
+        lines.append(
+            f"A random ranking would reach {100 * result['chance'][METRIC]:.0f} %: the pools are too small for hit@10 "
+            "to tell depths apart, and the suggestion means little. Take data with more candidates."
+        )
     if any("ridge" in row for row in result["depths"]):
         lines.append(
             "The ridge map from query to candidate states is fitted on train pairs, its strength chosen on a quarter "
