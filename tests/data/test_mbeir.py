@@ -167,7 +167,7 @@ def test_one_data_set_of_the_published_folder_goes_by_task_ids(published: Path) 
     assert benchmark.tasks("test") == [0, 3]
     assert benchmark.label(3) == "task3"
     assert [c.did for c in benchmark.pool(3, "val")] != [c.did for c in benchmark.pool(3, "test")]
-    with pytest.raises(DataError, match="choose one by dataset="):
+    with pytest.raises(DataError, match=r"choose one by dataset= \(--dataset\)"):
         Benchmark(published)
     with pytest.raises(InputError, match="must be one such as 0"):
         benchmark.queries("oven_task6", "test")

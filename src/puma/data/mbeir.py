@@ -112,7 +112,7 @@ class Benchmark:
         if not found:
             raise DataError(f"{self.root}: no query files named query/<split>/mbeir_<dataset>_task<id>_<split>.jsonl")
         if dataset is None and len(found) > 1:
-            raise DataError(f"{self.root} holds several data sets ({', '.join(sorted(found))}): choose one by dataset=")
+            raise DataError(f"{self.root} has data sets {', '.join(sorted(found))}: choose one by dataset= (--dataset)")
         if dataset not in (None, ALL, *found):
             raise DataError(f"{self.root} holds no data set {dataset!r}; it has {', '.join(sorted(found))}")
         self.dataset = dataset if dataset is not None else next(iter(found))
