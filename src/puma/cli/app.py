@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import sys
 
 import typer
@@ -106,7 +107,9 @@ def _say(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    listed = re.sub(r":\s*\n\s+", ": ", message.strip())  # the entries of a list stay apart in the one line
+    listed = re.sub(r"\n[^\S\n]+", "; ", listed)
+    print(f"error: {' '.join(listed.split())}", file=sys.stderr)
     return code
 
 

@@ -105,7 +105,9 @@ def test_all_right_answers_count_and_wrong_ones_are_negatives(write, tmp_path):
 
 def test_negatives_that_no_query_searches_for_are_left_out_and_named(write, tmp_path):
     found = convert(write([row(n, negative_text="a text") for n in range(20)]), tmp_path / "data")
-    assert [skip.reason for skip in found.skips] == ["no query of the table searches for items of its modality"]
+    assert [str(skip) for skip in found.skips] == [
+        "negative 'a text': no query of the table searches for items of its modality"
+    ]
     assert examine(tmp_path / "data").total == 0
 
 
@@ -243,7 +245,11 @@ def test_an_unfinished_run_goes_on_and_other_data_are_refused(base, write, tmp_p
 
 @pytest.mark.parametrize(
     ("count", "more", "said"),
-    [(6, [], "6 different queries"), (20, ["--held-out", "3"], "held_out=3.0"), (101, [], "101 different instructions")],
+    [
+        (6, [], "6 different queries"),
+        (20, ["--held-out", "3"], "held_out=3.0"),
+        (101, [], "101 different instructions"),
+    ],
 )
 def test_a_table_that_is_refused_leaves_nothing_in_the_way_of_the_corrected_one(
     base, write, tmp_path, capsys, count, more, said
@@ -251,7 +257,7 @@ def test_a_table_that_is_refused_leaves_nothing_in_the_way_of_the_corrected_one(
     rows = [row(n % 40, query_text=f"thing {n}", instruction=f"Way {n if count > 100 else 0}.") for n in range(count)]
     assert train(base, write(rows).path, tmp_path / "mine", *more) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "mine.work" / "data.json").exists()
+    assert not (tmp_path / "mine.work").exists()
     assert train(base, write([row(n) for n in range(20)]).path, tmp_path / "mine") == 0
 
 
@@ -282,6 +288,16 @@ def test_of_several_processes_only_the_first_prints(base, retriever, write, tmp_
                 out = tmp_path / f"{rank}-{number}"
                 assert main(["train", *words, "--data", str(table), "--out", str(out), *more]) == 0
                 assert bool(capsys.readouterr().out) is printed
+
+
+def test_an_error_that_lists_rows_keeps_them_apart_and_says_whether_any_can_be_used(write, tmp_path, capsys):
+    assert main(["convert", str(write([row(n) for n in range(90, 93)]).path), str(tmp_path / "data")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "no row can be used; 3 rows were left out: " in said
+    assert "90.png: no such file; " in said
+    some = write([row(n) for n in range(30, 50)]).path
+    assert main(["convert", str(some), str(tmp_path / "data"), "--strict"]) == 2
+    assert "has faulty rows, which --strict refuses; without it 10 rows" in capsys.readouterr().err
 
 
 def test_a_retriever_is_not_pruned_by_a_table(retriever, write, tmp_path, capsys):

@@ -55,9 +55,9 @@ def train_on_table(
     """
     given = [flag for flag, value in unfit.items() if value]
     if given:
-        model = "no base" if base is None else f"a retriever ({base})"
+        which = "no base" if base is None else f"a retriever ({base})"
         raise InputError(
-            f"{', '.join(given)}: not with a table of pairs ({data}) and {model}, which trains an existing retriever "
+            f"{', '.join(given)}: not with a table of pairs ({data}) and {which}, which trains an existing retriever "
             "further as it is; to train a base model, name a recipe, or the base with --base"
         )
     from puma.data.pair_columns import parse_columns

@@ -99,7 +99,10 @@ def with_a_task(examples: Examples, path: Path) -> tuple[list[Example], list[Ski
         Skip(f"pair {number}", NO_TASK) for number, row in enumerate(examples.rows, 1) if row.modalities not in TASKS
     ]
     if not rows:
-        raise DataError(f"{path}: {NO_TASK}, and the table has no other rows; train a retriever on it instead")
+        raise DataError(
+            f"{path}: {NO_TASK}, and the table has no other rows; train a retriever further on it instead (puma train "
+            f"--data {path} --model RETRIEVER)"
+        )
     return rows, others
 
 
@@ -181,7 +184,7 @@ def _train_pools(groups: Groups, writer: _Records) -> Pools:
         for key, item in (negative for row in group for negative in row.negatives):
             pool = pools[name] if item.modality == group[0].positive.modality else by_modality.get(item.modality)
             if pool is None:
-                writer.leave_out(key)
+                writer.leave_out(key, item)
             else:
                 pool.setdefault(key, item)
     return pools
@@ -214,11 +217,12 @@ class _Records:
         self._images: dict[str, str] = {}
         self._lost: set[str] = set()
 
-    def leave_out(self, key: str) -> None:
+    def leave_out(self, key: str, item: Item) -> None:
         """Leave out a negative that is in no pool."""
         if key not in self._lost:
             self._lost.add(key)
-            self.skips.append(Skip(f"negative {key[:12]}", "no query of the table searches for items of its modality"))
+            shown = f"{item.text!r:.60}" if item.text else item.image_name
+            self.skips.append(Skip(f"negative {shown}", "no query of the table searches for items of its modality"))
 
     def did(self, key: str) -> str:
         return self._dids.setdefault(key, f"1:{len(self._dids) + 1}")

@@ -115,8 +115,10 @@ def read_examples(table: PairTable, images: Path, *, strict: bool = False, show_
         negatives = dict(_readable(reader, row.negatives, row.where, skips))
         example = Example(query[1], positive[1], row.instruction, query[0], positive[0], tuple(negatives.items()))
         found.setdefault((example.query_id, example.positive_key), example)
-    if skips and (strict or not found):
-        raise DataError(f"{table.path}: {summary(skips, 'rows')}")
+    if skips and not found:
+        raise DataError(f"{table.path}: no row can be used; {summary(skips, 'rows')}")
+    if skips and strict:
+        raise DataError(f"{table.path}: has faulty rows, which --strict refuses; without it {summary(skips, 'rows')}")
     if not found:
         raise DataError(f"{table.path}: holds no row of data; give at least some pairs (docs/own-data.md)")
     return Examples(list(found.values()), skips, total - len(found))

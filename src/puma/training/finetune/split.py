@@ -60,7 +60,7 @@ def split_examples(rows: Sequence[Example], fraction: float = FRACTION, *, most:
         InputError: a fraction out of range; fewer than :data:`FEWEST` different queries.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"held_out={fraction!r}: give a fraction between 0 and 1, as 0.2")
+        raise InputError(f"held_out={fraction!r} (--held-out): give a fraction between 0 and 1, as 0.2")
     queries: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         queries.setdefault(row.query_key, []).append(number)

@@ -76,18 +76,18 @@ def benchmark_of_run(
             check_data(work, plan)
             rows, skips = with_a_task(examples, table.path)
             split = split_examples(rows, held_out)
+            if not root.is_dir():
+                for rest in work.glob(".data.*.part"):  # of a run that was killed while it wrote
+                    shutil.rmtree(rest, ignore_errors=True)
+                with written_folder(root) as part:
+                    found = write_benchmark(rows, split, part)
+                    same_data(work, plan)
+                report_skips(work, [*examples.skips, *skips, *found.skips], say)
+                counts = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
+                say(f"{table.path}: {len(rows):,} different pairs; queries: {counts}; no query is on two sides")
         except PumaError:  # a table that cannot be used leaves nothing that would stop the corrected command
             if new:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        if not root.is_dir():
-            for rest in work.glob(".data.*.part"):  # of a run that was killed while it wrote
-                shutil.rmtree(rest, ignore_errors=True)
-            with written_folder(root) as part:
-                found = write_benchmark(rows, split, part)
-                same_data(work, plan)
-            report_skips(work, [*examples.skips, *skips, *found.skips], say)
-            counts = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
-            say(f"{table.path}: {len(rows):,} different pairs; queries: {counts}; no query is on two sides")
     wait()
     return root
