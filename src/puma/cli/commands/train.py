@@ -16,8 +16,8 @@ PAPER = "qwen2-vl-7b"
 """The recipe whose first stage the flags start from."""
 
 HELP = """Make a retriever from a base: prune, distil, train with a contrastive loss, merge adapters and save. With a
-table of pairs as --data: train an existing retriever further (docs/own-data.md). To continue after an interruption,
-give the same command again.
+table of pairs as --data and no recipe or base: train an existing retriever further (docs/own-data.md). To continue
+after an interruption, give the same command again.
 
 RECIPE is a YAML file or the name of a shipped one: mini, mini-distilled, puma-mini, qwen2-vl-2b, qwen2-vl-7b,
 qwen2.5-vl-3b, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, smolvlm-256m, smolvlm-500m. Without one, give --base.
@@ -33,6 +33,8 @@ Examples:
   puma train puma-mini --out my-mini --adapter my-mini.safetensors      train the default model again
 
   puma train qwen2-vl-2b --data mbeir --out my-retriever --set retrieve.epochs=1 --set layers=16
+
+  puma train qwen2-vl-2b --data pairs.csv --out my-retriever      prune and train a base on your pairs
 
   puma train qwen2-vl-7b --dry-run          show parameters, memory, FLOPs; download nothing
 
