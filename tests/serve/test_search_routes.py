@@ -176,6 +176,32 @@ def test_an_uploaded_file_is_the_image(client):
 
 
 @pytest.mark.parametrize(
+    ("method", "address", "name"),
+    [
+        ("GET", "/search?text=red&where=price", "where"),
+        ("GET", "/search?text=red&modalty=image", "modalty"),
+        ("POST", "/search?k=1", "k"),
+        ("GET", "/items?indx=other", "indx"),
+        ("DELETE", "/item?id=red&indx=other", "indx"),
+    ],
+)
+def test_a_parameter_that_a_route_does_not_have_is_refused(client, method, address, name):
+    body = {"json": {"text": "red"}} if method == "POST" else {}
+    answer = client.request(method, address, **body)
+    assert message(answer, 422).startswith(f"{name}: unknown parameter")
+    assert answer.json()["error"]["param"] == name
+    assert client.get("/item?id=red").status_code == 200  # nothing was deleted
+
+
+def test_a_form_field_that_an_upload_does_not_have_is_refused(client):
+    answer = client.post("/search/upload", files={"image": RED}, data={"k": "1", "wher": "{}"})
+    text = message(answer, 422)
+    assert text.startswith("wher: unknown parameter; known are drop_weak, group, image,")
+    assert found(client.post("/search/upload", files={"image": RED, "text": (None, "fox")}))
+    assert "must be JSON" in message(client.post("/search", data={"text": "red"}), 415)
+
+
+@pytest.mark.parametrize(
     ("body", "words"),
     [
         ({}, "nothing to search for"),
@@ -188,7 +214,7 @@ def test_an_uploaded_file_is_the_image(client):
         ({"text": "red", "offset": 10**30}, "offset"),
         ({"text": "red", "modality": "video"}, "modality"),
         ({"text": "red", "modality": []}, "modality"),
-        ({"text": "red", "tpyo": 1}, "tpyo"),
+        ({"text": "red", "tpyo": 1}, "tpyo: unknown field"),
         ({"text": "red", "where": {"type": "eq", "key": "modality", "value": "video"}}, "'video'"),
         ({"text": "red", "where": {"type": "gt", "key": "price", "value": True}}, "where"),
         ({"text": "red", "where": {"type": "in", "key": "brand", "value": "b1"}}, "where"),

@@ -132,12 +132,14 @@ def _validation(errors: Sequence[Any]) -> Response:
     faults = []
     for entry in errors[:FAULTS_SHOWN]:
         place = _place(entry["loc"][1:]) or str(entry["loc"][0])
-        faults.append((place, f"{place}: {entry['msg']}"))
+        faults.append((place, f"{place}: {_WORDS.get(entry['msg'], entry['msg'])}"))
     more = f"; and {len(errors) - FAULTS_SHOWN} more" if len(errors) > FAULTS_SHOWN else ""
     message = "; ".join(text for _, text in faults) + more
     return fault(422, message, code="invalid_request", param=faults[0][0] if faults else None)
 
 
+_WORDS = {"Extra inputs are not permitted": "unknown field; GET /docs lists those that there are"}
+"""Pydantic's messages that do not say what to do."""
 _FIELD = re.compile(r"[a-z_]+(?:\[\d+\])*(?:\.[a-z_]+)*(?=: )")
 """The field that a message begins with: ``input[1].image``."""
 _KINDS = frozenset(("string", "list", "object", "number", "boolean", "tokens"))

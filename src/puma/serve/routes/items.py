@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -14,6 +14,7 @@ from puma.items.thumbnails import MEDIA_TYPE
 from puma.serve.adding import Incoming, add_items
 from puma.serve.formats import words
 from puma.serve.images import image_from_text
+from puma.serve.known_parameters import known_parameters
 from puma.serve.queries import wanted
 from puma.serve.responses import NotFoundError, json_answer, stored_item, tagged
 from puma.serve.schemas import ERRORS, IndexName, ItemId, Modalities
@@ -21,7 +22,7 @@ from puma.serve.schemas_search import AddAnswer, AddRequest, DeleteAnswer, Items
 from puma.serve.service import ServedIndex, Service, service
 from puma.serve.settings import ServeSettings
 
-router = APIRouter(tags=["items"], responses=ERRORS)
+router = APIRouter(tags=["items"], responses=ERRORS, dependencies=[Depends(known_parameters)])
 
 _EXAMPLES: dict[str, Any] = {
     "text": {

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Body, Depends, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
 from puma.errors import InputError
 from puma.index import Hit
 from puma.serve.images import image_from_bytes
+from puma.serve.known_parameters import known_parameters
 from puma.serve.queries import SearchQuery, page_of_groups, page_of_hits, parse_query, query_batch
 from puma.serve.responses import json_answer, stored_item
 from puma.serve.schemas import (
@@ -29,7 +30,7 @@ from puma.serve.schemas import (
 from puma.serve.schemas_search import IndexesAnswer, SearchAnswer, SearchRequest
 from puma.serve.service import ServedIndex, Service, service
 
-router = APIRouter(tags=["search"], responses=ERRORS)
+router = APIRouter(tags=["search"], responses=ERRORS, dependencies=[Depends(known_parameters)])
 
 _RED_SQUARE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mO8IyfHAANMDEgANwcAOHIBID2Vy4IA"
