@@ -155,6 +155,31 @@ def test_a_date_is_compared_as_a_word(tmp_path, capsysbinary):
         assert {hit["id"] for hit in json.loads(out)} == ids
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="names with control characters")
+def test_names_and_texts_that_would_steer_a_terminal_are_shown_with_escapes(tmp_path, capsysbinary):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ("a\x1b[31m.png", "b\nred.png"):  # the same content: one is a further place of the other
+        Image.new("RGB", (9, 9), "red").save(folder / name)
+    (folder / "c\x1b]0;title\x07.png").write_bytes(b"no image")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": "red \x1b[2J \u202efox"}) + "\n")
+    made = tmp_path / "i"
+    code, out, _ = run(capsysbinary, "index", "add", made, folder, tmp_path / "t.jsonl", "--json")
+    assert (code, json.loads(out)["skipped"]) == (0, 1)
+    shown = [run(capsysbinary, "index", "add", made, folder)[2].encode()]
+    shown += [
+        run(capsysbinary, *command)[1]
+        for command in (("search", tmp_path / "i", "red"), ("index", "ls", tmp_path / "i"))
+    ]
+    for text in shown:
+        assert not [letter for letter in text.decode() if ord(letter) < 32 and letter not in "\n\r"]
+        assert "\u202e" not in text.decode()
+    assert all(rb"a\x1b[31m.png" in text and rb"b\nred.png" in text for text in shown[1:])
+    assert rb"c\x1b]0;title\x07.png" in shown[0]
+    paths = run(capsysbinary, "search", made, "red", "-0")[1]
+    assert b"\x1b" in paths or b"b\nred" in paths  # other programs get the name as it is
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
 def test_a_name_that_no_terminal_can_show_is_printed_as_its_bytes(capsysbinary):
     from puma.cli.commands._hits import print_paths

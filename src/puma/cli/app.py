@@ -19,6 +19,7 @@ if (
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 from puma.cli import commands
+from puma.cli.printable import printable
 from puma.errors import DISTRIBUTION, NEEDS_WEIGHTS, PumaError, extra_of, install_command
 
 app = typer.Typer(
@@ -109,7 +110,7 @@ def _say(message: str, code: int) -> int:
         traceback.print_exc()
     listed = re.sub(r":\s*\n\s+", ": ", message.strip())  # the entries of a list stay apart in the one line
     listed = re.sub(r"\n[^\S\n]+", "; ", listed)
-    print(f"error: {' '.join(listed.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(listed.split()))}", file=sys.stderr)
     return code
 
 

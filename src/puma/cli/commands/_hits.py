@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma.cli.printable import printable
 from puma.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def describe(payload: Mapping[str, Any]) -> str:
     parts = []
     image, text = payload.get("image"), payload.get("text")
     if image is not None:
-        parts.append(str(image).replace("\n", "\\n"))
+        parts.append(printable(str(image)))
     if text is not None:
-        words = " ".join(str(text).split())
+        words = printable(" ".join(str(text).split()))
         parts.append(words if len(words) <= TEXT_SHOWN else words[: TEXT_SHOWN - 1] + "…")
     return "  ".join(parts)
 
@@ -80,4 +81,4 @@ def describe_others(payloads: Sequence[dict[str, Any]]) -> list[str]:
     for payload in payloads:
         fields = ", ".join(f"{key}={value}" for key, value in payload.items() if key not in ("text", "image"))
         lines.append("  ".join(part for part in (str(payload.get("image", "")), fields) if part) or describe(payload))
-    return [f"     also  {line}" for line in lines]
+    return [f"     also  {printable(line)}" for line in lines]

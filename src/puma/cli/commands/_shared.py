@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._dimensions import check_length, encoder_of_length
+from puma.cli.printable import printable
 from puma.errors import IndexMismatchError, InputError, ModelError, is_installed
 from puma.items.encoder import Skip
 
@@ -272,7 +273,7 @@ def print_json(value: Any) -> None:
 def print_skips(skips: Sequence[Skip]) -> None:
     """Each skip on a line of stderr, up to twenty."""
     for skip in skips[:SKIPS_SHOWN]:
-        typer.echo(f"skipped {skip}", err=True)
+        typer.echo(f"skipped {printable(str(skip))}", err=True)
     if len(skips) > SKIPS_SHOWN:
         typer.echo(f"... and {len(skips) - SKIPS_SHOWN} more (all of them with --json)", err=True)
 
