@@ -160,6 +160,7 @@ def test_bad_images_and_lines_are_counted_with_their_reason(folder, tmp_path):
     }
     assert set(reasons) == set(expected)
     assert all(expected[where] in reason for where, reason in reasons.items())
+    assert not any(str(folder) in reason for where, reason in reasons.items() if where.endswith(".png"))  # named once
     assert added.as_dict()["skipped"] == 8
 
 

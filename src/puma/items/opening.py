@@ -89,7 +89,11 @@ def open_image(
     except (ImageError, StorageError):  # the second: no object of the store can be read now
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name}: far too many pixels; scale the image down, or raise --image-memory") from None
+        most = f"{2 * (image_memory() // PLAIN):,}"
+        raise ImageError(
+            f"{name}: more than {most} pixels, the most that {image_memory() // 2**20:,} MiB allow; scale the image "
+            "down, or raise the limit (--image-memory)"
+        ) from None
     except FileNotFoundError:
         raise ImageError(f"{name}: {no_such_file(name)}") from None
     except PermissionError:
@@ -97,7 +101,8 @@ def open_image(
     except MemoryError:
         raise ImageError(f"{name}: too large to decode in memory") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
-        raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{name}: cannot be decoded, the file is damaged or incomplete ({reason})") from None
 
 
 class _Quiet:

@@ -55,7 +55,7 @@ def image_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") ->
         raise ImageError(_large(name, len(data), limits))
     if not data:
         raise ImageError(f"{name}: the picture is empty")
-    width, height, kind, mode = _webp_canvas(data) or _header(data, name)
+    width, height, kind, mode = _webp_canvas(data) or _header(data, limits, name)
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the picture has no pixels")
     if width * height > limits.max_image_pixels:
@@ -65,7 +65,7 @@ def image_from_bytes(data: bytes, limits: ServeSettings, name: str = "image") ->
     return CheckedImage(data, width, height, kind.lower(), _BITS.get(mode, 8))
 
 
-def _header(data: bytes, name: str) -> tuple[int, int, str, str]:
+def _header(data: bytes, limits: ServeSettings, name: str) -> tuple[int, int, str, str]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width, image.height, image.format or "", image.mode
@@ -76,9 +76,11 @@ def _header(data: bytes, name: str) -> tuple[int, int, str, str]:
         found = f"{instead}, " if instead else ""
         raise ImageError(f"{name}: {found}not a picture of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name}: far too many pixels; scale the picture down") from None
+        most = min(limits.max_image_pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.max_image_pixels))
+        raise ImageError(f"{name}: more pixels than the limit of {most:,}; scale it down") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
-        raise ImageError(f"{name}: the picture's header cannot be read ({type(error).__name__})") from None
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{name}: the picture cannot be read, its file is damaged or incomplete ({reason})") from None
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int, str, str] | None:

@@ -77,8 +77,14 @@ class Record:
     def skipped(self, reason: str) -> Skip:
         """This record left out, naming what its source gave before."""
         named = self.id if self.id != self.content else None
-        image = None if named else self.payload.get("image")
-        return Skip(self.where, reason, self.source, named, image, self.position)
+        image = self.payload.get("image")
+        reason = _named_once(reason, self.source, image)
+        return Skip(self.where, reason, self.source, named, None if named else image, self.position)
+
+
+def _named_once(reason: str, source: str | None, image: Any) -> str:
+    """A reason without the file's name, where the item is that file: the skip says where already."""
+    return reason.removeprefix(f"{source}: ") if image == source else reason
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,7 @@ def record_of(fields: dict[str, Any], base: AnyPath, where: str, source: str) ->
         item = Item(text=text, image=image or None)
         content, file = read_content(item)
     except ImageError as error:  # the entry is there, its image is not: what was read of it before may stay
-        return Skip(where, str(error), source, name, None if name else shown)
+        return Skip(where, _named_once(str(error), source, shown), source, name, None if name else shown)
     except InputError as error:
         return Skip(where, str(error), source if name else None, name)
     payload = ({"text": item.text} if item.text else {}) | ({"image": shown} if shown else {})
