@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from puma.search import Searcher
-from support.browsing import Visitor, launched, shelf
+from support.browsing import Visitor, launched, noise, shelf
 from support.encoders import ToyEncoder
 from support.served import png, served
 
@@ -163,12 +163,37 @@ def test_an_index_that_is_not_there(visitor: Visitor) -> None:
 def test_what_the_service_refuses_is_told_in_its_words(visitor: Visitor) -> None:
     page = visitor.open("/")
     visitor.drag("drop", "broken.png", "image/png", png()[:40])
-    expect(page.locator("#panel h2")).to_have_text("This search did not work")
+    expect(page.locator("#panel h2")).to_have_text("This picture cannot be used")
     page.get_by_role("button", name="Start again").click()
     expect(page.locator(".given")).to_have_count(0)
     expect(page.locator("html")).to_have_attribute("data-view", "home")
     page.goto(visitor.address + "/?item=nobody")
     expect(page.locator("#panel")).to_contain_text("nobody")
+
+
+def test_a_picture_that_the_service_cannot_read_can_be_replaced_or_left_out(visitor: Visitor) -> None:
+    page = visitor.open("/?text=red")
+    whole = noise(200, 200)
+    page.set_input_files("#file", {"name": "cut.png", "mimeType": "image/png", "buffer": whole[: len(whole) // 2]})
+    expect(page.locator("#panel h2")).to_have_text("This picture cannot be used")
+    line = page.locator("#panel p")
+    expect(line).to_contain_text("cut.png: cannot be decoded, the file is damaged or incomplete")
+    expect(line).not_to_contain_text("Error")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    with page.expect_file_chooser():
+        page.get_by_role("button", name="Choose another picture").click()
+    page.get_by_role("button", name="Search by the words alone").click()
+    expect(page.locator("#status")).to_have_text(visitor.results("The 24 best"))
+    expect(page.locator("#givens .given")).to_have_count(0)
+
+
+def test_an_item_that_is_gone_is_told_and_can_be_left_out(visitor: Visitor) -> None:
+    page = visitor.open("/?item=gone&text=red&index=toys")
+    expect(page.locator("#panel h2")).to_have_text("This item is not in the index")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    page.get_by_role("button", name="Search by the words alone").click()
+    expect(page.locator("#status")).to_have_text(visitor.results("The 24 best"))
+    expect(page.locator("#givens .given")).to_have_count(0)
 
 
 def test_a_fault_can_be_tried_again(visitor: Visitor) -> None:

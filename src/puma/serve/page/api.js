@@ -4,12 +4,14 @@
 const TRIES_WHEN_BUSY = 6;
 const LONGEST_WAIT_S = 60;
 
-/** A call that failed. kind: "offline" (no answer), "token", "busy", "missing", "refused" (our fault), "server". */
+/** A call that failed. kind: "offline" (no answer), "token", "busy", "missing", "refused" (our fault), "server"; code: the
+ * service's own word for it, if any. */
 export class Problem extends Error {
-  constructor(kind, message, status = 0) {
+  constructor(kind, message, status = 0, code = "") {
     super(message);
     this.kind = kind;
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -87,16 +89,18 @@ async function readJson(answer) {
 
 async function problem(answer) {
   let said = "";
+  let code = "";
   try {
     const told = await answer.json();
     said = told.error?.message ?? told.message ?? "";
+    code = told.error?.code ?? "";
   } catch {
     // not JSON: something between us and the service answered
   }
   const { status } = answer;
   if (status === 429 || status === 503) return new Problem("busy", said || "Too many searches at once.", status);
-  if (status === 404) return new Problem("missing", said || "There is no such thing here.", status);
-  if (status < 500) return new Problem("refused", said || `The service refused this (${status}).`, status);
+  if (status === 404) return new Problem("missing", said || "There is no such thing here.", status, code);
+  if (status < 500) return new Problem("refused", said || `The service refused this (${status}).`, status, code);
   return new Problem("server", said || `Something went wrong in the service (${status}).`, status);
 }
 

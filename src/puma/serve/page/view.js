@@ -175,9 +175,28 @@ export function problem(fault, again, visit) {
       if (fault.kind === "missing" && index && !indexes.some(({ name }) => name === index))
         return unknownIndex(visit.query);
       const anew = { label: "Start again", act: on.restart };
+      if (fault.code === "image_unusable" && visit.query.picture) return pictureRefused(fault, visit.query, anew);
+      if (fault.code === "item_not_found" && visit.query.item) return itemGone(visit.query, anew);
       return instead("This search did not work", "fault", "This search did not work", lines, [retry, anew]);
     }
   }
+}
+
+// Trying again would not help with either of these.
+function pictureRefused(fault, { picture, text }, anew) {
+  const reason = fault.message.replace(/^(image|the picture): /, "");
+  const buttons = [{ label: "Choose another picture", act: () => by("pick").click() }];
+  if (text.trim()) buttons.push({ label: "Search by the words alone", act: () => on.change({ picture: null }) });
+  buttons.push(anew);
+  const title = "This picture cannot be used";
+  instead(title, "fault", title, [`${picture.name}: ${reason}`], buttons);
+}
+
+function itemGone({ item, text }, anew) {
+  const lines = [`There is no “${item}”. It may have been removed, or the link is from another service.`];
+  const alone = { label: "Search by the words alone", act: () => on.change({ item: null }) };
+  const title = "This item is not in the index";
+  instead(title, "nothing", title, lines, text.trim() ? [alone, anew] : [anew]);
 }
 
 function offline(again, retry) {
