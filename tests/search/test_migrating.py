@@ -335,5 +335,7 @@ def test_the_command(filled, capsys, monkeypatch):
     assert "--drop-old" in err
     code, out, _ = run("--drop-old")
     assert (code, out.startswith(f"{filled.address}: removed of earlier models: ")) == (0, True)
-    assert run("--abandon")[0] == 0
+    generations_of(filled.address).begin("toy-3", "fingerprint of toy-3")
+    assert run("--abandon")[:2] == (0, f"{filled.address}: the unfinished migration was removed\n")
+    assert run("--abandon")[:2] == (0, f"{filled.address}: there is no unfinished migration\n")
     assert len(Index(filled.address)) == 5

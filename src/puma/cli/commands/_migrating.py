@@ -60,6 +60,7 @@ def migrate(
         if model is not None or (drop_old and abandon):
             raise InputError("--drop-old and --abandon embed nothing: give only one of them, and no --model")
         generations = generations_of(index)
+        unfinished = generations.filling() if abandon else None
         if abandon:
             generations.abandon()
         gone = generations.drop_old() if drop_old else []
@@ -67,7 +68,8 @@ def migrate(
             print_json({"removed": gone})
         else:
             left = f"removed of earlier models: {', '.join(gone) or 'nothing'}"
-            typer.echo(f"{generations.shown}: {left if drop_old else 'abandoned'}")
+            abandoned = "the unfinished migration was removed" if unfinished else "there is no unfinished migration"
+            typer.echo(f"{generations.shown}: {left if drop_old else abandoned}")
         return
     if model is None:
         raise InputError("--model: name the new model, as a folder or org/name on the hub")
