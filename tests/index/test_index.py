@@ -258,7 +258,7 @@ def test_places_that_are_no_index(tmp_path):
         Index(tmp_path / "file")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="other things in it"):
+    with pytest.raises(InputError, match="not an index; an index is a folder that PUMA fills"):
         Index(tmp_path / "photos", dim=4)
     with pytest.raises(InputError, match="no engine for"):
         Index("ftp://host")

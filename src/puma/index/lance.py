@@ -179,7 +179,10 @@ def open_table(folder: Path) -> LanceEngine | None:
     used = folder_of(folder, current(folder))
     if not exists(used, ITEMS):
         if {name for name in os.listdir(folder) if not name.startswith(".")} - {f"{ITEMS}.lance"}:
-            raise InputError(f"{folder}: is a folder with other things in it, and no index; choose an empty one")
+            raise InputError(
+                f"{folder}: is a folder with other files in it, not an index; an index is a folder that PUMA fills, as "
+                "'puma index add NAME.index FOLDER' does, with the index first"
+            )
         return None
     return opened(used)
 
