@@ -89,8 +89,9 @@ def test_only_a_folder(index, pictures, capsysbinary, monkeypatch):
         assert set(out.decode().splitlines()) == {str(path) for path in (pictures / "small").iterdir()}
     _, out, _ = run(capsysbinary, "search", index, "red", "--json", "--folder", ".", "--where", "width=32")
     assert {hit["payload"]["width"] for hit in json.loads(out)} == {32}
-    _, out, err = run(capsysbinary, "search", index, "red", "--folder", "nowhere")
-    assert (out, "nothing found" in err) == (b"", True)
+    _, out, err = run(capsysbinary, "search", index, "red", "--folder", "nowhere", "--where", "width<9")
+    assert out == b""
+    assert "nothing found: the index has no items for --where 'width<9' and --folder nowhere" in err
 
 
 def test_near_duplicates_and_a_least_score(index, capsysbinary):

@@ -229,7 +229,7 @@ def test_minus_offset_and_several_modalities(filled, capsys):
     _, out, _ = run(capsys, "search", filled, "red", "--json", "--modality", "image", "--modality", "text")
     assert len(ids(out)) == 5
     assert (
-        "of modality image,text and these fields"
+        "no items for --modality image,text and --where 'a=b'"
         in run(capsys, "search", filled, "red", "--modality", "image,text", "--where", "a=b")[2]
     )
 
@@ -352,7 +352,7 @@ def test_embed_writes_vectors(toy, things, tmp_path, capsys):
         (["search"], "Missing argument"),
         (["index", "add", "i", "gone.png"], "no such file or folder"),
         (["index", "add", "i"], "Missing argument"),
-        (["index", "add", "full", "texts.txt"], "other things in it"),
+        (["index", "add", "full", "texts.txt"], "not an index; an index is a folder that PUMA fills"),
         (["index", "add", "i", "texts.txt", "--model", "gone"], "no such model folder"),
         (["index", "add", "i", "texts.txt"], "`puma quickstart` makes one"),
         (["index", "add", "i", "texts.txt", "--model", "puma-mini"], "`puma quickstart` makes one"),

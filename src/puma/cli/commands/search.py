@@ -20,6 +20,7 @@ from puma.cli.commands._shared import (
     searcher_of,
 )
 from puma.cli.commands.index import ModalityList
+from puma.cli.printable import printable
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.items.references import image_reference
@@ -165,13 +166,14 @@ def search(
             for line in describe_others(hit.other_payloads):
                 typer.echo(line)
     if not groups:
-        conditions = [f"modality {' or '.join(modality)}"] if modality else []
-        conditions += ["these fields"] if condition is not None else []
-        of = f" of {' and '.join(conditions)}" if conditions else ""
+        conditions = [f"--modality {' or '.join(modality)}"] if modality else []
+        conditions += [f"--where '{one}'" for one in where or ()]
+        conditions += [f"--folder {folder}"] if folder is not None else []
+        of = f" for {' and '.join(conditions)}" if conditions else ""
         what = f"no more than {offset} items" if offset else "no items"
         what += " that are not weak" if drop_weak else ""
         what += f" with a score of at least {min_score:g}" if min_score is not None else ""
-        typer.echo(f"nothing found: the index has {what}{of}", err=True)
+        typer.echo(printable(f"nothing found: the index has {what}{of}"), err=True)
 
 
 def _warn_of_cut(encoder: Any, query: Item) -> None:
