@@ -98,7 +98,7 @@ def test_tables_and_documents_in_folders_are_read_and_other_tables_counted(searc
     assert sorted(row.payload.get("text", "") for row in searcher.index.page(9)) == ["", "a fox", "red"]
     assert added.ignored_by == {
         NO_COLUMNS: 3, ".mov (video is not read)": 1, "without a suffix": 1,
-        ".txt (read where it is named itself, a text a line)": 1,
+        ".txt (read only where the command names the file; one text per line)": 1,
     }  # fmt: skip
     assert [skip.reason for skip in added.skips] == ["not a regular file"]
     again = add(searcher, folder, folder / "shop.csv", folder / "notes.txt")

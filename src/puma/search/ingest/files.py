@@ -46,7 +46,7 @@ IN_FOLDERS = (*IMAGES, *JSON_LINES, *DELIMITED, *TABLES, *DOCUMENTS)
 COUNTED = 2**20
 """Bytes of a list whose lines are counted; a longer one's are estimated from them."""
 _REASONS = {
-    ".txt": "read where it is named itself, a text a line",
+    ".txt": "read only where the command names the file; one text per line",
     ".svg": "a program, not an image; export it as PNG",
     ".json": "write one object a line, as .jsonl",
     ".xlsx": "save it as .csv",
