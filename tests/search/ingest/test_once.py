@@ -85,7 +85,7 @@ def test_what_is_embedded_is_what_was_digested(folder, tmp_path):
 def test_a_broken_image_is_still_called_by_its_path(folder, tmp_path):
     (folder / "a.png").write_bytes(b"no image")
     added = Searcher(ToyEncoder(), tmp_path / "i").add_paths([folder], progress=False)
-    assert [skip.reason.partition(": ")[0] for skip in added.skips] == [str(folder / "a.png")]
+    assert [(skip.where, "not an image" in skip.reason) for skip in added.skips] == [(str(folder / "a.png"), True)]
 
 
 def test_records_that_are_listed_hold_no_files(folder):

@@ -133,8 +133,8 @@ def test_a_query_is_on_one_side_and_held_out_ones_search_all_held_out_answers(wr
 def test_rows_that_no_task_takes_are_left_out_and_named(write, tmp_path):
     odd = {"query_image": "images/30.png", "positive_text": "words", "positive_image": "images/31.png"}
     found = convert(write([*(row(n) for n in range(20)), odd]), tmp_path / "data")
-    assert [str(skip) for skip in found.skips] == [
-        "pair 21: a search from an image for an image with a text is no task of M-BEIR"
+    assert [(skip.where, skip.reason) for skip in found.skips] == [
+        (f"{tmp_path / 'pairs.jsonl'}:21", "a search from an image for an image with a text is no task of M-BEIR")
     ]
     with pytest.raises(DataError, match="the table has no other rows"):
         convert(write([odd]), tmp_path / "other")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from puma.cli.commands._shared import DEFAULT_MODEL, model_path, note, print_json
-from puma.errors import InputError
+from puma.errors import InputError, require
 
 if TYPE_CHECKING:
     from puma.training.recipes.recipe import Recipe
@@ -107,18 +107,20 @@ def benchmark_of_table(
 
     Raises:
         InputError: no such base; the working folder belongs to a run of other data; too few different queries.
-        DataError: the table cannot be used.
+        DataError: the table cannot be used. DependencyError: the extra that training needs is not installed.
     """
     from puma.data.pair_columns import parse_columns
     from puma.data.pair_tables import PairTable
     from puma.pruning.hub import model_folder
-    from puma.training.finetune.split import FRACTION
-    from puma.training.finetune.working import benchmark_of_run
     from puma.training.recipes.recipe import MINI
-    from puma.training.two_stages import free_target
 
+    require("training", "train")
     if base != MINI:
         model_folder(base, what="base")
+    from puma.training.finetune.split import FRACTION
+    from puma.training.finetune.working import benchmark_of_run
+    from puma.training.two_stages import free_target
+
     target = free_target(out)
     share = FRACTION if held_out is None else held_out
     table = PairTable(data, parse_columns(columns))

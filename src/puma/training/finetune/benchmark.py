@@ -95,9 +95,7 @@ def with_a_task(examples: Examples, path: Path) -> tuple[list[Example], list[Ski
         DataError: none is.
     """
     rows = [row for row in examples.rows if row.modalities in TASKS]
-    others = [
-        Skip(f"pair {number}", NO_TASK) for number, row in enumerate(examples.rows, 1) if row.modalities not in TASKS
-    ]
+    others = [Skip(row.where, NO_TASK) for row in examples.rows if row.modalities not in TASKS]
     if not rows:
         raise DataError(
             f"{path}: {NO_TASK}, and the table has no other rows; train a retriever further on it instead (puma train "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,6 +33,7 @@ class Example:
         instruction: what the query asks for; None where the table does not say.
         query_key, positive_key: digests of their content: equal content, equal key.
         negatives: wrong answers, (digest, item) each.
+        where: the row's place in the table, for messages.
     """
 
     query: Item
@@ -41,6 +42,7 @@ class Example:
     query_key: str
     positive_key: str
     negatives: tuple[tuple[str, Item], ...] = ()
+    where: str = field(default="", compare=False)
 
     @property
     def modalities(self) -> tuple[str, str]:
@@ -113,7 +115,8 @@ def read_examples(table: PairTable, images: Path, *, strict: bool = False, show_
             continue
         total += 1
         negatives = dict(_readable(reader, row.negatives, row.where, skips))
-        example = Example(query[1], positive[1], row.instruction, query[0], positive[0], tuple(negatives.items()))
+        wrong = tuple(negatives.items())
+        example = Example(query[1], positive[1], row.instruction, query[0], positive[0], wrong, row.where)
         found.setdefault((example.query_id, example.positive_key), example)
     if skips and not found:
         raise DataError(f"{table.path}: no row can be used; {summary(skips, 'rows')}")
