@@ -265,6 +265,6 @@ def _say_results(say: Say, folder: Path, results: Mapping[str, Any], answers: Se
     say(f"page     puma serve {folder / 'index'} --model {folder / 'model'}   then open http://127.0.0.1:8000/")
     say('your own puma index add my.index ~/Pictures  &&  puma search my.index "at the beach"   (with puma-mini)')
     say(
-        "a real base: puma train --base Qwen/Qwen2-VL-2B-Instruct --data DIR --layers 12 --out my-retriever"
+        "a real base: puma train --base Qwen/Qwen2-VL-2B-Instruct --data pairs.csv --layers 12 --out my-retriever"
         "   (docs/real-base.md)"
     )
