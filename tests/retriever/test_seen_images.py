@@ -10,8 +10,8 @@ from PIL import Image
 from puma.items import Item
 from puma.retriever.encoding import seen_images
 from puma.retriever.encoding.bounded import BoundedMemory
-from puma.retriever.encoding.repeats import image_keys
-from puma.retriever.encoding.seen_images import FEW, SeenImages, takes_seen_images
+from puma.retriever.encoding.repeats import FEW, image_keys
+from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
 from puma.retriever.model import Retriever
 from support import families
 from support.plain import plain_vectors

@@ -98,6 +98,17 @@ TASKS_IN_ORDER = (
 ORDER = {task.label: place for place, task in enumerate(TASKS_IN_ORDER)}
 
 
+def folder_fault(path: str | os.PathLike[str]) -> str | None:
+    """Why a path cannot be a folder in this layout, with the remedy; None where it is a folder."""
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return None
+    if os.path.isfile(name):
+        convert = f"puma convert {name} DIR writes a table of pairs as one"
+        return f"{name}: is a file; give a folder in M-BEIR's layout. {convert}"
+    return f"{name}: no such folder; expected a benchmark in M-BEIR's layout"
+
+
 def query_path(root: str | os.PathLike[str], dataset: str, task: int, split: str) -> Path:
     """Where the queries of one task are."""
     return Path(root) / "query" / split / f"mbeir_{dataset}_task{task}_{split}.jsonl"

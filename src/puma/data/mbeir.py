@@ -20,6 +20,7 @@ from pathlib import Path
 from puma.data.layout import (
     ORDER,
     UNION_TRAIN,
+    folder_fault,
     global_pool_path,
     instructions_path,
     label_of,
@@ -101,13 +102,8 @@ class Benchmark:
     def __init__(self, root: str | os.PathLike[str], dataset: str | None = None) -> None:
         self.root = Path(root)
         self.skips: list[Skip] | None = None
-        if self.root.is_file():
-            raise DataError(
-                f"{self.root}: is a file; expected a folder in M-BEIR's layout. A table of pairs is written as one by "
-                f"puma convert {self.root} DIR"
-            )
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; expected a benchmark in M-BEIR's layout")
+        if fault := folder_fault(self.root):
+            raise DataError(fault)
         found = query_files(self.root)
         if not found:
             raise DataError(f"{self.root}: no query files named query/<split>/mbeir_<dataset>_task<id>_<split>.jsonl")

@@ -29,7 +29,7 @@ from puma.data.findings import (
     id_of,
     pairs_of,
 )
-from puma.data.layout import DATASETS, INSTRUCTIONS, SPLITS, UNION_TRAIN, UNION_VAL, global_pool_path
+from puma.data.layout import DATASETS, INSTRUCTIONS, SPLITS, UNION_TRAIN, UNION_VAL, folder_fault, global_pool_path
 from puma.data.plan import Part, planned, strangers
 from puma.data.records import TASK_MODALITIES, iterate_qrels, read_instructions
 from puma.errors import DataError, InputError
@@ -75,13 +75,8 @@ def examine(
     unknown = sorted(set(splits or ()) - set(SPLITS))
     if unknown:
         raise InputError(f"splits must be some of {SPLITS}, got {unknown}")
-    if base.is_file():
-        raise DataError(
-            f"{base}: is a file; give a folder in M-BEIR's layout. puma convert {base} DIR writes a table of pairs as "
-            "one"
-        )
-    if not base.is_dir():
-        raise DataError(f"{base}: no such folder; expected a benchmark in M-BEIR's layout")
+    if fault := folder_fault(base):
+        raise DataError(fault)
     if not any((base / name).is_dir() for name in ("query", "cand_pool", "qrels")):
         raise DataError(f"{base}: holds none of query, cand_pool and qrels, so it is no benchmark in M-BEIR's layout")
     check = _FolderCheck(base, Findings(str(base)), images, say or (lambda line: None), try_on_model)

@@ -86,11 +86,8 @@ def benchmark_folder(flag: str, path: Path) -> Path:
     Raises:
         InputError: it is none; the message says what to do with a table of pairs.
     """
-    if path.is_file():
-        raise InputError(
-            f"{flag} {path}: is a file; give a folder in M-BEIR's layout. puma convert {path} DIR writes a table of "
-            "pairs as one"
-        )
-    if not path.is_dir():
-        raise InputError(f"{flag} {path}: no such folder; give one in M-BEIR's layout")
+    from puma.data.layout import folder_fault
+
+    if fault := folder_fault(path):
+        raise InputError(f"{flag} {fault}")
     return path

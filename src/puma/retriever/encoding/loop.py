@@ -19,7 +19,7 @@ from puma.retriever.encoding.folding import fast_tower
 from puma.retriever.encoding.image_cache import Blob, ByteCache, ImageCache, MemoryFirst
 from puma.retriever.encoding.planning import Head, item_heads, kinds_by_head, planned_batches
 from puma.retriever.encoding.quick_linear import quick_linears
-from puma.retriever.encoding.repeats import FEW, Key, content_keys, first_of_each
+from puma.retriever.encoding.repeats import Key, are_few, content_keys, first_of_each
 from puma.retriever.encoding.ret_states import RetStates
 from puma.retriever.encoding.seen_images import SeenImages, takes_seen_images
 from puma.retriever.encoding.states import Features
@@ -165,7 +165,7 @@ def encode_items(
     tagger = tagger if vision is None else None
     if tagger is not None:
         images = [item.image for item in unique]
-        lasting = image_cache is not None or 0 < sum(image is not None for image in images) <= FEW
+        lasting = image_cache is not None or are_few(images)
         keys = content_keys(images, keys) if lasting else keys  # by what was given: the tagger gives small images back
         unique = tagger.tagged(unique, steps, MemoryFirst(TAGS, image_cache) if lasting else None, keys)
     heads = item_heads(inputs, unique, own)

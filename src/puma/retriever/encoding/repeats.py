@@ -28,6 +28,11 @@ SAMPLE_BYTES = 4096
 """Read from the middle of files that are of one length, before one is read whole."""
 
 
+def are_few(images: Sequence[ImageSource | None]) -> bool:
+    """Whether a call has images, and so few that they are kept for other calls."""
+    return 0 < sum(image is not None for image in images) <= FEW
+
+
 def first_of_each(
     items: Sequence[Item], instructions: Sequence[str | None]
 ) -> tuple[list[int], np.ndarray, list[Key | None]]:

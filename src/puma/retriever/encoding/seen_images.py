@@ -20,7 +20,7 @@ import torch
 from puma.items.item import Item
 from puma.retriever.encoding.bounded import IMAGE_BYTES, BoundedMemory
 from puma.retriever.encoding.image_cache import ImageCache
-from puma.retriever.encoding.repeats import CONTENT, FEW, Key, content_keys
+from puma.retriever.encoding.repeats import CONTENT, Key, are_few, content_keys
 from puma.retriever.encoding.seen import Seen, from_bytes, to_bytes
 from puma.retriever.encoding.states import Features, cast_features, weights_stamp
 from puma.retriever.encoding.vision_identity import processing, vision_identity
@@ -64,7 +64,7 @@ class SeenImages:
     ) -> None:
         self._inputs, self._items, self._instructions = inputs, items, instructions
         images = [item.image for item in items]
-        few = 0 < sum(image is not None for image in images) <= FEW
+        few = are_few(images)
         weights = weights_stamp(model) if few or disk is not None else None
         identity = None if disk is None else vision_identity(model, inputs, autocast, weights)
         self._disk = None if identity is None else disk
