@@ -29,7 +29,7 @@ SMALL = {
     "retrieve.dimensions": [8],
     "rounds": None,
     "published_tower": 0.0,
-    "tags": False,
+    "photo_classifier": False,
 }
 STEPS = {**SMALL, "retrieve.minutes": 0, "retrieve.steps": 5, "retrieve.save_steps": 2}
 

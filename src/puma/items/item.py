@@ -26,7 +26,6 @@ __all__ = [
     "FileBytes",
     "ImageSource",
     "Item",
-    "TaggedItem",
     "as_item",
     "as_items",
     "open_image",
@@ -82,22 +81,6 @@ class Item:
     def open_image(self, *, least_side: LeastSide = None) -> Image.Image | None:
         """The image, decoded by :func:`open_image`, or None."""
         return None if self.image is None else open_image(self.image, least_side=least_side)
-
-
-@dataclass(frozen=True)
-class TaggedItem(Item):
-    """An image with a word for what it shows, by an image classifier; still an image, and no image with a text.
-
-    Args:
-        tag: what a model reads beside the image, as it would read a text.
-    """
-
-    tag: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image is None or self.text is not None:
-            raise InputError("a TaggedItem is an image without a text; its tag is no text of its own")
 
 
 def as_items(values: Sequence[Any] | Any) -> list[Item]:

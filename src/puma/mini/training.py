@@ -28,7 +28,7 @@ from puma.mini.base.vision import tower_weights
 from puma.mini.extra_pairs.mixtures import Mixtures
 from puma.mini.extra_pairs.pairs import CLASSES, concepts_of, extra_pairs, with_alike, with_same_concept
 from puma.mini.features import training_mixtures, with_more_features
-from puma.mini.tagging import fitted_tagger, photo_paths
+from puma.mini.photo_classifier import fitted_classifier, photo_paths
 from puma.mini.targets import items_of_stage, stage_targets
 from puma.retriever.devices import has_fast_bf16
 from puma.retriever.model import Retriever
@@ -204,13 +204,14 @@ def train_stages(
         home: the cache folder.
         validation: what ``eval_every`` evaluates on.
         strict: refuse data with a faulty row.
-        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``, ``round-1``, ..., ``tags``
+        step: runs each part: ``read pairs``, ``teacher``, ``distil``, ``retrieve``, ``round-1``, ..., ``photo
+            classifier``
         say: where progress messages go.
 
     Returns:
         The logs, by ``distil``, ``retrieve``, ``round-1``, ...
     """
-    if recipe.tags:
+    if recipe.photo_classifier:
         photo_paths(root)  # data without photographs is refused before hours are spent on it
     if _reads_pixels(recipe):
         retriever.vision = vision = None
@@ -258,11 +259,13 @@ def train_stages(
         train_rounds(lambda: retriever.model, recipe.rounds, run_stage)
     if recipe.published_tower:
         mix_weights(retriever.model.vision_tower, tower_weights(base), 1 - recipe.published_tower)
-    if recipe.tags:
-        retriever.vision = None  # tags are read of images
-        retriever.tagger = step("tags", lambda: fitted_tagger(retriever, base, recipe.tower, root, home))
     shares = [stage.any_share for stage in recipe.trainings]
     retriever.instructions = with_any_instructions(first_instructions(root), shares)
+    if recipe.photo_classifier:
+        retriever.vision = None  # the classifier looks at the images themselves
+        retriever.photo_classifier = step(
+            "photo classifier", lambda: fitted_classifier(retriever, base, recipe.tower, root, home)
+        )
     return logs
 
 

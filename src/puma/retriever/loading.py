@@ -16,6 +16,7 @@ from puma.pruning.processors import load_processor
 from puma.retriever.adapters import base_of, with_adapter
 from puma.retriever.devices import default_device
 from puma.retriever.images.image_tokens import limit_image_tokens
+from puma.retriever.photographs.network import read_classifier
 from puma.retriever.prompts import (
     PROMPT_FILE,
     PROMPTS,
@@ -24,7 +25,6 @@ from puma.retriever.prompts import (
     with_special_tokens,
 )
 from puma.retriever.ret_token import add_ret_token
-from puma.retriever.tagging.network import read_tagger
 from puma.retriever.trained_with import check_layers, exits_below, read_instructions
 
 Made = TypeVar("Made", bound=Any)
@@ -67,7 +67,7 @@ def load_retriever(
     retriever.saved_dtype = saved_type(folder)
     retriever.instructions, retriever.exits = read_instructions(folder), exits
     retriever.about = own_metadata(folder)
-    retriever.tagger = read_tagger(folder)
+    retriever.photo_classifier = read_classifier(folder)
     return retriever
 
 

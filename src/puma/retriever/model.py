@@ -21,10 +21,10 @@ from puma.retriever.encoding.image_cache import ImageCache, opened_cache
 from puma.retriever.images.pixels import preprocessing
 from puma.retriever.onnx.layout import is_exported
 from puma.retriever.onnx.loading import load_exported
+from puma.retriever.photographs.classifier import PhotoClassifier
 from puma.retriever.prompts import PROMPT_FILE, PromptFormat
 from puma.retriever.publishing import push_retriever
 from puma.retriever.sentence_transformers import image_backend_of, write_model_card, write_sentence_transformers_files
-from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import Instructions, write_exits, write_instructions
 from puma.storage.folders import write_json, written_folder
@@ -60,8 +60,8 @@ class Retriever:
         self.vision: VisionFeatures | None = None
         self.image_cache: ImageCache | None = None
         """Where what it sees in images is looked up, and kept for later runs."""
-        self.tagger: Tagger | None = None
-        """Writes a word for what it shows beside each photograph (:mod:`puma.retriever.tagging`)."""
+        self.photo_classifier: PhotoClassifier | None = None
+        """Adds to photographs' vectors what it recognises in them (:mod:`puma.retriever.photographs`)."""
         self.autocast: torch.dtype | None = None
         self.saved_dtype: torch.dtype = next(model.parameters()).dtype
         """The type that the folder it was loaded from keeps its weights in: what a trained model is saved in again."""
@@ -187,11 +187,11 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the vectors would: of prompt, image processor, tagger and a sample of every weight."""
+        """Changes whenever the vectors would: of prompt, image processor, photo classifier, and some of each weight."""
         from puma.retriever.weight_samples import digest_of
 
         read = [json.dumps(self.prompt.to_dict(), sort_keys=True), self.processor.image_processor.to_json_string()]
-        read += [self.tagger.fingerprint] if self.tagger else []
+        read += [self.photo_classifier.fingerprint] if self.photo_classifier else []
         return digest_of(read, self.model.state_dict())
 
     def encode(
@@ -235,8 +235,8 @@ class Retriever:
             autocast=self.autocast,
             tokens=tokens,
             image_cache=self.image_cache,
-            tagger=self.tagger,
-            steps=preprocessing(self.processor.image_processor) if self.tagger else None,
+            photo_classifier=self.photo_classifier,
+            steps=preprocessing(self.processor.image_processor) if self.photo_classifier else None,
         )
         return shortened(vectors, length)
 
@@ -258,7 +258,7 @@ class Retriever:
         """
         from puma.pruning.loading import cast_weights, weight_type
         from puma.pruning.processors import save_processor
-        from puma.retriever.tagging.network import save_tagger
+        from puma.retriever.photographs.network import save_classifier
 
         kind = weight_type(dtype)
         if not isinstance(kind, str):
@@ -269,8 +269,8 @@ class Retriever:
             write_json(work / PROMPT_FILE, self.prompt.to_dict())
             write_instructions(work, self.instructions)
             write_exits(work, self.exits)
-            if self.tagger is not None:
-                save_tagger(self.tagger, work)
+            if self.photo_classifier is not None:
+                save_classifier(self.photo_classifier, work)
             write_sentence_transformers_files(
                 work, self.dim, image_backend_of(self.processor), self.model.config.model_type
             )

@@ -23,7 +23,7 @@ from puma.errors import InputError, ModelError, require
 from puma.items.item import Item
 from puma.pruning.hub import model_folder
 from puma.retriever.model import Retriever
-from puma.retriever.tagging.tagger import without_tags
+from puma.retriever.photographs.classifier import without_classifier
 
 LEAST = 0.999
 """The cosine below which two programs do not give the same vectors."""
@@ -108,7 +108,7 @@ def compare(retriever: Retriever, model: str | os.PathLike[str], server: str | N
     """
     require("puma doctor --parity", "train", "sentence_transformers")
     cases = built_in()
-    with without_tags(retriever):
+    with without_classifier(retriever):
         ours = retriever.encode([case.item for case in cases], instruction=[case.instruction for case in cases])
     answers = {}
     if server is not None:  # first: what is wrong with it is known at once

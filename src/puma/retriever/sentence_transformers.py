@@ -8,7 +8,7 @@ from typing import Any
 
 from puma.pruning.cards import CARD, TAG, front_matter
 from puma.pruning.processors import backend_options
-from puma.retriever.tagging.tagger import FOLDER
+from puma.retriever.photographs.classifier import FOLDER
 from puma.storage.folders import write_json
 
 
@@ -119,18 +119,19 @@ PUMA and sentence-transformers give the same vectors but for these inputs, which
 - images that are no plain RGB: PUMA scales 16-bit grey to 8 bits, puts transparent ones on white, and turns them
   upright by their EXIF note;
 - images with one side under 4 pixels or 200 times shorter than the other: PUMA stretches the short side;
-- a path that does not exist: sentence-transformers embeds it as a text{_about_tags(retriever)}.
+- a path that does not exist: sentence-transformers embeds it as a text{_about_photographs(retriever)}.
 """,
         encoding="utf-8",
     )
 
 
-def _about_tags(retriever: Any) -> str:
-    if retriever.tagger is None:
+def _about_photographs(retriever: Any) -> str:
+    classifier = retriever.photo_classifier
+    if classifier is None:
         return ""
     return f""";
-- photographs: PUMA writes the likeliest of {len(retriever.tagger.names):,} classes beside each, by the classifier in
-  `{FOLDER}`"""
+- photographs: PUMA adds to their vectors what the classifier in `{FOLDER}` recognises
+  ({len(classifier.names):,} classes)"""
 
 
 def sentence_transformer(retriever: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from puma.errors import InputError
-from puma.items.item import TEXT, Item, TaggedItem
+from puma.items.item import TEXT, Item
 from puma.retriever.prompts import PromptFormat
 
 
@@ -59,8 +59,7 @@ class PromptWriter:
         return [self._written(item, cleaned[one]) for item, one in zip(items, instructions, strict=True)]
 
     def _written(self, item: Item, instruction: str | None) -> str:
-        text = item.tag if isinstance(item, TaggedItem) else item.text
-        return self.prompt.render(self.clean(text) if text else None, item.image is not None, instruction)
+        return self.prompt.render(self.clean(item.text) if item.text else None, item.image is not None, instruction)
 
     def written_head(self, modality: str, instruction: str | None) -> str:
         """What stands before an item's own text or image."""

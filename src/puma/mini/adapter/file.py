@@ -24,9 +24,9 @@ from safetensors.numpy import save
 from puma.errors import InputError, ModelError
 from puma.mini.adapter.arrays import SEPARATOR, content_digest, read_arrays
 from puma.mini.adapter.coding import Coded, Plan, decoded, digest, encoded, relative_error
+from puma.mini.adapter.photo_classifier import NAME, classifier_arrays, classifier_of
 from puma.mini.adapter.quantised import BITS, GROUP
 from puma.mini.adapter.sizes import ModuleSize, Tensor, sizes_by_module, table
-from puma.mini.adapter.tags import NAME, tagger_arrays, tagger_of
 from puma.mini.base.settings import card_of_base
 from puma.mini.fetch.packages import fetch
 from puma.pruning import decoder_of
@@ -34,8 +34,9 @@ from puma.retriever.model import Retriever
 from puma.retriever.prompts import RET, PromptFormat
 from puma.storage.folders import write_whole
 
-FORMAT = 2
-"""Raised whenever an older PUMA could not read the file. 2: there may be a tagger."""
+FORMAT = 3
+"""Raised whenever an older PUMA could not read the file. 3: there may be a photo classifier. (2 had one of another
+kind, and cannot be read.)"""
 HEADER = "puma_adapter"
 """The one key of the file's metadata, a JSON object. Several keys would come in any order, and the bytes with them."""
 LIMIT = 20_000_000
@@ -119,12 +120,12 @@ def write_adapter(
         moved = float(np.linalg.norm((value - old).astype(np.float64)))
         lost = moved * relative_error(decoded(coded, old), value, old)
         coded_tensors.append(Tensor(name, coded.entry["kind"], value.size, coded.size, lost, moved))
-    tags = retriever.tagger
-    if tags is not None:
-        tensors |= {f"{NAME}{SEPARATOR}{part}": array for part, array in tagger_arrays(tags).items()}
+    classifier = retriever.photo_classifier
+    if classifier is not None:
+        tensors |= {f"{NAME}{SEPARATOR}{part}": array for part, array in classifier_arrays(classifier).items()}
     by_key = sorted(retriever.instructions.items(), key=lambda entry: (entry[0][0], entry[0][1] or ""))
     header = {
-        "format": 1 if tags is None else FORMAT,
+        "format": 1 if classifier is None else FORMAT,
         "base": _note(base_folder),
         "layers": layers,
         "keep_last": keep_last,
@@ -132,7 +133,7 @@ def write_adapter(
         "instructions": [[query, wanted, text] for (query, wanted), text in by_key],
         "dimensions": list(retriever.dimensions),
         "tensors": entries,
-        "tagger": None if tags is None else tags.fingerprint,
+        "photo_classifier": None if classifier is None else classifier.fingerprint,
         "content": content_digest(tensors),
         "notes": dict(notes or {}),
     }
@@ -164,7 +165,7 @@ def read_adapter(
         path: an adapter.
         base_folder: the base it was made for.
         device: where to put the retriever; by default CUDA if there is one.
-        home: the cache folder, where a tagger's classifier is; None for the default.
+        home: the cache folder, where a photo classifier's tower is; None for the default.
 
     Raises:
         InputError: there is no such file, or no base at ``base_folder``.
@@ -199,9 +200,11 @@ def read_adapter(
             state[name].copy_(torch.from_numpy(np.array(value)))
     retriever.instructions = {(query, wanted): text for query, wanted, text in header["instructions"]}
     retriever.dimensions = header.get("dimensions", ())
-    if header.get("tagger"):
+    if header.get("photo_classifier"):
         own = functools.partial(fetch, home=None if home is None else Path(home))
-        retriever.tagger = tagger_of(arrays[NAME], Path(base_folder), wanted or found or {}, header["tagger"], own)
+        retriever.photo_classifier = classifier_of(
+            arrays[NAME], retriever, Path(base_folder), wanted or found or {}, header["photo_classifier"], own
+        )
     return retriever.to(device) if device else retriever.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -227,6 +230,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         version = int(header["format"])
     except (ValueError, KeyError, TypeError):
         raise ModelError(f"adapter {path}: its header ({HEADER}) cannot be read; get it again") from None
+    if version == 2:
+        raise ModelError(f"adapter {path}: of format 2, which only an early PUMA read; make or get it again")
     if version > FORMAT:
         raise ModelError(f"adapter {path}: of format {version}, this PUMA reads up to {FORMAT}; update PUMA")
     return header

@@ -29,20 +29,20 @@ from puma.retriever.stored_vision import VisionFeatures, stored_vision
 from puma.retriever.writing import one_an_item
 
 Output = TypeVar("Output")
-TAGS = BoundedMemory[Blob](2**20)
-"""Tags of the images of small calls, for later calls of any model: their keys name the tagger."""
+SHOWN = BoundedMemory[Blob](2**20)
+"""What the photographs of small calls show, for later calls of any model: the keys name the classifier."""
 
 
-class Tags(Protocol):
-    """What gives photographs their tag: a :class:`puma.retriever.tagging.tagger.Tagger`."""
+class Recogniser(Protocol):
+    """What recognises photographs: a :class:`puma.retriever.photographs.classifier.PhotoClassifier`."""
 
-    def tagged(
+    def recognised(
         self, items: Sequence[Item], own: Preprocessing | None, cache: ByteCache | None, keys: Sequence[Key | None]
-    ) -> list[Item]:
-        """The items, photographs with their tag."""
+    ) -> tuple[list[Item], Sequence[Any]]:
+        """The items, and what each shows."""
 
-    def corrected(self, vectors: np.ndarray, items: Sequence[Item], instructions: Sequence[str | None]) -> np.ndarray:
-        """The vectors of those items, without what a tag does to all."""
+    def added(self, vectors: np.ndarray, shown: Sequence[Any]) -> np.ndarray:
+        """The vectors of those items, moved towards what they show."""
 
 
 def encode_batches(
@@ -146,12 +146,12 @@ def encode_items(
     autocast: torch.dtype | None = None,
     tokens: np.ndarray | None = None,
     image_cache: ImageCache | None = None,
-    tagger: Tags | None = None,
+    photo_classifier: Recogniser | None = None,
     steps: Preprocessing | None = None,
 ) -> np.ndarray:
     """Embed items: float32 [n, dim], unit rows, in the order given. The loop under ``Retriever.encode``. Into
     ``tokens`` (integers [n]) goes how many the model read of each. What the model sees in images is looked up in
-    ``image_cache``, and kept there. ``tagger`` gives photographs their tag, not where stored features take the
+    ``image_cache``, and kept there. ``photo_classifier`` recognises photographs, not where stored features take the
     images' place; ``steps`` are what the processor does to images, where Pillow can do it.
 
     What is given twice is embedded once, and the states come the short way where the model allows it
@@ -162,12 +162,14 @@ def encode_items(
     instructions, inputs = one_an_item(instruction, items), for_threads(inputs)
     firsts, which, keys = first_of_each(items, instructions)
     unique, own = [items[i] for i in firsts], [instructions[i] for i in firsts]
-    tagger = tagger if vision is None else None
-    if tagger is not None:
+    photo_classifier = photo_classifier if vision is None else None
+    shown: Sequence[Any] = ()
+    if photo_classifier is not None:
         images = [item.image for item in unique]
         lasting = image_cache is not None or are_few(images)
-        keys = content_keys(images, keys) if lasting else keys  # by what was given: the tagger gives small images back
-        unique = tagger.tagged(unique, steps, MemoryFirst(TAGS, image_cache) if lasting else None, keys)
+        keys = content_keys(images, keys) if lasting else keys  # by what was given: small images come back
+        known = MemoryFirst(SHOWN, image_cache) if lasting else None
+        unique, shown = photo_classifier.recognised(unique, steps, known, keys)
     heads = item_heads(inputs, unique, own)
     with_images = vision is None and any(item.image is not None for item in unique)
     out = np.empty((len(unique), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
@@ -195,6 +197,6 @@ def encode_items(
             bar.update(len(rows))
     if tokens is not None:
         tokens[:] = read[which]
-    if tagger is not None:
-        out = tagger.corrected(out, unique, own)
+    if photo_classifier is not None:
+        out = photo_classifier.added(out, shown)
     return out[which] if len(unique) < len(items) else out

@@ -19,7 +19,7 @@ from puma.pruning.cards import CARD, TAG, front_matter
 from puma.retriever.images.patches import Patches, patches
 from puma.retriever.images.pixels import Preprocessing, preprocessing
 from puma.retriever.images.tiles import Tiles, tiles
-from puma.retriever.onnx.graphs import prefix_shape, write_tag_graph, write_text_graph, write_vision_graph
+from puma.retriever.onnx.graphs import prefix_shape, write_photo_graph, write_text_graph, write_vision_graph
 from puma.retriever.onnx.layout import (
     EXPORT_FILE,
     FP32,
@@ -31,9 +31,9 @@ from puma.retriever.onnx.layout import (
     Images,
 )
 from puma.retriever.onnx.loading import load_exported
+from puma.retriever.onnx.photo_classifier import GRAPH as PHOTO_GRAPH
+from puma.retriever.onnx.photo_classifier import write_classifier
 from puma.retriever.onnx.quantising import QUANTISATION, quantise
-from puma.retriever.onnx.tags import GRAPH as TAG_GRAPH
-from puma.retriever.onnx.tags import write_tags
 from puma.retriever.onnx.vision_graphs import SIDES, PatchSide, TileSide
 from puma.retriever.prompts import PROMPT_FILE, control_tokens
 from puma.retriever.trained_with import write_instructions
@@ -110,9 +110,9 @@ def export_onnx(
         write_text_graph(retriever.model, None if images is None else image_id, work / TEXT_GRAPH, plane=plane)
         if images is not None:
             write_vision_graph(retriever.model, _example(images), work / VISION_GRAPH)
-            if retriever.tagger is not None:
-                write_tag_graph(retriever.tagger, work / TAG_GRAPH, retriever.model)
-                write_tags(retriever.tagger, work)
+            if retriever.photo_classifier is not None:
+                write_photo_graph(retriever.photo_classifier, work / PHOTO_GRAPH, retriever.model)
+                write_classifier(retriever.photo_classifier, work)
         if int8:
             quantise(work / TEXT_GRAPH, retriever.model.config.get_text_config(decoder=True).intermediate_size)
         _write_tokenizer(retriever.processor.tokenizer, work / TOKENIZER)
@@ -219,7 +219,7 @@ def _described(retriever: Any, source: str, images: Images | None, precision: st
         image_rows=rows,
         images=images,
         prefix=prefix_shape(retriever.model),
-        tagged=images is not None and retriever.tagger is not None,
+        photo_classifier=images is not None and retriever.photo_classifier is not None,
         dimensions=tuple(retriever.dimensions),
     )
 

@@ -180,15 +180,15 @@ def write_vision_graph(model: Any, inputs: dict[str, np.ndarray], file: Path) ->
     _write(side, tensors, {name: shapes[name] for name in inputs}, ["image_features"], file, model)
 
 
-def write_tag_graph(tagger: Any, file: Path, model: Any) -> None:
-    """Write a tagger's classifier.
+def write_photo_graph(classifier: Any, file: Path, model: Any) -> None:
+    """Write the network of a photo classifier.
 
     Raises:
         ModelError: torch cannot export it.
     """
-    pixels = torch.from_numpy(tagger.images([Image.new("RGB", (8, 8))] * 2))
+    pixels = torch.from_numpy(classifier.images([Image.new("RGB", (8, 8))] * 2))
     shapes = {"pixel_values": {0: torch.export.Dim("images")}}
-    _write(tagger.module, {"pixel_values": pixels}, shapes, ["classes", "photo"], file, model)
+    _write(classifier.module, {"pixel_values": pixels}, shapes, ["logits", "photo"], file, model)
 
 
 def _write(

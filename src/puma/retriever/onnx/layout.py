@@ -57,7 +57,7 @@ class Export:
         images: what is done to images before the vision graph; None where there is none.
         prefix: layers, heads and size of the keys of a prefix; None where the text graph takes none.
         dimensions: lengths below ``dim`` that its vectors may be cut to, rising.
-        tagged: whether photographs get a tag (:mod:`puma.retriever.onnx.tags`).
+        photo_classifier: whether there is one (:mod:`puma.retriever.onnx.photo_classifier`).
     """
 
     puma: str
@@ -75,12 +75,12 @@ class Export:
     images: Images | None
     prefix: tuple[int, int, int] | None
     dimensions: tuple[int, ...] = ()
-    tagged: bool = False
+    photo_classifier: bool = False
 
     @property
     def format(self) -> int:
         """The oldest that can say all this, so that no earlier PUMA refuses a folder that it could read."""
-        return 1 if not self.tagged and isinstance(self.images, Preprocessing | None) else 2
+        return 1 if not self.photo_classifier and isinstance(self.images, Preprocessing | None) else 2
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -114,9 +114,14 @@ def read_export(folder: Path) -> Export:
             f"model {str(folder)!r}: exported by a newer version, PUMA {writer} (format {found}; PUMA "
             f"{puma.__version__} here reads up to {FORMAT}): update PUMA, or export the model again with this one"
         )
+    if values.get("tagged"):
+        raise ModelError(
+            f"model {str(folder)!r}: exported by PUMA {writer}, whose classifier of photographs worked in another way: "
+            "export the model again"
+        )
     try:
-        kept = {field.name: values[field.name] for field in fields(Export) if field.name != "tagged"}
-        kept["tagged"] = bool(values.get("tagged"))
+        kept = {field.name: values[field.name] for field in fields(Export) if field.name != "photo_classifier"}
+        kept["photo_classifier"] = bool(values.get("photo_classifier"))
         if kept["images"] is not None:
             images = dict(kept["images"])
             kept["images"] = _KINDS[images.pop("kind", None)].from_dict(images)

@@ -24,14 +24,14 @@ from puma.retriever.images.patches import Patches
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.images.sizes import size_in_file
 from puma.retriever.onnx.layout import TEXT_GRAPH, Export
+from puma.retriever.onnx.photo_classifier import read_classifier
 from puma.retriever.onnx.prefixes import Prefix, common_length
 from puma.retriever.onnx.seeing import plane_positions, stand_in
 from puma.retriever.onnx.seen_images import Prepared, SeenImage, SeenImages, VisionSide
 from puma.retriever.onnx.sessions import session
-from puma.retriever.onnx.tags import read_tags
 from puma.retriever.onnx.tokens import TokenWriter
+from puma.retriever.photographs.classifier import PhotoClassifier, Shown
 from puma.retriever.prompts import PromptFormat
-from puma.retriever.tagging.tagger import Tagger
 from puma.retriever.text_tokens import TextTokens
 from puma.retriever.trained_with import read_instructions
 from puma.retriever.writing import one_an_item
@@ -100,9 +100,9 @@ class OnnxRetriever:
         return TextTokens(self.writer)
 
     @functools.cached_property
-    def tagger(self) -> Tagger:
-        """Gives photographs their tag; only where the export is ``tagged``."""
-        return read_tags(self.folder, session)
+    def photo_classifier(self) -> PhotoClassifier | None:
+        """Adds to photographs' vectors what it recognises in them; None where none was exported."""
+        return read_classifier(self.folder, session) if self.export.photo_classifier else None
 
     def encode(
         self,
@@ -127,9 +127,12 @@ class OnnxRetriever:
         firsts, which, keys = first_of_each(found, instructions)
         unique, own = [found[i] for i in firsts], [instructions[i] for i in firsts]
         looked = SeenImages(self._vision, unique, keys, self.image_cache)
-        tagged = self.export.tagged and any(item.modality == IMAGE for item in unique)
-        if tagged:
-            unique = self.tagger.tagged(unique, self.export.images, looked.tag_cache, looked.keys)
+        # It is loaded with the first image.
+        classifier = self.photo_classifier if any(item.modality == IMAGE for item in unique) else None
+        shown: list[Shown | None] = []
+        if classifier is not None:
+            steps = self.export.images if isinstance(self.export.images, Preprocessing) else None
+            unique, shown = classifier.recognised(unique, steps, looked.lasting_cache, looked.keys)
             looked.take_small(unique)
         sequences = self._sequences(unique, own)
         batches = _batches(unique, own, self._lengths(unique, sequences), batch_size)
@@ -152,7 +155,7 @@ class OnnxRetriever:
                 bar.update(len(rows))
         if tokens is not None:
             tokens[:] = counts[which]
-        out = self.tagger.corrected(out, unique, own) if tagged else out
+        out = classifier.added(out, shown) if classifier is not None else out
         return shortened(out[which], length)
 
     def _check_images(self, items: Sequence[Item]) -> None:

@@ -149,8 +149,8 @@ class SeenImages:
         """Of the items' images; equal for images of equal content."""
         memory = side.memory if few else BoundedMemory[Blob](IMAGE_BYTES)
         self._cache = MemoryFirst(memory, disk)
-        self.tag_cache: ByteCache | None = self._cache if lasting else None
-        """Where the images' tags are looked up and kept; None where nothing is kept for other calls."""
+        self.lasting_cache: ByteCache | None = self._cache if lasting else None
+        """Where what photographs show is looked up and kept; None where nothing is kept for other calls."""
         counts = Counter(key for key in self.keys if key is not None)
         self._kept: dict[Key, bytes] = {}
         """The key under which an image's rows are kept, by the image's own key; without those that are not kept."""

@@ -40,7 +40,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "image_variants": ((int,), "give a whole number from 0 to 20"),
     "same_concept": ((bool,), "give true or false"),
     "published_tower": ((int, float), "give a share from 0 to 1"),
-    "tags": ((bool,), "give true or false"),
+    "photo_classifier": ((bool,), "give true or false"),
 }
 _HOLDS: dict[str, Callable[[Any], bool]] = {
     "image_tokens": lambda value: value is None or _is_range(value),
@@ -63,7 +63,7 @@ ONLY_MINI = (
     "image_variants",
     "same_concept",
     "published_tower",
-    "tags",
+    "photo_classifier",
 )
 """Keys that another base does not have."""
 

@@ -59,8 +59,8 @@ class Recipe:
         same_concept: whether other candidates of a query's concept, of the modality it asks for, are no negatives, in
             the tasks whose answer they would be.
         published_tower: the share of the published weights in the finished model's vision tower (WiSE-FT).
-        tags: whether the finished model reads photographs with the word that the tower's classifier has for them
-            (:mod:`puma.retriever.tagging`).
+        photo_classifier: whether the finished model adds to photographs' vectors what the tower's classifier recognises
+            (:mod:`puma.retriever.photographs`).
         notes: for readers.
     """
 
@@ -85,7 +85,7 @@ class Recipe:
     image_variants: int = 0
     same_concept: bool = False
     published_tower: float = 0.0
-    tags: bool = False
+    photo_classifier: bool = False
     notes: str = ""
 
     @property
