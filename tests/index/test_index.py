@@ -357,3 +357,6 @@ def test_an_open_index_is_bound_to_a_model_without_opening_it_again(where):
     with pytest.raises(IndexMismatchError, match="made with model m1"):
         Index(where("new"), fingerprint="m1").bind(4, "m2")
     assert not where.exists("new")
+    assert not where.exists("i")  # the first addition makes it
+    index.add(["a"], np.eye(4)[:1], ["text"])
+    assert (Index(where("i")).dim, Index(where("i")).fingerprint) == (4, "m1")

@@ -77,10 +77,11 @@ class Index(OpenedIndex):
         addition = checked_addition(self.dim, ids, vectors, modalities, payloads, contents, thumbnails, sources)
         if not addition.rows:
             return
-        if self._engine is None:
-            self._engine = self._open() or self._create(len(addition.rows[0].vector))
-            checked_vectors(vectors, self._engine.dim)  # another process may just have made it
-        self._engine.put(addition.rows, addition.thumbnails, addition.sources)
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._open() or self._create(len(addition.rows[0].vector))
+            checked_vectors(vectors, engine.dim)  # another process may just have made it
+        engine.put(addition.rows, addition.thumbnails, addition.sources)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows; ids that do not exist are no error. Returns how many were removed."""

@@ -39,7 +39,8 @@ class OpenedIndex:
                 self._engine = self._create(self._dim)
 
     def bind(self, dim: int, fingerprint: str) -> None:
-        """Say which model's vectors these are, without opening the index again; it is made if there is none yet.
+        """Say which model's vectors these are, without opening the index again. Where there is none yet, the first
+        addition makes it for this model.
 
         Args:
             dim: length of the model's vectors.
@@ -52,7 +53,6 @@ class OpenedIndex:
         if engine is None:
             self._compare(dim, fingerprint, self._dim, self._fingerprint)
             self._dim, self._fingerprint = dim, fingerprint
-            self._engine = self._create(dim)
             return
         self._compare(dim, fingerprint, engine.dim, engine.fingerprint)
 
@@ -74,7 +74,9 @@ class OpenedIndex:
     def _current(self) -> Engine | None:
         """The engine; if there was none when this object was made, another process may have made it since."""
         if self._engine is None:
-            self._engine = self._open()
+            found = self._open()
+            if found is not None:  # another thread may have made it after this one looked: never back to None
+                self._engine = found
         return self._engine
 
     def _open(self) -> Engine | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from puma.cli import app as cli
+from puma.index import Index
 from puma.items import formats
 from puma.search import Searcher
 from puma.search.ingest import ReadOptions, walking
@@ -122,6 +123,7 @@ def test_a_run_in_which_nothing_was_readable_is_no_success(toy, folder, tmp_path
     monkeypatch.setattr(formats, "EXTRA_FORMATS", ())
     folder.mkdir()
     assert run(capsys, "index", "add", tmp_path / "i", folder)[0] == 0  # there was nothing
+    assert not (tmp_path / "i").exists()
     (folder / "a.heic").touch()
     (folder / "b.nef").touch()
     code, _, err = run(capsys, "index", "add", tmp_path / "i", folder)
@@ -131,9 +133,15 @@ def test_a_run_in_which_nothing_was_readable_is_no_success(toy, folder, tmp_path
     assert "nothing in these paths could be read" in err
     code, out, _ = run(capsys, "index", "add", tmp_path / "i", folder, "--json")
     assert (code, json.loads(out)["ignored_by"]) == (1, {".nef (a camera's raw file; export it as JPEG)": 1})
+    (folder / "broken.png").write_bytes(b"not an image")
+    assert run(capsys, "index", "add", tmp_path / "i", folder)[0] == 1
+    assert not (tmp_path / "i").exists()
     image(folder / "c.png", 1)
     assert run(capsys, "index", "add", tmp_path / "i", folder)[0] == 0
     assert run(capsys, "index", "add", tmp_path / "i", folder)[0] == 0  # there already
+    (folder / "c.png").unlink()
+    assert run(capsys, "index", "add", tmp_path / "i", folder)[0] == 1
+    assert len(Index(tmp_path / "i", create=False)) == 1  # an index that was there stays
 
 
 @pytest.fixture
