@@ -69,8 +69,8 @@ def test_what_is_wrong_is_told_before_a_model_loads(command, images, tmp_path, m
     (tmp_path / "file").write_text("")
     assert run(*command, *paths, "--image-cache", "file") == 2
     assert "file: is a file; give a folder's path" in capsys.readouterr().err
-    assert run(*command, *paths, "--image-cache", "file/below") == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert run(*command, *paths, "--image-cache", "file/below") == 2
+    assert "--image-cache file/below: file is a file, not a folder" in capsys.readouterr().err
 
 
 def test_somebody_elses_model_has_none(images, tmp_path, capsys):

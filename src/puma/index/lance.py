@@ -40,6 +40,7 @@ from puma.index.tables import (
     writing,
 )
 from puma.index.writer import RowWriter
+from puma.storage.folders import refuse_below_file
 
 UPGRADE_ROWS = 4096
 REST_SECONDS = 60.0
@@ -169,10 +170,11 @@ def open_table(folder: Path) -> LanceEngine | None:
     """The engine on an existing folder; None where no index was ever finished.
 
     Raises:
-        InputError: the folder holds other things than an index.
+        InputError: the folder holds other things than an index, or its path leads through a file.
         StorageError: there is an index, and it cannot be read.
     """
     if not folder.exists():
+        refuse_below_file(folder)
         return None
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; an index is a folder")

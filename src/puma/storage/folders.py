@@ -15,6 +15,45 @@ from typing import Any
 from puma.errors import InputError, StorageError
 
 
+def refuse_below_file(path: str | os.PathLike[str], name: str = "") -> None:
+    """Refuse a place that cannot exist, because a part of its path is a file.
+
+    Args:
+        path: the file or folder that is to be made. It may exist.
+        name: of the argument, as its user gave it; the message starts with it.
+
+    Raises:
+        InputError: the path leads through a file.
+    """
+    above = _nearest_above(path)
+    if os.path.exists(above) and not os.path.isdir(above):
+        shown = f"{name} {os.fspath(path)}".strip()
+        raise InputError(f"{shown}: {above} is a file, not a folder; give a path that lies in a folder")
+
+
+def check_place(path: str | os.PathLike[str], name: str) -> None:
+    """Refuse a place where a file or folder cannot be made, before any work is done for it.
+
+    Args:
+        path, name: as in :func:`refuse_below_file`.
+
+    Raises:
+        InputError: the path leads through a file. StorageError: there is no permission to write in its folder.
+    """
+    refuse_below_file(path, name)
+    above = _nearest_above(path)
+    if not os.path.exists(path) and not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(f"{name} {os.fspath(path)}: no permission to write in {above}; give another place")
+
+
+def _nearest_above(path: str | os.PathLike[str]) -> Path:
+    """The nearest part of the path above its end that exists."""
+    above = Path(path).parent
+    while above != above.parent and not os.path.exists(above):  # false too where there is no permission to look
+        above = above.parent
+    return above
+
+
 @contextlib.contextmanager
 def written_folder(out: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill that becomes ``out`` when the block ends well, and vanishes when it does not.
@@ -24,10 +63,11 @@ def written_folder(out: str | os.PathLike[str], *, replace: bool = False) -> Ite
         replace: whether an existing ``out`` is replaced; else it must be absent or empty.
 
     Raises:
-        InputError: ``out`` exists and is not empty, or is a file.
+        InputError: ``out`` exists and is not empty, or is a file, or lies below a file.
         StorageError: the disk is full or the place cannot be written.
     """
     target = Path(out)
+    refuse_below_file(target)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: is a file; give a folder's path")
     if target.is_dir() and any(target.iterdir()) and not replace:

@@ -17,6 +17,7 @@ from puma.pruning import decoder_of
 from puma.pruning.hub import holds
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import PROMPT_FILE, Retriever
+from puma.storage.folders import refuse_below_file
 from puma.training.any_modality import with_any_instructions
 from puma.training.collating import Targets
 from puma.training.config import TrainConfig
@@ -176,9 +177,10 @@ def free_target(out: str | os.PathLike[str]) -> Path:
     """The folder to be made.
 
     Raises:
-        InputError: it is there already.
+        InputError: it is there already, or its path leads through a file.
     """
     target = Path(out)
+    refuse_below_file(target, "out")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(
             f"out={str(out)!r}: exists; give another folder or remove it first (to train a finished retriever on: "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from puma.cli.commands._places import writable
 from puma.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ CacheFolder = Annotated[
     typer.Option(
         "--image-cache",
         metavar="DIR",
+        callback=writable,
         help="Folder for the image features that the model computes. Later runs reuse them, with any text and "
         "instruction. Use a disk of this machine. Several processes and models can share it.",
     ),

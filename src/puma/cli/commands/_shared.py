@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puma.cli.commands._dimensions import check_length, encoder_of_length
+from puma.cli.commands._places import writable
 from puma.cli.printable import printable
 from puma.errors import IndexMismatchError, InputError, ModelError, is_installed
 from puma.items.encoder import Skip
@@ -79,7 +80,9 @@ ForeignPrompt = Annotated[
 WorkFolder = Annotated[
     Path | None,
     typer.Option(
-        "--work", help="Folder that keeps vectors until the result is written, so an interrupted run can continue."
+        "--work",
+        callback=writable,
+        help="Folder that keeps vectors until the result is written, so an interrupted run can continue.",
     ),
 ]
 NoResume = Annotated[bool, typer.Option("--no-resume", help="Discard what an interrupted run left, and start again.")]

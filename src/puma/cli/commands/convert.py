@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import Json, print_json, print_skips
 
 
@@ -20,7 +21,7 @@ def convert(
         Path,
         typer.Argument(help="A table of pairs: .csv, .tsv, .jsonl, .ndjson, .parquet or a saved datasets folder."),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(callback=writable, help="The folder to write.")],
     columns: Annotated[
         str | None, typer.Option(help="Names of your columns, such as query_text=caption,positive_image=path.")
     ] = None,

@@ -16,6 +16,7 @@ from puma.cli.commands._dimensions import Dimensions
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
 from puma.cli.commands._image_memory import ImageMemory, use_image_memory
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -39,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     paths: Paths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=writable, help="The .npz file to write.")],
     instruction: Annotated[
         str | None, typer.Option(help="Instruction put before every item; only queries have one.")
     ] = None,

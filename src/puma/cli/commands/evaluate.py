@@ -13,6 +13,7 @@ import typer
 
 from puma.cli.commands import _benchmarks
 from puma.cli.commands._engine import Address, Engine, EngineName, Workers
+from puma.cli.commands._places import writable
 from puma.cli.commands._scored import Chosen, Source
 from puma.cli.commands._shared import (
     Attention,
@@ -85,12 +86,17 @@ def evaluate(
     memory: Annotated[
         str | None, typer.Option(help="Memory limit for vectors and scores, such as 4GB. Large pools are streamed.")
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Write TREC run files here.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(callback=writable, help="Write TREC run files here.")] = None,
     json_out: Annotated[
         Path | None,
-        typer.Option(help="Write all results to this file, with the rank of each query; puma compare reads it."),
+        typer.Option(
+            callback=writable,
+            help="Write all results to this file, with the rank of each query; puma compare reads it.",
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(callback=writable, help="Write a self-contained HTML page here.")
+    ] = None,
     dtype: Dtype = "auto",
     attn: Attention = None,
     layers: Layers = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import Json, Layers, load_retriever, model_path, print_json, quiet_libraries
 from puma.errors import InputError, require
 
@@ -22,7 +23,7 @@ def export(
         str,
         typer.Argument(help="A retriever's folder, org/name on the hub, or puma-mini, the model that ships with PUMA."),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(callback=writable, help="The folder to write.")],
     kind: Annotated[
         str,
         typer.Option(

@@ -15,6 +15,7 @@ from puma.cli.commands._hits import PathsOnly, Zero, check_output, describe, des
 from puma.cli.commands._image_cache import CacheFolder, CacheSize, image_cache_of
 from puma.cli.commands._image_memory import ImageMemory, use_image_memory
 from puma.cli.commands._migrating import migrate
+from puma.cli.commands._places import writable_index
 from puma.cli.commands._shared import (
     Attention,
     Dtype,
@@ -46,7 +47,10 @@ def register(app: typer.Typer) -> None:
 
 
 def add(
-    index: IndexAddress,
+    index: Annotated[
+        str,
+        typer.Argument(metavar="INDEX", callback=writable_index, help="The index: its folder or address."),
+    ],
     paths: Paths,
     model: Model = None,
     dtype: Dtype = "auto",

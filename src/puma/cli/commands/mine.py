@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from puma.cli.commands._benchmarks import benchmark_folder
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import (
     SKIPS_SHOWN,
     Attention,
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def mine(
     root: Annotated[Path, typer.Option(help="Folder of the benchmark to read.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new benchmark to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=writable, help="Folder of the new benchmark to write.")],
     model: Model = None,
     st: ForeignModel = None,
     st_prompt: ForeignPrompt = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from puma.cli.commands._benchmarks import benchmark_folder
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import Attention, Dtype, Json, loading_options, print_json
 
 MINI = "mini"
@@ -22,9 +23,9 @@ def probe(
     data: Annotated[
         Path | None, typer.Option(help="Data in M-BEIR's layout. Default: OpenPics, built if missing.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results and for states that a later run reuses.")] = Path(
-        "probe"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=writable, help="Folder for results and for states that a later run reuses.")
+    ] = Path("probe"),
     dataset: Annotated[str | None, typer.Option(help="The data set to use, if the folder holds several.")] = None,
     split: Annotated[str, typer.Option(help="The split to evaluate: val or test.")] = "val",
     tasks: Annotated[str | None, typer.Option(help="Task ids, such as 0,1,3. Default: all.")] = None,

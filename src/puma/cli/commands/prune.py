@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import Json, print_json
 
 
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def prune(
     base: Annotated[str, typer.Argument(help="The base model: a folder, or a name on the hub.")],
-    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    out: Annotated[Path, typer.Argument(callback=writable, help="The model folder to write.")],
     layers: Annotated[int, typer.Option("--layers", "-k", help="How many decoder layers to keep.")],
     keep_last: Annotated[
         bool, typer.Option("--keep-last", help="Keep the first k-1 layers and the last one, instead of the first k.")

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from puma.cli.commands._places import writable
+
 
 def register(app: typer.Typer) -> None:
     app.command("quickstart")(quickstart)
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(callback=writable, help="Folder for the results.")] = Path("runs/quickstart"),
     minutes: Annotated[
         float | None,
         typer.Option(help="Wall time of the contrastive training (default 7). The rest takes 4 to 10 minutes."),

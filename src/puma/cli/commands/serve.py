@@ -144,10 +144,12 @@ def named_indexes(addresses: list[str], *, writable: bool) -> dict[str, Index]:
     """Indexes by the names they are served under: ``my.index`` as ``my``. They are opened, which needs no model.
 
     Raises:
-        InputError: two have one name, or one does not exist (a single one that may be written to is made).
+        InputError: two have one name, or one does not exist (a single one that may be written to is made when the first
+            item is added). StorageError: there is no permission to make it.
     """
     from puma.index import Index
-    from puma.index.addresses import expanded, name_of
+    from puma.index.addresses import expanded, name_of, scheme_of
+    from puma.storage.folders import check_place
 
     named: dict[str, Index] = {}
     for address in map(expanded, addresses):
@@ -156,7 +158,10 @@ def named_indexes(addresses: list[str], *, writable: bool) -> dict[str, Index]:
             raise InputError(
                 f"{address} and {named[name].address} would both be served as {name!r}; rename one of them"
             )
-        named[name] = Index(address, create=writable and len(addresses) == 1)
+        new = writable and len(addresses) == 1
+        if new and scheme_of(address) is None:
+            check_place(address, "INDEX")
+        named[name] = Index(address, create=new)
     return named
 
 

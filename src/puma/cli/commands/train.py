@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from puma.cli.commands._costs import cost_text
+from puma.cli.commands._places import writable
 from puma.cli.commands._shared import Json, print_json
 
 PAPER = "qwen2-vl-7b"
@@ -80,11 +81,12 @@ def train(
     held_out: Annotated[
         float | None, typer.Option(help="With pairs: share of the queries that are kept for evaluation (default 0.2).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new retriever.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable, help="Folder of the new retriever.")] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
-            help="With the mini base: also write the model as an adapter file, the form in which puma-mini ships."
+            callback=writable,
+            help="With the mini base: also write the model as an adapter file, the form in which puma-mini ships.",
         ),
     ] = None,
     layers: Annotated[
