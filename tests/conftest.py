@@ -57,6 +57,7 @@ HEAVY = (
     "serve/test_schemathesis.py",
     "test_docs.py",
     "test_gpu_kit.py",
+    "training/finetune/test_processes.py",
     "training/finetune/test_run.py",
     "training/recipes/test_costs.py",
     "training/recipes/test_recipe.py",

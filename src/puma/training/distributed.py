@@ -9,11 +9,13 @@ overlapping the exchange with the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import distributed
+
+from puma.errors import PumaError
 
 BUCKET = 2**25
 """Elements sent at once: 128 MB in fp32, which bounds the copy that is made for sending."""
@@ -46,6 +48,24 @@ def broadcast(value: Any) -> Any:
     held = [value]
     distributed.broadcast_object_list(held, src=0)
     return held[0]
+
+
+def first_does(work: Callable[[], object]) -> None:
+    """Let the first process do something that the others wait for; all must call this.
+
+    Raises:
+        PumaError: what ``work`` refused, on every process: else the others would wait for one that has left.
+    """
+    refused: PumaError | None = None
+    if processes()[0] == 0:
+        try:
+            work()
+        except PumaError as error:
+            refused = error
+    refused = broadcast(refused)
+    wait()  # the first may leave only when the others have its answer
+    if refused is not None:
+        raise refused
 
 
 def equalise(parameters: Iterable[torch.Tensor]) -> None:

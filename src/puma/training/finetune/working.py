@@ -13,7 +13,7 @@ from puma.data.pair_tables import PairTable
 from puma.errors import InputError, PumaError
 from puma.items.skips import Skip, summary
 from puma.storage.folders import write_json, write_whole, written_folder
-from puma.training.distributed import join, processes, wait
+from puma.training.distributed import first_does, join, processes
 from puma.training.finetune.benchmark import with_a_task, write_benchmark
 from puma.training.finetune.examples import read_examples
 from puma.training.finetune.split import split_examples
@@ -65,29 +65,34 @@ def benchmark_of_run(
 
     Raises:
         InputError: the folder belongs to a run of other data. And as :func:`puma.training.finetune.benchmark.convert`.
+            All processes raise what the first one does.
     """
     root = work / "data"
     join()
-    if processes()[0] == 0:
-        new = not work.exists()
-        try:
-            examples = read_examples(table, work / "images", strict=strict, show_progress=True)
-            plan = {"data": examples.fingerprint, "held_out": held_out}
-            check_data(work, plan)
-            rows, skips = with_a_task(examples, table.path)
-            split = split_examples(rows, held_out)
-            if not root.is_dir():
-                for rest in work.glob(".data.*.part"):  # of a run that was killed while it wrote
-                    shutil.rmtree(rest, ignore_errors=True)
-                with written_folder(root) as part:
-                    found = write_benchmark(rows, split, part)
-                    same_data(work, plan)
-                report_skips(work, [*examples.skips, *skips, *found.skips], say)
-                counts = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
-                say(f"{table.path}: {len(rows):,} different pairs; queries: {counts}; no query is on two sides")
-        except PumaError:  # a table that cannot be used leaves nothing that would stop the corrected command
-            if new:
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-    wait()
+    first_does(lambda: _write(table, root, work, held_out=held_out, strict=strict, say=say))
     return root
+
+
+def _write(
+    table: PairTable, root: Path, work: Path, *, held_out: float, strict: bool, say: Callable[[str], None]
+) -> None:
+    new = not work.exists()
+    try:
+        examples = read_examples(table, work / "images", strict=strict, show_progress=True)
+        plan = {"data": examples.fingerprint, "held_out": held_out}
+        check_data(work, plan)
+        rows, skips = with_a_task(examples, table.path)
+        split = split_examples(rows, held_out)
+        if not root.is_dir():
+            for rest in work.glob(".data.*.part"):  # of a run that was killed while it wrote
+                shutil.rmtree(rest, ignore_errors=True)
+            with written_folder(root) as part:
+                found = write_benchmark(rows, split, part)
+                same_data(work, plan)
+            report_skips(work, [*examples.skips, *skips, *found.skips], say)
+            counts = ", ".join(f"{count:,} {name}" for name, count in found.queries.items())
+            say(f"{table.path}: {len(rows):,} different pairs; queries: {counts}; no query is on two sides")
+    except PumaError:  # a table that cannot be used leaves nothing that would stop the corrected command
+        if new:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
