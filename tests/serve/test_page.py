@@ -236,6 +236,21 @@ def test_choice_of_index(visitor: Visitor) -> None:
     expect(page.locator(".card")).to_have_count(3)
 
 
+def test_the_choice_of_index_does_not_stand_on_a_line_alone(visitor: Visitor) -> None:
+    page = visitor.open("/")
+
+    def middle(part: str) -> float:
+        box = page.locator(part).bounding_box()
+        assert box is not None
+        return float(box["y"] + box["height"] / 2)
+
+    middles = [middle(part) for part in ("#kinds", "#minus", "#alike", "#index")]
+    assert max(middles) - min(middles) < 5  # at the window's width of 1,280 all is in one line
+    page.set_viewport_size({"width": 900, "height": 800})
+    assert abs(middle("#alike") - middle("#index")) < 5
+    assert middle("#index") > middle("#kinds") + 20
+
+
 def test_links_are_shared_and_the_history_works(visitor: Visitor) -> None:
     page = visitor.open("/?text=green+tea&modality=text&minus=red&index=toys")
     visitor.settled()
@@ -365,6 +380,32 @@ def test_an_open_result_says_everything_and_hides_its_folder(visitor: Visitor) -
     assert "/home/someone" not in page.content()
     sheet.get_by_role("button", name="More like this", exact=True).click()
     expect(page.locator(".given .what")).to_have_text("Like this")
+
+
+def test_a_long_text_leaves_an_open_results_buttons_in_sight(browser: Browser, tmp_path: Path) -> None:
+    text = "red " + "a text of many words about the sea and the ships on it. " * 300 + "the end"
+    toys = Searcher(ToyEncoder(), tmp_path / "toys.index")
+    toys.add([{"text": text}, {"text": text, "image": png()}], ["words", "captioned"], [{"text": text}] * 2)
+    with served({"toys": toys}) as address, Visitor(browser, address) as visitor:
+        for modality in ("text", "image%2Ctext"):
+            page = visitor.open(f"/?text=red&modality={modality}")
+            page.locator(".tile").first.click()
+            sheet = page.locator("#detail")
+            more = sheet.get_by_role("button", name="More like this", exact=True)
+            without = sheet.get_by_role("button", name="Without a word…", exact=True)
+            for width, height in ((1280, 800), (360, 640)):
+                page.set_viewport_size({"width": width, "height": height})
+                sheet.evaluate("sheet => sheet.scrollTo(0, 0)")
+                for button in (more, without):
+                    expect(button).to_be_in_viewport(ratio=1)
+                sheet.evaluate("sheet => sheet.scrollTo(0, sheet.scrollHeight)")
+                last, first = sheet.locator("dl").bounding_box(), more.bounding_box()
+                assert last is not None
+                assert first is not None
+                assert last["y"] + last["height"] <= first["y"]  # at the end they cover nothing
+            page.set_viewport_size({"width": 1280, "height": 800})
+            more.click()
+            expect(page.locator(".given .what")).to_have_text("Like this")
 
 
 def test_what_comes_from_the_index_is_never_markup(visitor: Visitor) -> None:
