@@ -273,8 +273,10 @@ def test_a_cache_on_the_disk_keeps_what_it_recognised_and_no_image_is_opened_aga
     np.testing.assert_array_equal(retriever.encode(files), first)
     monkeypatch.undo()
     other = classifier_for(retriever, photo_bias=-1.0)
-    for _ in range(2):  # another classifier looks for itself; that there is nothing is kept, too
-        assert other.recognised(items, cache=retriever.image_cache) == (items, [None] * 7)
+    assert other.recognised(items, cache=retriever.image_cache) == (items, [None] * 7)  # it looks for itself
+    with monkeypatch.context() as patched:  # that an image is a drawing is kept, too
+        patched.setattr(Item, "open_image", lambda self, **_: pytest.fail(f"opened {self.image_name}"))
+        assert other.recognised(items[:-1], cache=retriever.image_cache) == (items[:-1], [None] * 6)
     assert same(classifier.recognised(items, cache=retriever.image_cache)[1], shown)
 
 
