@@ -28,6 +28,8 @@ from puma.mini.base.photo_classifier import (
     PhotoLines,
     fit_photo_lines,
     make_classifier,
+    steps_of,
+    tower_network,
 )
 from puma.mini.photo_classifier import fitted_classifier
 from puma.retriever.model import Retriever
@@ -176,8 +178,8 @@ def test_an_adapter_refuses_another_classifier_and_early_formats(tiny_base, clas
     retriever = Retriever.from_base(tiny_base, layers=1, prompt="short", dtype=torch.float32, device="cpu")
     one = np.ones(COUNT, np.float32)
     retriever.photo_classifier = make_classifier(
-        tiny_base,
-        "lite0",
+        *tower_network("lite0"),
+        steps_of(tiny_base),
         PhotoLines(np.append(one, one[:1]), np.ones(320, np.float32), one, -1.0),
         vectors=np.ones((2, 3, retriever.dim), np.float32),
         direction=np.ones(retriever.dim, np.float32),

@@ -53,8 +53,12 @@ def shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     """
     if dimensions == vectors.shape[1]:
         return vectors
-    cut = vectors[:, :dimensions].astype(np.float64)
-    unit: np.ndarray = (cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit_rows(vectors[:, :dimensions].astype(np.float64)).astype(np.float32)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows [n, dim] with length 1, in their own type; one of zeros stays."""
+    unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit
 
 

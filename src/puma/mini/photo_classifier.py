@@ -27,10 +27,9 @@ from puma.mini.base.photo_classifier import (
 )
 from puma.mini.fetch.packages import fetch
 from puma.retriever.encoding.folding import fast_copy
-from puma.retriever.images.decoding import within_limits
 from puma.retriever.images.pixels import Preprocessing
 from puma.retriever.model import Retriever
-from puma.retriever.photographs.classifier import BATCH, PhotoClassifier
+from puma.retriever.photographs.classifier import BATCH, PhotoClassifier, small_image
 from puma.retriever.photographs.statistics import pixel_statistics
 
 DRAWINGS = 3000
@@ -78,15 +77,14 @@ def fitted_classifier(retriever: Retriever, base: Path, tower: str, root: Path, 
     drawings = [path for path, photo in styles.items() if not photo]
     chosen = np.random.default_rng(0).permutation(len(drawings))[:DRAWINGS]
     paths = [path for path, photo in styles.items() if photo] + [drawings[k] for k in sorted(chosen)]
-    fetched = functools.partial(fetch, home=home)
-    network, names = tower_network(tower, fetched)
+    network, names = tower_network(tower, functools.partial(fetch, home=home))
     pooled, statistics = _looked_at(network.tower, paths, images)
     lines = fit_photo_lines(pooled, statistics, np.array([styles[path] for path in paths]))
     some = [Item(image=path) for path in paths[:: -(-len(paths) // IMAGES)]]
     image = retriever.encode(some).mean(0)
     vectors, text = name_vectors(retriever, names)
     direction = text / np.linalg.norm(text) - image / np.linalg.norm(image)
-    return make_classifier(base, tower, lines, fetched, vectors=vectors, direction=direction)
+    return make_classifier(network, names, images, lines, vectors=vectors, direction=direction)
 
 
 def _looked_at(tower: torch.nn.Module, paths: Sequence[Path], images: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +94,7 @@ def _looked_at(tower: torch.nn.Module, paths: Sequence[Path], images: Preprocess
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit="image", desc="photographs and drawings") as bar:
         for start in range(0, len(paths), BATCH):
             part = paths[start : start + BATCH]
-            small = list(pool.map(lambda path: images.resized(within_limits(open_image(path))), part))
+            small = list(pool.map(lambda path: small_image(open_image(path), images), part))
             statistics += list(pool.map(pixel_statistics, small))
             pixels = torch.from_numpy(images(small)).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():

@@ -6,14 +6,13 @@ by the retriever.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from puma.errors import ModelError
-from puma.mini.base.photo_classifier import PhotoLines, make_classifier, name_vectors
+from puma.mini.base.photo_classifier import PhotoLines, make_classifier, name_vectors, steps_of, tower_network
 from puma.mini.fetch.packages import Package
 from puma.retriever.model import Retriever
 from puma.retriever.photographs.classifier import PhotoClassifier
@@ -49,13 +48,14 @@ def classifier_of(
         ModelError: the tower or its classifier is another than it was.
     """
     lines = PhotoLines(arrays["gate"], arrays["weight"], arrays["statistics"], float(arrays["bias"][0]))
-    none = np.empty((2, 0, retriever.dim), np.float32)
+    network, names = tower_network(str(settings["tower"]), fetched)
+    vectors, _ = name_vectors(retriever, names)
     classifier = make_classifier(
-        base_folder, str(settings["tower"]), lines, fetched, vectors=none, direction=arrays["direction"]
+        network, names, steps_of(base_folder), lines, vectors=vectors, direction=arrays["direction"]
     )
     if classifier.fingerprint != fingerprint:
         raise ModelError(
             f"base {base_folder}: its tower's package, or what it does to images, is not what the adapter's photo "
             "classifier was made with; delete the folder and run again"
         )
-    return replace(classifier, vectors=name_vectors(retriever, classifier.names)[0])
+    return classifier

@@ -87,10 +87,10 @@ def _line(pooled: np.ndarray, statistics: np.ndarray, photos: np.ndarray) -> tup
 
 
 def make_classifier(
-    base: Path,
-    tower: str,
+    network: PhotoNetwork,
+    names: tuple[str, ...],
+    images: Preprocessing,
     lines: PhotoLines,
-    fetched: Callable[[Package], Path] = fetch,
     *,
     vectors: np.ndarray,
     direction: np.ndarray,
@@ -98,20 +98,18 @@ def make_classifier(
     """The photo classifier of a mini base.
 
     Args:
-        base: its folder.
-        tower: a key of :data:`puma.mini.base.tower.TOWERS`.
+        network, names: of :func:`tower_network`; the network takes the second line.
+        images: of :func:`steps_of`.
         lines: see :class:`PhotoLines`.
-        fetched: gives a package's folder.
         vectors, direction: see :class:`~puma.retriever.photographs.classifier.PhotoClassifier`.
     """
-    network, names = tower_network(tower, fetched)
     with torch.no_grad():
         network.photo.weight.copy_(torch.from_numpy(lines.weight)[None])
         network.photo.bias.fill_(lines.bias)
     return torch_classifier(
         network,
         names,
-        steps_of(base),
+        images,
         gate=lines.gate,
         statistics=lines.statistics,
         vectors=vectors,
@@ -128,8 +126,6 @@ def tower_network(tower: str, fetched: Callable[[Package], Path] = fetch) -> tup
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(classifier.weight))
         network.classifier.bias.copy_(torch.from_numpy(classifier.bias))
-        network.photo.weight.zero_()
-        network.photo.bias.zero_()
     return network, classifier.names
 
 

@@ -20,6 +20,7 @@ import PIL
 from PIL import Image
 
 from puma.errors import ImageError
+from puma.items.dimensions import unit_rows
 from puma.items.item import IMAGE, Item
 from puma.retriever.encoding.image_cache import ByteCache
 from puma.retriever.encoding.repeats import CONTENT, Key, content_keys, image_keys
@@ -184,7 +185,7 @@ class PhotoClassifier:
             sides = (vectors[rows] @ self.direction > 0).astype(np.intp)
             photographs = zip(sides, (one for one in shown if one is not None), strict=True)
             names = np.stack([one.probabilities @ self.vectors[side, one.classes] for side, one in photographs])
-            vectors[rows] = _unit(vectors[rows] + STRENGTHS[sides, None] * _unit(names))
+            vectors[rows] = unit_rows(vectors[rows] + STRENGTHS[sides, None] * unit_rows(names))
         return vectors
 
     def _shown(self, images: Sequence[_Opened]) -> list[Shown | None]:
@@ -218,9 +219,8 @@ class PhotoClassifier:
             return None
         if image is None:
             return None
-        image = within_limits(image)
-        looked = self.images.resized(image)
-        return _Opened(looked, pixel_statistics(looked), None if own is None else own.resized(image))
+        looked = small_image(image, self.images)
+        return _Opened(looked, pixel_statistics(looked), None if own is None else small_image(image, own))
 
 
 @dataclass(frozen=True)
@@ -232,9 +232,9 @@ class _Opened:
     resized: Image.Image | None
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """The rows with length 1; one of zeros stays."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+def small_image(image: Image.Image, steps: Preprocessing) -> Image.Image:
+    """An image in the size in which a classifier or a retriever with these steps looks at it."""
+    return steps.resized(within_limits(image))
 
 
 @contextmanager
