@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from puma.errors import DependencyError, PumaError, StorageError
+from puma.errors import PumaError, StorageError
 from puma.index.filters import filter_fields
 from puma.index.interface import NewRow
+from puma.index.lancedb_import import import_lancedb
 from puma.index.remote import RemoteFolder, storage_options
 from puma.storage.object_stores import is_refusal, unusable
 
@@ -144,9 +144,7 @@ def _session() -> Any:
 
 
 def _new_session() -> Any:
-    import lancedb
-
-    return lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES // 2)
+    return import_lancedb().Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES // 2)
 
 
 def connect(folder: Folder, fresh: bool = False) -> Any:
@@ -158,14 +156,8 @@ def connect(folder: Folder, fresh: bool = False) -> Any:
     Raises:
         DependencyError: LanceDB is not installed.
     """
-    # Read when LanceDB is first imported: it warns of its own inner workings, on the user's screen.
-    os.environ.setdefault("LANCEDB_LOG", "error")
-    try:
-        import lancedb
-    except ImportError:
-        raise DependencyError("the embedded index needs LanceDB: pip install lancedb") from None
     remote: dict[str, Any] = {"storage_options": storage_options()} if isinstance(folder, RemoteFolder) else {}
-    return lancedb.connect(
+    return import_lancedb().connect(
         folder if isinstance(folder, Path) else folder.url,
         read_consistency_interval=timedelta(0),
         session=_new_session() if fresh else _session(),

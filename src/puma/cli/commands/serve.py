@@ -224,7 +224,9 @@ def _app(
 def _import_service(with_index: bool) -> None:
     with contextlib.suppress(Exception):  # what is wrong is reported where they are imported for good
         if with_index:
-            import lancedb  # noqa: F401
+            from puma.index.lancedb_import import import_lancedb
+
+            import_lancedb()
         import puma.serve.app
         import puma.serve.server  # noqa: F401
 
