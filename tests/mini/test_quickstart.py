@@ -10,7 +10,7 @@ from PIL import Image
 
 from puma.data import mbeir
 from puma.errors import InputError
-from puma.items import Item
+from puma.items.item import FileBytes, Item
 from puma.mini import quickstart as module
 from puma.mini import training
 from puma.mini.base.known_images import KnownImages
@@ -199,7 +199,7 @@ def test_minutes_end_the_training_and_more_of_them_train_on(benchmark, tmp_path,
         quickstart(out, minutes=0, **arguments)
 
 
-def test_stored_features_are_found_by_path_only(benchmark):
+def test_stored_features_are_found_by_the_path_of_a_file_read_or_not(benchmark):
     class Rows:
         rows = np.arange(8, dtype=np.float16).reshape(2, 4, 1, 1)
         index = np.array([1, -1])
@@ -207,6 +207,9 @@ def test_stored_features_are_found_by_path_only(benchmark):
     paths = sorted((benchmark / "mbeir_images").rglob("*.png"))[:2]
     known = KnownImages(paths, Rows)
     assert np.array_equal(known.lookup(Item(image=paths[0])), Rows.rows[1])
+    read = FileBytes(paths[0].read_bytes(), str(paths[0]))  # as an index hands its images on
+    assert np.array_equal(known.lookup(Item(image=read)), Rows.rows[1])
+    assert known.lookup(Item(image=bytes(read))) is None
     assert known.lookup(Item(image=paths[1])) is None
     assert known.lookup(Item(image=Image.new("RGB", (4, 4)))) is None
 
