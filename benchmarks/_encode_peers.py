@@ -33,8 +33,10 @@ class Peer:
 
 
 def ours(folder: Path) -> Peer:
-    """``puma.Retriever`` with its defaults."""
+    """``puma.Retriever`` with its defaults, but without puma-mini's classifier of photographs, which the other programs
+    lack: all sides make the same vectors."""
     retriever = Retriever.from_pretrained(folder, device="cpu")
+    retriever.photo_classifier = None
 
     def forget() -> None:
         """What it has kept of earlier calls."""

@@ -50,13 +50,15 @@ def main() -> None:
     quiet_libraries()
     folders = made_folders(model_folder(options.model), options.work)
     texts = captions(build(), "train")[: options.rows]
-    indexes = {name: made_index(folder, options.work, name, texts) for name, folder in folders.items()}
+    wanted = [options.part] if options.part else PARTS
+    indexes = {}
+    if wanted != ["encode"]:
+        indexes = {name: made_index(folder, options.work, name, texts) for name, folder in folders.items()}
     measures = {
         "search": lambda: search_times(folders, indexes, options.runs),
         "serve": lambda: serve_times(folders, indexes, options.runs),
         "encode": lambda: encode_rates(folders, texts, options.runs),
     }
-    wanted = [options.part] if options.part else PARTS
     result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     result |= {"format": 1, "index_rows": len(texts), **described()}
     counts = result.setdefault("runs", {})
