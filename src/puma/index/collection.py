@@ -20,6 +20,7 @@ from puma.index.interface import (
 )
 from puma.index.opened import OpenedIndex
 from puma.index.provenance import Place, Stamp
+from puma.index.reads import one_read
 from puma.items.item import MODALITIES
 
 
@@ -272,9 +273,8 @@ class Index(OpenedIndex):
             ``bytes_after``.
         """
         engine = self._current()
-        if engine is None:
-            return {"bytes_before": 0, "bytes_after": 0, "thumbnails_dropped": 0, "sources_dropped": 0}
-        return engine.compact()
+        nothing = {"bytes_before": 0, "bytes_after": 0, "thumbnails_dropped": 0, "sources_dropped": 0}
+        return nothing if engine is None else engine.compact()
 
     def optimize(self) -> None:
         """Make search fast after many additions: fold new rows into the approximate index, drop versions older than ten
@@ -283,6 +283,7 @@ class Index(OpenedIndex):
         if engine is not None:
             engine.optimize()
 
+    @one_read()
     def stats(self) -> dict[str, Any]:
         """Rows, rows by modality, dim, fingerprint, engine, kind of search, bytes on disk, rows in the search index,
         files that the rows lie in, thumbnails, sources."""

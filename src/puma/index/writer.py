@@ -15,6 +15,7 @@ import numpy as np
 from puma.index.interface import NewRow, Row, encoded_payload
 from puma.index.placing import PlaceWriter
 from puma.index.provenance import Place, Stamp
+from puma.index.reads import one_read
 
 
 class RowWriter(PlaceWriter):
@@ -139,6 +140,7 @@ class RowWriter(PlaceWriter):
         found: dict[str, Stamp] = self._stamps.under(under)
         return found
 
+    @one_read()
     def thumbnail(self, name: str) -> bytes | None:
         row = self.get([name], vectors=False).get(name)
         found: bytes | None = None if row is None else self._thumbnails.get(row.content)

@@ -9,6 +9,7 @@ import numpy as np
 
 from puma.index import Hit, Index
 from puma.index.interface import checked_modality
+from puma.index.reads import one_read
 from puma.items.item import MODALITIES
 from puma.search.merging import CALIBRATED, SINGLE, checked_merge, levels, merged
 from puma.search.queries import Modalities, QueryBatch
@@ -27,6 +28,7 @@ def searches(index: Index, modality: Modalities, merge: str) -> tuple[Modalities
     return tuple(kind for kind in kinds if kind in present) or (modality,)
 
 
+@one_read()
 def find(
     index: Index,
     batch: QueryBatch,

@@ -22,6 +22,7 @@ from puma.errors import InputError
 from puma.index import Hit, Index
 from puma.index.addresses import expanded
 from puma.index.interface import checked_ids, checked_k, checked_modality, encoded_payload
+from puma.index.reads import one_read
 from puma.items.dimensions import of_length, trained_dimensions
 from puma.items.encoder import BATCH, Encoder, Skip
 from puma.items.item import IMAGE, TEXT, Item, as_item
@@ -201,6 +202,7 @@ class Searcher:
         options: dict[str, Any] = {"where": where, "minus": minus, "offset": offset, "exact": exact, "merge": merge}
         return self.search_many([query], k, modality, instruction, **options)[0]
 
+    @one_read()
     def search_many(
         self,
         queries: Sequence[Any],
@@ -278,6 +280,7 @@ class Searcher:
         wanted = {modality} if isinstance(modality, str) else set(modality or ())
         return self.instructions.get((item_modality, wanted.pop() if len(wanted) == 1 else None)) or None
 
+    @one_read()
     def stored_item(self, id: str) -> Item:  # noqa: A002 - the index's own word
         """A stored item as a query ("search with this result"): its text, and its image as the index shows it.
 

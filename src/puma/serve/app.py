@@ -22,6 +22,7 @@ from puma.serve import routes
 from puma.serve.error_responses import install
 from puma.serve.following import Load, cutoffs_by_folder, follow
 from puma.serve.middleware import RequestGuard
+from puma.serve.reading import OneReadEach
 from puma.serve.schemas import ERRORS
 from puma.serve.service import Service
 from puma.serve.settings import ServeSettings
@@ -89,6 +90,7 @@ def create_app(
         dependencies=[Depends(HTTPBearer(auto_error=False))] if running.settings.token else [],
     )
     app.state.service = running
+    app.add_middleware(OneReadEach)
     app.add_middleware(RequestGuard, settings=running.settings, metrics=running.metrics)
     install(app)
     for module in sorted(found.name for found in pkgutil.iter_modules(routes.__path__) if found.name[0] != "_"):

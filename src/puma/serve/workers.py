@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -36,7 +37,10 @@ class Workers:
             raise BusyError(f"{self._pending} calls are waiting for the indexes; try again later")
         self._pending += 1
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+            context = contextvars.copy_context()  # what belongs to the request goes along (puma.index.reads)
+            work = asyncio.get_running_loop().run_in_executor(
+                self._pool, lambda: context.run(function, *args, **kwargs)
+            )
         except BaseException:
             self._pending -= 1
             raise

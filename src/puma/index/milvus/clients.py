@@ -58,6 +58,28 @@ class Client:
                 client = self._client
         return client
 
+    def time(self) -> int | None:
+        """The server's own clock now, as reads name it: every write that was done before has an earlier time. None
+        where the server does not tell it.
+
+        Raises:
+            Exception: what gRPC raises where the server does not answer in time.
+        """
+        client = self.get()
+        import grpc
+        from pymilvus.grpc_gen.milvus_pb2 import AllocTimestampRequest
+
+        try:
+            # The request is part of Milvus' interface; pymilvus has no method for it.
+            stub = client._get_connection()._stub
+            answer = stub.AllocTimestamp(AllocTimestampRequest(), timeout=self.seconds)
+        except (AttributeError, grpc.RpcError) as error:
+            code = error.code() if isinstance(error, grpc.Call) else None
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return None  # where the server is away, the request that needed the time says so
+        return int(answer.timestamp) if answer.status.code == 0 and answer.timestamp else None
+
     def give_up(self) -> None:
         """The next :meth:`get` makes another one: the server does not answer this one."""
         if self.is_file:

@@ -21,13 +21,14 @@ from puma.index.milvus.collections import TEXT, read_text, stored_text, within
 from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import below, expression, hexed, one_of, stored_fields, unhexed
 from puma.index.milvus.names import companions_of
+from puma.index.milvus.requests import STRONG
 from puma.index.places import place_key
 from puma.index.provenance import FileState, Place, Stamp
 from puma.index.tables import parts_of
 
-NONE_SECONDS, SOME_SECONDS = 2.0, 60.0
-"""How long it is remembered that no item has several places, and that some have: the first place of all that another
-client adds is seen so much later."""
+SOME_SECONDS, NONE_SECONDS = 60.0, 2.0
+"""How long it is remembered that some items have several places, and, where reads need not see every write, that none
+has: the first place of all that another client adds is seen so much later then."""
 
 
 class Companion:
@@ -168,11 +169,12 @@ class Places(Companion):
         self._known: tuple[float, bool] | None = None
 
     def any(self) -> bool:
-        """Whether any item has several. Each question costs a server's time tick, and mostly the answer is no."""
+        """Whether any item has several; mostly none has."""
         known = self._known
         if known is None or time.monotonic() >= known[0]:
             found = bool(self.server.query(self.collection, self._own(), [], 1))
-            known = self._known = time.monotonic() + (SOME_SECONDS if found else NONE_SECONDS), found
+            kept = SOME_SECONDS if found else 0.0 if self.server.level == STRONG else NONE_SECONDS
+            known = self._known = time.monotonic() + kept, found
         return known[1]
 
     def forget(self) -> None:

@@ -16,16 +16,14 @@ from puma.errors import InputError, PumaError, StorageError
 from puma.index.milvus.clients import client_of
 from puma.index.milvus.expressions import one_of
 from puma.index.milvus.names import current_alias, is_reserved
+from puma.index.milvus.requests import STRONG, level, seconds
 from puma.index.milvus.tls import handshake_failure, tls_options
-from puma.index.milvus.versions import LEAST, is_too_old
+from puma.index.milvus.versions import LEAST, is_too_old, knows_iterators
+from puma.index.reads import end_read, time_of_read
 from puma.index.tables import parts_of
 
 PORT = 19530
-TOKEN, TIMEOUT, CONSISTENCY = "PUMA_MILVUS_TOKEN", "PUMA_MILVUS_TIMEOUT", "PUMA_MILVUS_CONSISTENCY"
-LEVELS = ("Strong", "Session", "Bounded", "Eventually")
-"""Of consistency, strongest first: the default sees every acknowledged write, and waits for a server's time tick."""
-SECONDS = 30.0
-"""How long a request may take; :data:`TIMEOUT` in the environment is another number."""
+TOKEN = "PUMA_MILVUS_TOKEN"
 AT_ONCE = 1000
 """Rows a request, and values an expression."""
 PAGE = 4096
@@ -116,7 +114,7 @@ class Server:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.seconds, self.level = _seconds(), _level()
+        self.seconds, self.level = seconds(), level()
         secure = tuple(tls_options(address.shown).items()) if address.is_secure else ()
         self._client = client_of(address.uri, address.token, address.database, self.seconds, secure)
         self.version = self.call(lambda: "lite" if address.is_file else str(self.client.get_server_version()))
@@ -166,6 +164,24 @@ class Server:
         except Exception as error:  # pymilvus raises its own kinds, grpc's, and ValueErrors
             raise self._error(error) from None
 
+    def consistency(self, several: bool = False) -> dict[str, Any]:
+        """Which writes a request must see: the options that pymilvus takes.
+
+        Args:
+            several: whether these options are for several requests, or for one that the server makes into several. They
+                name a time then, as within :func:`puma.index.reads.one_read`: without it each request would wait.
+        """
+        if self.level == STRONG and not self.address.is_file:
+            now = time_of_read(self._client, self._time)
+            if now is None and several:
+                now = self._time()
+            if now is not None:
+                return {"consistency_level": "Customized", "guarantee_timestamp": now}
+        return {"consistency_level": self.level}
+
+    def _time(self) -> int | None:
+        return self.call(self._client.time)
+
     def rows(self, collection: str, condition: str, fields: Sequence[str], most: int | None = None) -> Iterator[Any]:
         """Rows in the order of their keys, a list at a time: ``key`` and these fields.
 
@@ -173,12 +189,12 @@ class Server:
             condition: an expression; empty for all.
             most: rows at most in all; None for no bound.
         """
-        left, last = most, ""
+        left, last, seen = most, "", self.consistency(several=True)
         while left is None or left > 0:
             after = f'key > "{last}"' if last else 'key >= ""'
             limit = PAGE if left is None else min(PAGE, left)
             whole = f"({condition}) and {after}" if condition else after
-            found = self.query(collection, whole, fields, limit, in_order=True)[:left]
+            found = self.query(collection, whole, fields, limit, seen)[:left]
             if not found:  # fewer than `limit` need not be the last ones
                 return
             yield found
@@ -186,15 +202,25 @@ class Server:
             left = None if left is None else left - len(found)
 
     def query(
-        self, collection: str, condition: str, fields: Sequence[str], limit: int, in_order: bool = False
+        self,
+        collection: str,
+        condition: str,
+        fields: Sequence[str],
+        limit: int,
+        in_order: dict[str, Any] | None = None,
     ) -> list[Any]:
         """Rows that fit: all, where at most ``limit`` do.
 
         Args:
-            in_order: the first ones by key, one at least where there are any. ``limit`` holds for each of the server's
-                segments, and it stops where one has no more: there may be more or fewer than that.
+            in_order: the first ones by key, one at least where there are any, with these options from
+                :meth:`consistency`. ``limit`` holds for each of the server's segments, and it stops where one has no
+                more: there may be more or fewer than that.
         """
-        ordered = {"reduce_stop_for_best": "True", "iterator": "True"} if in_order else {}
+        if in_order is None:
+            options = self.consistency()
+        else:
+            marked = {"iterator": "True"} if knows_iterators(self.version) else {}
+            options = {"reduce_stop_for_best": "True", **marked, **in_order}
         return self.call(
             lambda: sorted(
                 self.client.query(
@@ -203,8 +229,7 @@ class Server:
                     output_fields=["key", *fields],
                     limit=limit,
                     timeout=self.seconds,
-                    consistency_level=self.level,
-                    **ordered,
+                    **options,
                 ),
                 key=lambda row: str(row["key"]),
             )
@@ -212,19 +237,17 @@ class Server:
 
     def count(self, collection: str, condition: str) -> int:
         """How many rows fit."""
+        seen = self.consistency()
         found = self.call(
             lambda: self.client.query(
-                collection,
-                filter=condition,
-                output_fields=["count(*)"],
-                timeout=self.seconds,
-                consistency_level=self.level,
+                collection, filter=condition, output_fields=["count(*)"], timeout=self.seconds, **seen
             )
         )
         return int(found[0]["count(*)"])
 
     def write(self, collection: str, rows: Sequence[dict[str, Any]]) -> None:
         """Insert rows or replace those of the same key, in one request."""
+        end_read()
         if rows:
             self.call(lambda: self.client.upsert(collection, list(rows), timeout=self.seconds))
 
@@ -233,6 +256,7 @@ class Server:
         gone = 0
         for part in parts_of(sorted(set(keys)), AT_ONCE):
             gone += len(self.query(collection, one_of("key", part), [], len(part)))
+            end_read()
             self.call(lambda part=part: self.client.delete(collection, ids=part, timeout=self.seconds))  # type: ignore[misc]
         return gone
 
@@ -272,21 +296,3 @@ def _causes(error: BaseException, most: int = 5) -> str:
         found.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     return " ".join(found)
-
-
-def _level() -> str:
-    level = os.environ.get(CONSISTENCY, LEVELS[0])
-    if level not in LEVELS:
-        raise InputError(f"{CONSISTENCY}={level!r}: give one of {', '.join(LEVELS)}")
-    return level
-
-
-def _seconds() -> float:
-    text = os.environ.get(TIMEOUT, "")
-    try:
-        seconds = float(text) if text else SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 86_400:
-        raise InputError(f"{TIMEOUT}={text!r}: give a number of seconds above 0")
-    return seconds

@@ -18,8 +18,10 @@ from puma.errors import StorageError
 from puma.index.generations import Generation, Generations
 from puma.index.interface import Engine
 from puma.index.milvus.collections import create, described, note, noted
-from puma.index.milvus.connection import LEVELS, Server
+from puma.index.milvus.connection import Server
 from puma.index.milvus.names import companions_of, current_alias, number_of, rows_of_generation, sealed_alias
+from puma.index.milvus.requests import STRONG
+from puma.index.reads import end_read
 
 FILLING = "filling"
 """The key of the companion that says what is being filled."""
@@ -36,7 +38,7 @@ class MilvusGenerations(Generations):
     def __init__(self, server: Server, opened: Callable[[Server], Engine | None]) -> None:
         super().__init__(server.address.shown)
         # A read that may miss a row would lose it, whatever consistency searches are content with.
-        self.index, self.server = server.address.name, server.at(server.address.name, LEVELS[0])
+        self.index, self.server = server.address.name, server.at(server.address.name, STRONG)
         self._opened = opened
         self._known: dict[int, Generation] = {}
 
@@ -68,6 +70,7 @@ class MilvusGenerations(Generations):
     def closed(self, generation: Generation) -> Iterator[None]:
         rows = rows_of_generation(self.index, generation.number)
         self._seal(rows)
+        end_read()
         try:
             if self.current().number != generation.number:
                 raise self.superseded()

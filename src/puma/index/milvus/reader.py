@@ -16,6 +16,7 @@ from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import expression, hexed, one_of, unhexed
 from puma.index.milvus.sampling import Sampler
 from puma.index.places import shown_hits, with_other_payloads
+from puma.index.reads import one_read
 from puma.index.tables import parts_of
 
 FLAT_ROWS = 10_000
@@ -41,12 +42,14 @@ class MilvusReader:
         self.server, self.name, self.dim = server, server.address.name, dim
         self._places, self._sampler = Places(server), Sampler(server)
 
+    @one_read()
     def get(self, ids: Sequence[str], vectors: bool = True) -> dict[str, Row]:
         rows: list[Row] = []
         for part in parts_of(sorted(set(map(hexed, ids))), AT_ONCE):
             rows += map(row_of, self.server.query(self.name, one_of("key", part), self._fields(vectors), len(part)))
         return {row.id: row for row in with_other_payloads(rows, self._places)}
 
+    @one_read()
     def page(
         self,
         limit: int,
@@ -73,6 +76,7 @@ class MilvusReader:
     def sample(self) -> dict[str, np.ndarray]:
         return self._sampler.sample()
 
+    @one_read()
     def search(
         self, vectors: np.ndarray, k: int, modalities: Sequence[str] | None, where: Filter | None, exact: bool
     ) -> list[list[Hit]]:
@@ -106,6 +110,8 @@ class MilvusReader:
         return [hits or [] for hits in results]
 
     def _candidates(self, vectors: np.ndarray, limit: int, condition: str, probes: int) -> list[Any]:
+        # The server reads the vectors of what it has found with a request of its own, which would wait as long again.
+        seen = self.server.consistency(several=True)
         return list(
             self.server.call(
                 lambda: self.server.client.search(
@@ -116,7 +122,7 @@ class MilvusReader:
                     output_fields=["key", "vector", "modality", "payload", "thumbnail"],
                     search_params={"metric_type": "IP", "params": {"nprobe": probes}},
                     timeout=self.server.seconds,
-                    consistency_level=self.server.level,
+                    **seen,
                 )
             )
         )

@@ -8,11 +8,14 @@ import numpy as np
 
 from puma.index.milvus.connection import Server
 from puma.index.milvus.expressions import one_of
+from puma.index.milvus.requests import STRONG
+from puma.index.reads import one_read
 from puma.index.sampling import SAMPLED
 from puma.items.item import MODALITIES
 
 KEPT_SECONDS = 60.0
-"""How long a sample is used though other clients may have written; this client's own writes are seen at once."""
+"""How long a sample is used though other clients may have written. This client's own writes are seen at once, and so is
+the first row of a modality, whoever wrote it: what has no sample is not searched."""
 
 
 class Sampler:
@@ -30,15 +33,23 @@ class Sampler:
         """Draw anew the next time."""
         self._kept = None
 
+    @one_read()
     def sample(self) -> dict[str, np.ndarray]:
         """By modality, for those that there are rows of: float32 [at most SAMPLED, dim]."""
         kept = self._kept
-        if kept is not None and time.monotonic() < kept[0]:
+        if kept is not None and time.monotonic() < kept[0] and not self._others(kept[1]):
             return kept[1]
         found = {name: self._draw(name) for name in MODALITIES}
         vectors = {name: rows for name, rows in found.items() if len(rows)}
         self._kept = time.monotonic() + KEPT_SECONDS, vectors
         return vectors
+
+    def _others(self, kept: dict[str, np.ndarray]) -> bool:
+        """Whether there are rows of a modality that a kept sample lacks; not asked where reads may miss writes."""
+        without = [name for name in MODALITIES if name not in kept]
+        if not without or self.server.level != STRONG:
+            return False
+        return bool(self.server.query(self.server.address.name, one_of("modality", without), [], 1))
 
     def _draw(self, modality: str) -> np.ndarray:
         name, own = self.server.address.name, one_of("modality", [modality])
