@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from puma.index import Index
 from puma.index.provenance import Place
-from puma.index.reads import one_read
+from puma.index.reads import Read, end_read, one_read, time_of_read
 from puma.search.searcher import Searcher
 from support.encoders import ToyEncoder
 from support.engines import placed
@@ -21,7 +22,7 @@ READS = {
     "get": lambda index, batch, rows: set(index.get(rows["ids"])) == set(rows["ids"]),
     "page": lambda index, batch, rows: [row.id for row in index.page(50, f"a-{batch:05d}")] == rows["ids"],
     "count": lambda index, batch, rows: len(index) == (batch + 1) * BATCH,
-    "stats": lambda index, batch, rows: index.stats()["sources"] == (batch + 1) * BATCH,
+    "stats": lambda index, batch, rows: index.stats()["rows"] == (batch + 1) * BATCH,
     "scan": lambda index, batch, rows: rows["ids"][-1] in {row.id for part in index.scan() for row in part},
     "thumbnail": lambda index, batch, rows: index.thumbnail(rows["ids"][1]) is not None,
     "sources": lambda index, batch, rows: len(index.sources([f"/a/{batch}"])) == BATCH,
@@ -84,13 +85,18 @@ def requests(request, tmp_path, monkeypatch):
     index.add_places([Place("/elsewhere", rows_of("a", 0)["ids"][0], '{"rare": "yes"}')])
     client, given = index._engine.server.client, []
     for name in ("query", "search"):
-
-        def noting(*args, own=getattr(client, name), **options):
-            given.append((options["consistency_level"], options.get("guarantee_timestamp")))
-            return own(*args, **options)
-
-        monkeypatch.setattr(client, name, noting)
+        monkeypatch.setattr(client, name, noting(getattr(client, name), given))
     return index, given
+
+
+def noting(method, given):
+    """A client's method that notes which writes each of its requests must see."""
+
+    def noted(*args, **options):
+        given.append((options["consistency_level"], options.get("guarantee_timestamp")))
+        return method(*args, **options)
+
+    return noted
 
 
 @pytest.mark.slow
@@ -135,3 +141,22 @@ def test_a_server_that_does_not_tell_its_time_is_read_with_strong_consistency(re
     assert index.search(rows_of("a", 1)["vectors"][:1], 1)[0][0].id == rows_of("a", 1)["ids"][0]
     assert len(list(index.scan())) > 0
     assert set(given) == {("Strong", None)}
+
+
+def test_a_read_that_goes_on_keeps_its_time_though_others_write_between():
+    clock = itertools.count()
+
+    def time():
+        return time_of_read("server", lambda: next(clock))
+
+    read = Read()
+    with read.going_on():
+        assert time() == 0
+    with one_read():
+        assert time() == 1
+        end_read()
+    with read.going_on():
+        assert time() == 0
+        with read.going_on(), one_read():
+            assert time() == 0
+    assert time() is None

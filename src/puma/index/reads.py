@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 
 
-class _Read:
+class Read:
     """One read: the times of the servers that it has asked so far.
 
     Attributes:
@@ -22,8 +22,21 @@ class _Read:
         self.times: dict[Hashable, int] = {}
         self.over = False
 
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """What is read inside belongs to this read, unless it belongs to another one already. For generators, which
+        enter it for each of their parts: the caller may write between them."""
+        if _active() is not None:
+            yield
+            return
+        token = _READ.set(self)
+        try:
+            yield
+        finally:
+            _READ.reset(token)
 
-_READ: ContextVar[_Read | None] = ContextVar("puma_read", default=None)
+
+_READ: ContextVar[Read | None] = ContextVar("puma_read", default=None)
 
 
 @contextlib.contextmanager
@@ -44,16 +57,12 @@ def one_read() -> Iterator[None]:
         ...     now()
         8
     """
-    if _active() is not None:
-        yield
-        return
-    read = _Read()
-    token = _READ.set(read)
+    read = Read()
     try:
-        yield
+        with read.going_on():
+            yield
     finally:
         read.over = True
-        _READ.reset(token)
 
 
 def end_read() -> None:
@@ -81,6 +90,6 @@ def time_of_read(server: Hashable, look: Callable[[], int | None]) -> int | None
     return read.times[server]
 
 
-def _active() -> _Read | None:
+def _active() -> Read | None:
     read = _READ.get()
     return None if read is None or read.over else read

@@ -70,7 +70,7 @@ class Client:
         from pymilvus.grpc_gen.milvus_pb2 import AllocTimestampRequest
 
         try:
-            # The request is part of Milvus' interface; pymilvus has no method for it.
+            # The client has no method for this request, and the one of its handler tries again and again.
             stub = client._get_connection()._stub
             answer = stub.AllocTimestamp(AllocTimestampRequest(), timeout=self.seconds)
         except (AttributeError, grpc.RpcError) as error:

@@ -16,7 +16,7 @@ from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import expression, hexed, one_of, unhexed
 from puma.index.milvus.sampling import Sampler
 from puma.index.places import shown_hits, with_other_payloads
-from puma.index.reads import one_read
+from puma.index.reads import Read, one_read
 from puma.index.tables import parts_of
 
 FLAT_ROWS = 10_000
@@ -66,9 +66,15 @@ class MilvusReader:
 
     def scan(self, batch: int, vectors: bool) -> Iterator[list[Row]]:
         """In the order of ids. Rows that are written meanwhile may be among them."""
-        for page in self.server.rows(self.name, "", self._fields(vectors)):
-            for part in parts_of(page, batch):
-                yield with_other_payloads([row_of(entity) for entity in part], self._places)
+        read, pages = Read(), self.server.rows(self.name, "", self._fields(vectors))
+        while True:
+            with read.going_on():
+                page: list[Any] = next(pages, [])
+                parts = [list(map(row_of, part)) for part in parts_of(page, batch)]
+                found = [with_other_payloads(part, self._places) for part in parts]
+            if not page:
+                return
+            yield from found
 
     def count(self, modalities: Sequence[str] | None = None, where: Filter | None = None) -> int:
         return self.server.count(self.name, self._condition(modalities, where))

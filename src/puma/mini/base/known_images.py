@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from puma.items.item import FileBytes, Item, image_name
+from puma.items.item import FileBytes, Item
+from puma.items.opening import image_name
 from puma.mini.base.vision import ImageFeatures, VisionTower, image_features, tower_precision
 
 
