@@ -30,6 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 GROUPS = {"all", "dev", "crosscheck", "integrations", "servers", "deploy"}
 """Extras that only gather others, or serve the tests."""
 BROUGHT_ALONG = {
+    "grpc": "pymilvus",
     "starlette": "fastapi",
     "pydantic": "lancedb",
     "pydantic_core": "lancedb",
