@@ -140,7 +140,7 @@ def test_thirty_kills(things, tmp_path):
 
 def test_an_interrupt_keeps_what_was_finished(things, tmp_path):
     folder = things(60)
-    run = Ingest(tmp_path / "index", folder, tmp_path / "diary", 0.5)
+    run = Ingest(tmp_path / "index", folder, tmp_path / "diary", 0.05)
     run.wait_for("stored")
     code, out = run.end(signal.SIGINT)
     assert code == -signal.SIGINT
