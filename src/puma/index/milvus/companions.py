@@ -21,7 +21,6 @@ from puma.index.milvus.collections import TEXT, read_text, stored_text, within
 from puma.index.milvus.connection import AT_ONCE, Server
 from puma.index.milvus.expressions import below, expression, hexed, one_of, stored_fields, unhexed
 from puma.index.milvus.names import companions_of
-from puma.index.milvus.requests import STRONG
 from puma.index.places import place_key
 from puma.index.provenance import FileState, Place, Stamp
 from puma.index.tables import parts_of
@@ -173,8 +172,8 @@ class Places(Companion):
         known = self._known
         if known is None or time.monotonic() >= known[0]:
             found = bool(self.server.query(self.collection, self._own(), [], 1))
-            kept = SOME_SECONDS if found else 0.0 if self.server.level == STRONG else NONE_SECONDS
-            known = self._known = time.monotonic() + kept, found
+            none = 0.0 if self.server.is_strong else NONE_SECONDS
+            known = self._known = time.monotonic() + (SOME_SECONDS if found else none), found
         return known[1]
 
     def forget(self) -> None:

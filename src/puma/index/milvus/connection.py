@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -164,6 +165,11 @@ class Server:
         except Exception as error:  # pymilvus raises its own kinds, grpc's, and ValueErrors
             raise self._error(error) from None
 
+    @property
+    def is_strong(self) -> bool:
+        """Whether a read must see every write that was done before it."""
+        return self.level == STRONG
+
     def consistency(self, several: bool = False) -> dict[str, Any]:
         """Which writes a request must see: the options that pymilvus takes.
 
@@ -171,16 +177,12 @@ class Server:
             several: whether these options are for several requests, or for one that the server makes into several. They
                 name a time then, as within :func:`puma.index.reads.one_read`: without it each request would wait.
         """
-        if self.level == STRONG and not self.address.is_file:
-            now = time_of_read(self._client, self._time)
-            if now is None and several:
-                now = self._time()
+        if self.is_strong and not self.address.is_file:
+            look = partial(self.call, self._client.time)
+            now = time_of_read(self._client, look) or (look() if several else None)
             if now is not None:
                 return {"consistency_level": "Customized", "guarantee_timestamp": now}
         return {"consistency_level": self.level}
-
-    def _time(self) -> int | None:
-        return self.call(self._client.time)
 
     def rows(self, collection: str, condition: str, fields: Sequence[str], most: int | None = None) -> Iterator[Any]:
         """Rows in the order of their keys, a list at a time: ``key`` and these fields.

@@ -8,7 +8,6 @@ import numpy as np
 
 from puma.index.milvus.connection import Server
 from puma.index.milvus.expressions import one_of
-from puma.index.milvus.requests import STRONG
 from puma.index.reads import one_read
 from puma.index.sampling import SAMPLED
 from puma.items.item import MODALITIES
@@ -47,7 +46,7 @@ class Sampler:
     def _others(self, kept: dict[str, np.ndarray]) -> bool:
         """Whether there are rows of a modality that a kept sample lacks; not asked where reads may miss writes."""
         without = [name for name in MODALITIES if name not in kept]
-        if not without or self.server.level != STRONG:
+        if not without or not self.server.is_strong:
             return False
         return bool(self.server.query(self.server.address.name, one_of("modality", without), [], 1))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from puma.items.item import FileBytes, Item
+from puma.items.item import Item
 from puma.items.opening import image_name
 from puma.mini.base.vision import ImageFeatures, VisionTower, image_features, tower_precision
 
@@ -28,8 +28,7 @@ class KnownImages:
     def lookup(self, item: Item) -> np.ndarray | None:
         """The tower's output [channels, height, width], or None for an image that is not among them. A file that was
         read already is found by its path too: an index reads every file once, for its digest."""
-        known_by = (str, os.PathLike, FileBytes)
-        row = self.row(image_name(item.image)) if isinstance(item.image, known_by) else None
+        row = None if item.image is None else self.row(image_name(item.image))
         return None if row is None else np.asarray(self.rows[row])
 
     def row(self, path: str | os.PathLike[str]) -> int | None:
