@@ -64,7 +64,7 @@ def test_a_retriever_is_not_pruned(base, tmp_path, capsys):
             ["train", "smolvlm-256m", "--data", "DATA", "--out", "OUT", "--adapter", "a"],
             "a difference from the mini base",
         ),
-        (["train", "mini", "--set", "extra_pairs=[birds]", "--dry-run"], "give a list of icons, wordnet"),
+        (["train", "mini", "--set", "extra_pairs=[birds]", "--dry-run"], "give a list of icons, wordnet, keywords"),
     ],
 )
 def test_mistakes_exit_with_two_and_one_line(base, texts, tmp_path, capsys, arguments, said):

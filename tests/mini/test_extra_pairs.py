@@ -15,7 +15,8 @@ from puma.mini.extra_pairs.pairs import (
     CHANGED,
     ICON_NAME,
     ICON_QUERY,
-    WORD,
+    KEYWORDS,
+    WORDS,
     concepts_of,
     extra_pairs,
     with_alike,
@@ -106,18 +107,49 @@ def test_held_out_names_stay_unseen(root):
 
 def test_pairs_of_icons_and_words(root, packages, tmp_path):
     pairs, concepts = extra_pairs(["icons", "wordnet"], root, 32, tmp_path / "home")
-    by_task = {task: [pair for pair in pairs if pair.task == task] for task in (ICON_QUERY, ICON_NAME, WORD)}
+    by_task = {task: [pair for pair in pairs if pair.task == task] for task in (ICON_QUERY, ICON_NAME, *WORDS.values())}
+    words = [pair for task in WORDS.values() for pair in by_task[task]]
     assert [pair.query.text for pair in by_task[ICON_QUERY]] == ["wolf", "fox"]
     assert [pair.candidate.text for pair in by_task[ICON_NAME]] == ["wolf", "fox"]
     with Image.open(by_task[ICON_QUERY][0].candidate.image) as icon:
         assert icon.size == (32, 32)
-    assert {pair.candidate.text for pair in by_task[WORD]} == {"animal", "wolf"}
-    assert "a wild hunter of forests" in {pair.query.text for pair in by_task[WORD]}
+    assert {pair.candidate.text for pair in words} == {"animal", "wolf"}
+    assert "a wild hunter of forests" in {pair.query.text for pair in by_task[WORDS["gloss"]]}
+    assert [pair.query.text for pair in by_task[WORDS["synonym"]]] == ["grey wolf"]
     assert {concepts[pair.query_id] for pair in pairs} == {"wolf", "fox", "animal"}
-    assert by_task[WORD][0].instruction == "Find it, task 1."
+    assert words[0].instruction == "Find it, task 1."
     again, _ = extra_pairs(["icons"], root, 32, tmp_path / "home")
-    assert again == [pair for pair in pairs if pair.task != WORD]
+    assert again == [pair for pair in pairs if pair.task not in WORDS.values()]
     assert sum("iconify" in name for name in packages) == 1  # drawn once
+
+
+def test_keywords_of_training_concepts_are_drawn_anew(tmp_path):
+    root = tmp_path / "data"
+    keywords = {"fox": ["animal", "fur", "forest"], "house": ["building"], "tree": ["plant", "wood"]}
+    for task in (0, 1, 3):
+        pool = [
+            mbeir.Candidate(
+                f"20:{n}", name if task else None, None if task else f"{n}.png", "text" if task else "image",
+                json.dumps({"concept": name, "keywords": words} if not task else {"concept": name}),
+            )
+            for n, (name, words) in enumerate(keywords.items(), 1)
+            if not (task and name == "tree")  # a concept that no text names
+        ]  # fmt: skip
+        mbeir.write_pool(mbeir.pool_path(root, "tiny", task, "train"), pool)
+        query = mbeir.Query(
+            "20:9", "a" if task < 3 else None, None if task < 3 else "1.png", "text", ("20:1",), (), task
+        )
+        mbeir.write_queries(mbeir.query_path(root, "tiny", task, "train"), [query])
+    rows = [(*mbeir.TASK_MODALITIES[task], "tiny", 20, [f"Find it, task {task}."]) for task in (0, 1, 3)]
+    mbeir.write_instructions(mbeir.instructions_path(root), rows)
+    pairs, concepts = extra_pairs(["keywords"], root, 32, tmp_path)
+    assert {(pair.task, pair.candidate.text, pair.candidate_id) for pair in pairs} == {(KEYWORDS, "fox", "20:1")}
+    drawn = [str(pair.query.text).split(", ") for pair in pairs]
+    assert len(drawn) == len(set(concepts)) == 3
+    assert all(set(words) <= set(keywords["fox"]) and len(set(words)) == len(words) for words in drawn)
+    assert len(drawn[0]) >= 2
+    assert set(concepts.values()) == {"fox"}
+    assert {pair.instruction for pair in pairs} == {"Find it, task 1."}
 
 
 def test_data_without_instructions_to_borrow_is_refused(root):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from puma.errors import InputError
+from puma.mini.extra_pairs.pairs import ICON_QUERY
 from puma.mini.fetch.packages import cache_home
 from puma.mini.text_teacher import text_teacher_folder
 from puma.retriever.devices import has_fast_bf16
@@ -38,6 +39,13 @@ def items_of_stage(root: Path, config: TrainConfig, pairs: Sequence[Pair], *, st
     return item_rows(items, seed=config.seed)
 
 
+def named_images(pairs: Sequence[Pair]) -> dict[str, str]:
+    """What the pairs say an image shows, text by image path: :func:`puma.training.teacher.folder.captions_of`, and the
+    names of icons."""
+    icons = (pair for pair in pairs if pair.task == ICON_QUERY)
+    return {os.fspath(pair.candidate.image): str(pair.query.text) for pair in icons} | captions_of(pairs)  # type: ignore[arg-type]
+
+
 def stage_targets(
     base: Path,
     recipe: Recipe,
@@ -58,14 +66,14 @@ def stage_targets(
         InputError: the teacher is the base with other settings than stage 1 has, or the folder of no model.
     """
     if config.teacher == "store":
-        return distillation_targets(base, replace(recipe, distil=config), rows, home, captions=captions_of(pairs))
+        return distillation_targets(base, replace(recipe, distil=config), rows, home, captions=named_images(pairs))
     if config.teacher == "shared":
         raise InputError("teacher='shared': the mini base's states are stored; give store, a folder, or a text teacher")
     folder = text_teacher_folder(home) if config.teacher == TEXT_TEACHER else Path(config.teacher)
     known = vision if vision is not None and _same_tower(folder, base) else None
     met = met_pairs(rows, config)
     store = _teacher_store(home)
-    return folder_targets(folder, met, store=store, vision=known, captions=captions_of(pairs), show_progress=True)
+    return folder_targets(folder, met, store=store, vision=known, captions=named_images(pairs), show_progress=True)
 
 
 def _same_tower(folder: Path, base: Path) -> bool:

@@ -231,7 +231,7 @@ def train_stages(
         targets: Targets | None = None
         if config.distillation_weight > 0:
             targets = step(
-                "teacher" if name == "distil" else "teacher of stage 2",
+                "teacher" if name == "distil" else f"teacher of {name}",
                 functools.partial(stage_targets, base, recipe, config, rows, pairs=pairs, vision=sources, home=home),
             )
         begun = has_begun(work, following[name])

@@ -8,21 +8,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from puma.data.mbeir import Benchmark
+from puma.data.mbeir import Benchmark, Candidate
 from puma.errors import InputError
 from puma.items.item import Item
 from puma.mini.extra_pairs.held_out import HeldOut
 from puma.mini.extra_pairs.icons import icon_files
 from puma.mini.extra_pairs.mixtures import COUNT, Mixtures
-from puma.mini.extra_pairs.wordnet import wordnet
+from puma.mini.extra_pairs.wordnet import KINDS_OF_QUERIES, wordnet
 from puma.training.pairs import Pair
 
-ICON_QUERY, ICON_NAME, WORD, CLASS_QUERY, CLASS_NAME = 10, 13, 11, 14, 15
-"""Tasks of the extra pairs: name to icon, icon to name, meaning to word, class to mixture, mixture to class."""
-SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, WORD, CLASS_QUERY, CLASS_NAME)
+ICON_QUERY, ICON_NAME, CLASS_QUERY, CLASS_NAME, KEYWORDS = 10, 13, 14, 15, 12
+"""Tasks of the extra pairs: name to icon, icon to name, class to mixture, mixture to class, keywords to name."""
+WORDS = dict(zip(KINDS_OF_QUERIES, (11, 16, 17), strict=True))
+"""The task of each kind of query for a word of WordNet: three tasks get a larger share of the batches than one."""
+SAME_CONCEPT = (0, 1, 2, 3, ICON_QUERY, ICON_NAME, *WORDS.values(), CLASS_QUERY, CLASS_NAME, KEYWORDS)
 """Tasks for which any other item of the concept is a right answer too. In tasks 4 to 8 it may be the very thing to tell
 apart."""
 ALIKE = (*SAME_CONCEPT, 4, 8)
@@ -30,6 +33,8 @@ ALIKE = (*SAME_CONCEPT, 4, 8)
 an image, or for another than it shows."""
 CHANGED = 7
 """The task whose candidates show another concept than its query's image."""
+DRAWS, MOST_KEYWORDS = 3, 6
+"""Of a concept's keywords: queries that are made of them, and words in one at most."""
 Rows = Iterator[tuple[Pair, str]]
 """Pairs, each with its concept."""
 
@@ -138,9 +143,33 @@ def _word_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | Non
     for number, meaning in enumerate(wordnet(held, home)):
         word = meaning.lemmas[0]
         did = f"word:{word}"
-        for text in meaning.queries(rng):
-            instruction = rng.choice(instructions)
-            yield Pair(Item(text=text), Item(text=word), instruction, WORD, f"w:{number}", did, frozenset([did])), word
+        for kind, text in meaning.queries(rng):
+            instruction, known = rng.choice(instructions), frozenset([did])
+            yield Pair(Item(text=text), Item(text=word), instruction, WORDS[kind], f"w:{number}", did, known), word
+
+
+def _keyword_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | None) -> Rows:
+    """Keywords of the training images of a concept, in other choices and orders than the data's own queries have."""
+    instructions, rng = benchmark.instructions(1), random.Random(4)
+    keywords: dict[str, set[str]] = defaultdict(set)
+    names: dict[str, list[Candidate]] = defaultdict(list)
+    for concept, source, _ in _of_concepts(benchmark, 0):
+        keywords[concept].update(source.get("keywords") or ())
+    for concept, _, candidate in _of_concepts(benchmark, 3):
+        names[concept].append(candidate)
+    for concept, words in keywords.items():
+        if len(words) < 2 or concept not in names:
+            continue
+        known = frozenset(name.did for name in names[concept])
+        for number in range(DRAWS):
+            drawn = sorted(words)
+            rng.shuffle(drawn)
+            query = Item(text=", ".join(drawn[: rng.randint(1 if number else 2, MOST_KEYWORDS)]))
+            name, instruction = rng.choice(names[concept]), rng.choice(instructions)
+            yield (
+                Pair(query, Item(text=name.text), instruction, KEYWORDS, f"k:{concept}:{number}", name.did, known),
+                concept,
+            )
 
 
 def _class_pairs(held: HeldOut, benchmark: Benchmark, mixtures: Mixtures) -> Rows:
@@ -154,9 +183,18 @@ def _class_pairs(held: HeldOut, benchmark: Benchmark, mixtures: Mixtures) -> Row
         yield Pair(image, text, rng.choice(instructions[3]), CLASS_NAME, f"c3:{path}", said, frozenset([said])), name
 
 
+def _of_concepts(benchmark: Benchmark, task: int) -> Iterator[tuple[str, dict[str, Any], Candidate]]:
+    """Concept, source and candidate of a task's training pool, where the source tells the concept."""
+    for candidate in benchmark.pool(task, "train"):
+        source = json.loads(candidate.src or "{}")
+        if concept := source.get("concept"):
+            yield concept, source, candidate
+
+
 CLASSES = "classes"
 KINDS: dict[str, Callable[[HeldOut, Benchmark, int, Path | None], Rows]] = {
     "icons": _icon_pairs,
     "wordnet": _word_pairs,
+    "keywords": _keyword_pairs,
 }
 """What a recipe may name under ``extra_pairs``, beside :data:`CLASSES`."""

@@ -21,6 +21,7 @@ WORDNET = Package(
 )
 COMMON = 900
 """A word in more glosses than this is no keyword."""
+KINDS_OF_QUERIES = ("keywords", "gloss", "synonym")
 LOCATIONS, PEOPLE, ANIMALS, PLANTS = 15, 18, 5, 20  # lexicographer files of WordNet
 
 
@@ -33,15 +34,16 @@ class Meaning:
     keywords: tuple[str, ...]
     above: tuple[str, ...]
 
-    def queries(self, rng: random.Random) -> Iterator[str]:
-        """Texts that ask for the first lemma: keywords, the gloss, a synonym."""
+    def queries(self, rng: random.Random) -> Iterator[tuple[str, str]]:
+        """Texts that ask for the first lemma, each with its kind, one of :data:`KINDS_OF_QUERIES`."""
         if len(self.keywords) >= 2:
             drawn = list(self.keywords)
             rng.shuffle(drawn)
-            yield ", ".join([*(self.above[:1] if rng.random() < 0.4 else ()), *drawn[: rng.randint(2, 6)]])
-        yield self.gloss[:110]
+            first = self.above[:1] if rng.random() < 0.4 else ()
+            yield "keywords", ", ".join([*first, *drawn[: rng.randint(2, 6)]])
+        yield "gloss", self.gloss[:110]
         if len(self.lemmas) > 1:
-            yield self.lemmas[1]
+            yield "synonym", self.lemmas[1]
 
 
 def wordnet(held: HeldOut, home: Path | None = None, seed: int = 0) -> list[Meaning]:

@@ -18,7 +18,7 @@ from puma.training.rounds import Rounds
 MINI = "mini"
 """As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
 STAGES = ("distil", "retrieve")
-EXTRA_PAIRS = ("icons", "wordnet", "classes")
+EXTRA_PAIRS = ("icons", "wordnet", "keywords", "classes")
 """Training pairs that the mini base may have beside its data's."""
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "like": ((str,), "give the name of a recipe beside this one"),
