@@ -3,8 +3,9 @@
     python benchmarks/gpu/puma_mini.py --out puma-mini.json --seconds 240
     python benchmarks/gpu/puma_mini.py --out puma-mini.json --seconds 20 --quick    two layers, small batches
 
-The recipe's extra pairs need packages that the kit's parts do not hold: ``--extra-pairs icons wordnet classes`` takes
-them where they can be fetched.
+The seconds are divided over stage 2 and the rounds as the recipe's minutes are. The recipe's extra pairs and its
+teacher of texts need packages that the kit's parts do not hold: ``--extra-pairs icons wordnet keywords`` and
+``--text-teacher`` take them where they can be fetched.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ from puma.mini.training import train_recipe
 from puma.retriever.model import Retriever
 from puma.storage.folders import write_json
 from puma.training.recipes.checking import EXTRA_PAIRS
-from puma.training.recipes.recipe import read_recipe
+from puma.training.recipes.recipe import Recipe, read_recipe
 
 
 def main() -> None:
     options = arguments()
     changes: dict[str, Any] = {
-        "retrieve.minutes": options.seconds / 60,
+        **minutes(read_recipe("puma-mini"), options.seconds / 60),
         "retrieve.seed": options.seed,
         "retrieve.loss": options.loss,
         "extra_pairs": options.extra_pairs,
     }
+    if not options.text_teacher:
+        changes["rounds.distillation_weight"] = 0
     if options.quick:
         changes |= {"layers": 2, "retrieve.batch_size": 8, "retrieve.workers": 0}
     recipe = read_recipe("puma-mini", changes)
@@ -53,6 +56,7 @@ def main() -> None:
         "seed": options.seed,
         "loss": options.loss,
         "extra_pairs": options.extra_pairs,
+        "text_teacher": options.text_teacher,
         "layers": recipe.layers,
         "steps": done["steps"],
         "batch_size": recipe.retrieve.batch_size,
@@ -67,12 +71,24 @@ def main() -> None:
     print(json.dumps(row))
 
 
+def minutes(recipe: Recipe, total: float) -> dict[str, float]:
+    """The lengths of stage 2 and of a round that together take so many minutes, in the recipe's proportions."""
+    if recipe.rounds is None:
+        return {"retrieve.minutes": total}
+    scale = total / (recipe.retrieve.minutes + recipe.rounds.count * recipe.rounds.config.minutes)
+    return {
+        "retrieve.minutes": recipe.retrieve.minutes * scale,
+        "rounds.minutes": recipe.rounds.config.minutes * scale,
+    }
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the file of figures; the adapter is beside it")
     parser.add_argument("--seconds", type=float, default=240, help="of training")
     parser.add_argument("--loss", default="split-mac")
     parser.add_argument("--extra-pairs", nargs="*", default=[], choices=EXTRA_PAIRS)
+    parser.add_argument("--text-teacher", action="store_true", help="in the rounds, as in the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a rehearsal")
     return parser.parse_args()

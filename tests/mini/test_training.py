@@ -10,11 +10,12 @@ import torch
 from mini.test_quickstart import benchmark  # noqa: F401
 from puma.cli import main
 from puma.items import Item
-from puma.mini import training
+from puma.mini import targets, training
 from puma.mini.adapter.file import read_adapter, read_header
 from puma.retriever.model import Retriever
 from puma.training import budget
 from puma.training.recipes.recipe import read_recipe
+from support.text_models import text_model
 
 SMALL = {
     "layers": 1,
@@ -147,8 +148,12 @@ def test_a_frozen_tower_reads_stored_variants_and_mixtures(tiny_base, benchmark,
     assert logs["retrieve"][-1]["step"] == 3
 
 
-def test_rounds_and_a_part_of_the_published_tower(base, benchmark, tmp_path):  # noqa: F811
-    """The recipe's own way of making puma-mini: a mean after each round, then a part of the base's tower."""
+def test_rounds_and_a_part_of_the_published_tower(base, benchmark, tmp_path, monkeypatch):  # noqa: F811
+    """The recipe's own way of making puma-mini: rounds that also follow a teacher of texts, a mean after each, then a
+    part of the base's tower."""
+    folder = text_model(tmp_path / "texts")
+    monkeypatch.setattr(targets, "text_teacher_folder", lambda home=None: folder)
+    monkeypatch.setenv("PUMA_HOME", str(tmp_path / "home"))
     rounds = {"rounds.count": 1, "rounds.share": 0.5, "rounds.minutes": 0, "rounds.steps": 3}
     made = {}
     for name, changes in {
@@ -156,9 +161,12 @@ def test_rounds_and_a_part_of_the_published_tower(base, benchmark, tmp_path):  #
         "rounds": {**rounds, "published_tower": 0.0},
         "whole": {**rounds, "published_tower": 0.2},
     }.items():
-        logs = training.train_recipe(read_recipe("puma-mini", {**STEPS, **changes}), benchmark, tmp_path / name)
+        settings = {key: value for key, value in STEPS.items() if key != "rounds"} | changes
+        logs = training.train_recipe(read_recipe("puma-mini", settings), benchmark, tmp_path / name)
         made[name] = Retriever.from_pretrained(tmp_path / name, device="cpu").model.state_dict()
     assert [log[-1]["step"] for log in logs.values()] == [5, 3]
+    assert logs["round-1"][0]["distillation"] > 0
+    assert "distillation" not in logs["retrieve"][0]
     published = Retriever.from_base(
         base, layers=1, prompt="short", dtype=torch.float32, device="cpu"
     ).model.state_dict()
