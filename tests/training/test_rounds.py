@@ -53,6 +53,19 @@ def test_a_share_of_one_and_missing_names_leave_weights_as_they_are():
     assert all(torch.equal(before[name], tensor) for name, tensor in ours.state_dict().items())
 
 
+def test_what_was_frozen_stays_bit_for_bit():
+    torch.manual_seed(0)
+    ours = nn.Linear(50, 50)
+    others = copy.deepcopy(ours.state_dict())
+    with torch.no_grad():
+        ours.weight[0] += 1
+    assert not torch.equal(0.6 * ours.weight + 0.4 * ours.weight, ours.weight), "else this test cannot fail"
+    mix_weights(ours, others, 0.6)
+    assert torch.equal(ours.weight[1:], others["weight"][1:])
+    assert torch.equal(ours.bias, others["bias"])
+    torch.testing.assert_close(ours.weight[0], others["weight"][0] + 0.6)
+
+
 def test_an_exception_takes_no_mean():
     model = nn.Linear(1, 1)
 
