@@ -90,14 +90,12 @@ def mix_weights(model: Any, others: Mapping[str, Any], share: float) -> None:
         others: tensors by the names of the model's ``state_dict``; names that are missing leave a tensor as it is.
         share: of the model's own weights, 0 to 1.
     """
-    import torch
-
     seen = set()  # tied weights have several names
     for name, tensor in model.state_dict().items():
         if name not in others or not tensor.is_floating_point() or tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        other = others[name].to(tensor.device).float()
-        mixed = share * tensor.float() + (1 - share) * other
+        own, other = tensor.float(), others[name].to(tensor.device).float()
+        mixed = share * own + (1 - share) * other
         # What was frozen stays bit for bit: 0.6 x + 0.4 x is not always x, and an adapter would carry the difference.
-        tensor.copy_(torch.where(tensor.float() == other, other, mixed))
+        tensor.copy_(mixed.where(own != other, own))

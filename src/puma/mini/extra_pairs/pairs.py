@@ -143,8 +143,9 @@ def _word_pairs(held: HeldOut, benchmark: Benchmark, size: int, home: Path | Non
     for number, meaning in enumerate(wordnet(held, home)):
         word = meaning.lemmas[0]
         did = f"word:{word}"
+        known = frozenset([did])
         for kind, text in meaning.queries(rng):
-            instruction, known = rng.choice(instructions), frozenset([did])
+            instruction = rng.choice(instructions)
             yield Pair(Item(text=text), Item(text=word), instruction, WORDS[kind], f"w:{number}", did, known), word
 
 
