@@ -39,7 +39,7 @@ def main() -> None:
         "extra_pairs": options.extra_pairs,
     }
     if not options.text_teacher:
-        changes["retrieve.distillation_weight"] = 0
+        changes["rounds.each"] = []
     if options.quick:
         changes |= {"layers": 2, "retrieve.batch_size": 8, "retrieve.workers": 0}
     recipe = read_recipe("puma-mini", changes)
@@ -88,7 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=240, help="of training")
     parser.add_argument("--loss", default="split-mac")
     parser.add_argument("--extra-pairs", nargs="*", default=[], choices=EXTRA_PAIRS)
-    parser.add_argument("--text-teacher", action="store_true", help="in stage 2, as in the recipe")
+    parser.add_argument("--text-teacher", action="store_true", help="in a round, as in the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a rehearsal")
     return parser.parse_args()

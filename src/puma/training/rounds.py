@@ -1,4 +1,4 @@
-"""More training after stage 2, each round followed by the mean of the weights before and after it.
+"""More training after stage 2, in rounds that follow or start beside each other, and means of weights.
 
 The mean of a network's weights and of the same network trained on is often better than either (model soups, Wortsman et
 al. 2022, arXiv 2203.05482; WiSE-FT, 2109.01903). Loads no torch.
@@ -23,25 +23,42 @@ class Rounds:
         config: of the first round; each later one has a seed higher by one.
         count: how many.
         share: of the new weights in each mean, above 0 and at most 1.
+        beside: every round starts from stage 2's weights, and one mean is taken at the end: ``share`` for the rounds in
+            equal parts, the rest for stage 2's weights. Else a round starts from the mean after the round before it.
+        each: settings by which the rounds differ, above ``config``: one mapping for each round, or none at all.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range; ``each`` has another number of entries than ``count``. ConfigError: an entry
+            of ``each`` has an unknown key or an unusable value.
     """
 
     config: TrainConfig
     count: int = 1
     share: float = 0.5
+    beside: bool = False
+    each: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if type(self.count) is not int or self.count < 1:
             raise InputError(f"count={self.count!r}: give a whole number of rounds, at least 1")
         if not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
             raise InputError(f"share={self.share!r}: give the new weights' share in the mean, above 0 and at most 1")
+        if not isinstance(self.beside, bool):
+            raise InputError(f"beside={self.beside!r}: give true or false")
+        if not isinstance(self.each, (list, tuple)) or not all(isinstance(one, Mapping) for one in self.each):
+            raise InputError(f"each={self.each!r}: give a list with the settings of each round")
+        if len(self.each) not in (0, self.count):
+            raise InputError(f"each: has {len(self.each)} entries for {self.count} rounds; give one for each round")
+        if any("stage" in one for one in self.each):
+            raise InputError("each: a round is of stage retrieve; leave stage out")
+        _ = self.configs
 
     @property
     def configs(self) -> list[TrainConfig]:
         """The rounds' settings, in order."""
-        return [replace(self.config, seed=self.config.seed + number) for number in range(self.count)]
+        plain = [replace(self.config, seed=self.config.seed + number) for number in range(self.count)]
+        changes = self.each or [{}] * self.count
+        return [TrainConfig.from_dict({**vars(one), **more}) for one, more in zip(plain, changes, strict=True)]
 
 
 def names_with_rounds(stages: Sequence[str], rounds: Rounds | None) -> dict[str, str | None]:
@@ -56,7 +73,7 @@ def _name(number: int) -> str:
 
 
 def train_rounds(model: Callable[[], Any], rounds: Rounds, run: Callable[[TrainConfig, str], None]) -> None:
-    """Train in rounds, and take the mean after each.
+    """Train in rounds, and take the mean after each, or with ``beside`` the mean of all at the end.
 
     A killed run goes on where it was: a finished round's weights come from its last checkpoint, and the mean is taken
     again.
@@ -66,9 +83,28 @@ def train_rounds(model: Callable[[], Any], rounds: Rounds, run: Callable[[TrainC
         rounds: how many, and how.
         run: trains the model by a round's settings, in the working folder of that name.
     """
+    if rounds.beside:
+        _train_beside(model, rounds, run)
+        return
     for number, config in enumerate(rounds.configs, 1):
         with mean_with_before(model, rounds.share):
             run(config, _name(number))
+
+
+def _train_beside(model: Callable[[], Any], rounds: Rounds, run: Callable[[TrainConfig, str], None]) -> None:
+    start = _copied(model())
+    mean: dict[str, Any] = {}
+    for number, config in enumerate(rounds.configs, 1):
+        mix_weights(model(), start, 0.0)
+        run(config, _name(number))
+        mix_weights(model(), mean, 1 / number)
+        mean = _copied(model())
+    mix_weights(model(), start, rounds.share)
+
+
+def _copied(model: Any) -> dict[str, Any]:
+    """The weights, copied to the CPU."""
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
 @contextmanager
@@ -77,7 +113,7 @@ def mean_with_before(model: Callable[[], Any], share: float) -> Iterator[None]:
 
     If an exception ends the block they are left as they are.
     """
-    before = {name: tensor.cpu().clone() for name, tensor in model().state_dict().items() if tensor.is_floating_point()}
+    before = _copied(model())
     yield
     mix_weights(model(), before, share)
 

@@ -24,7 +24,7 @@ def cost_text(report: Mapping[str, Any]) -> str:
         lines += [*_stage_lines(row), ""]
     if report.get("rounds"):
         lines += [
-            f"Then {report['rounds']} rounds of more training like stage retrieve, each with a mean of weights.",
+            f"Then {report['rounds']} rounds of more training like stage retrieve, and means of weights.",
             "",
         ]
     load = report["workload"]

@@ -18,6 +18,8 @@ from puma.training.rounds import Rounds
 MINI = "mini"
 """As ``base``: the assembled mini base, trained by :mod:`puma.mini.training`; without ``data`` on OpenPics."""
 STAGES = ("distil", "retrieve")
+ROUNDS_KEYS = tuple(f.name for f in fields(Rounds) if f.name != "config")
+"""What the section of the rounds has beside a stage's settings."""
 EXTRA_PAIRS = ("icons", "wordnet", "keywords", "classes")
 """Training pairs that the mini base may have beside its data's."""
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -156,7 +158,7 @@ def _rounds(
     values: dict[str, Any], retrieve: dict[str, Any], entries: Entries, faults: list[str], dtype: Any
 ) -> Rounds | None:
     """Stage 2's settings with the rounds' own above them; their length is their own alone."""
-    own = {key: value for key, value in values.items() if key not in ("count", "share")}
+    own = {key: value for key, value in values.items() if key not in ROUNDS_KEYS}
     if not any(own.get(key) for key in LENGTHS):
         faults.append("rounds: say how long a round is: rounds.steps, rounds.minutes or rounds.epochs")
         return None
@@ -164,11 +166,14 @@ def _rounds(
     at = {("rounds", key): entries[("retrieve", key)] for key in below} | dict(entries)
     config = _stage("retrieve", {**below, **own}, at, faults, dtype, section="rounds")
     try:
-        chosen = {key: values[key] for key in ("count", "share") if key in values}
+        chosen = {key: values[key] for key in ROUNDS_KEYS if key in values}
         return None if config is None else Rounds(config, **chosen)
+    except ConfigError as error:
+        where = entries[("rounds", "each")][1]
+        faults.extend(f"{where}: rounds.each: {line}" for line in str(error).split("\n  ")[1:] or [str(error)])
     except InputError as error:
         faults.extend(_locate("rounds", str(error), entries))
-        return None
+    return None
 
 
 def _workload(values: dict[str, Any], entries: Entries, faults: list[str]) -> Workload:
