@@ -14,17 +14,19 @@ COLOURS = ("#777777", "#1f6f8b", "#b3541e", "#4c7a34", "#7a3b8f")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 380, 56, 200, 26, 48
 
 
-def summary(rows: Sequence[Mapping[str, Any]], split: str) -> str:
-    """A line for each variant and number of labels: the mean over its seeds, and the paired difference from ``none``
-    with its standard error."""
+def _name(row: Mapping[str, Any]) -> str:
+    return row["variant"] + (f" as {row['as']}" if row["as"] else "")
+
+
+def summary(rows: Sequence[Mapping[str, Any]], split: str, figure: str = "mean_hit_rate@10") -> str:
+    """A line for each variant and number of labels: the mean over its seeds of one figure, and the paired difference
+    from ``none`` with its standard error."""
     lines = []
-    cells = {
-        (r["variant"], r["labels"], r["loss"], r["seed"]): r["mean_hit_rate@10"] for r in rows if r["split"] == split
-    }
+    cells = {(_name(r), r["labels"], r["loss"], r["seed"]): r[figure] for r in rows if r["split"] == split}
     for name, labels, loss in sorted({key[:3] for key in cells}, key=lambda key: (key[1], key[2], key[0])):
         seeds = sorted(key[3] for key in cells if key[:3] == (name, labels, loss))
         values = [100 * cells[name, labels, loss, seed] for seed in seeds]
-        line = f"{labels:6d} {loss:9s} {name:16s} {statistics.fmean(values):5.1f}  ({len(seeds)} seeds)"
+        line = f"{labels:6d} {loss:9s} {name:30s} {statistics.fmean(values):5.1f}  ({len(seeds)} seeds)"
         gains = [
             100 * (cells[name, labels, loss, seed] - cells["none", labels, loss, seed])
             for seed in seeds
@@ -48,7 +50,7 @@ def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], variants: Sequence
         name: sorted(
             (r["labels"], 100 * r["mean_hit_rate@10"], r["says"])
             for r in rows
-            if r["variant"] == name and r["split"] == split
+            if _name(r) == name and r["split"] == split
         )
         for name in variants
     }

@@ -24,9 +24,10 @@ class Variant:
         retrieve: settings that distil beside the contrastive loss.
         says: in a few words.
         deep: whether the teacher is a deep student of the same labels, trained first (``--deep-steps``).
-        layers: of the student; None for the recipe's.
+        layers: of the deep student alone, which is trained as the teacher is and scored; None for the recipe's.
         captioned: the stage before is on pairs of an image with its caption, of all images; else on what ``distil``
             says, captions being known of labelled images alone.
+        texts_only: the unlabelled items are texts, where the teacher would know images too.
     """
 
     says: str
@@ -35,9 +36,11 @@ class Variant:
     deep: bool = False
     layers: int | None = None
     captioned: bool = False
+    texts_only: bool = False
 
 
 BEFORE = {**ALONE, **ROWS, "distillation_within": "batch", "steps": 60, "batch_size": 64}
+OWN_ROWS = {"distillation": "row-softmax", "distillation_within": "modality", "steps": 240}
 CONTRAST = {"contrastive_weight": 1.0, "distillation_weight": 0.0, "temperature": 0.03}
 VARIANTS = {
     "none": Variant("labelled pairs alone"),
@@ -79,6 +82,12 @@ VARIANTS = {
             "loss": "infonce",
         },
     ),
+    "deep-before": Variant(
+        "softmaxed rows of 30 layers that were trained on the labels first, on unlabelled texts and images",
+        {**BEFORE, **OWN_ROWS},
+        deep=True,
+    ),
+    "deep-before-texts": Variant("the same, on unlabelled texts", {**BEFORE, **OWN_ROWS}, deep=True, texts_only=True),
     "deep-alone": Variant("30 layers on the labels, as teacher below", layers=30),
     **{
         f"deep-{name}": Variant(

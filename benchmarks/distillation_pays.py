@@ -27,10 +27,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from _distillation_report import summary, write_plot
 from _distillation_variants import STEPS, VARIANTS
 from _machine import described
-from _rows import read_rows
+from _rows import add_row, read_rows
 from puma.cli.commands._shared import quiet_libraries
 from puma.evaluation.mbeir import evaluate
 from puma.evaluation.metrics import means
@@ -39,7 +41,8 @@ from puma.mini.base.assemble import assemble
 from puma.mini.base.known_images import known_images
 from puma.mini.targets import stage_targets
 from puma.mini.text_teacher import text_teacher_folder
-from puma.mini.training import base_settings, for_this_machine, student
+from puma.mini.training import base_settings, for_this_machine, prepared, student
+from puma.retriever.model import Retriever
 from puma.storage.folders import write_json
 from puma.training import train
 from puma.training.config import TrainConfig
@@ -69,6 +72,10 @@ class World:
         """The untrained base cut to so many layers."""
         return student(self.base, replace(self.recipe, layers=layers), self.vision)
 
+    def trained(self, folder: str) -> Any:
+        """A student that was saved."""
+        return prepared(Retriever.from_pretrained(folder), self.recipe, self.vision)
+
 
 def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
     """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed; 0 for
@@ -89,37 +96,40 @@ def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 
 def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, seed: int) -> dict[str, Any]:
     """Train and score one cell."""
-    variant, layers = VARIANTS[name], VARIANTS[name].layers
+    variant = VARIANTS[name]
     pairs = labelled(world.pairs, labels, seed)
     steps = options.steps or STEPS.get(labels, 0)
     if name == "none-longer":
         steps = steps_at_equal_compute(options, labels, seed)
-    common = {"seed": seed, "workers": 0, "save_steps": 40, "loss": options.loss, "decay": options.decay}
-    common["batch_size"] = options.batch_size
+    common: dict[str, Any] = {"seed": seed, "workers": 0, "save_steps": 40, "batch_size": options.batch_size}
+    common |= {"loss": options.loss, "decay": options.decay}
     if options.loss == "split-mac":
         common["other_weight"] = 1.0  # the first cells were made with it
     values = {"steps": steps, **common, **variant.retrieve}
-    if layers is not None:
-        layers, values = options.deep_layers, {**values, **deep_values(options)}
     spent: dict[str, float] = {}
-    if variant.deep:
-        values["teacher"], spent["deep teacher"] = deep_teacher(world, options, pairs, labels, common)
+    teacher: dict[str, Any] = {}
+    if variant.deep or variant.layers:
+        teacher["teacher"], spent["deep teacher"] = deep_teacher(world, options, pairs, labels, common)
+        values = {**values, **teacher}
     retrieve = changed(world.recipe.retrieve, values)
     work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{retrieve.steps}"
-    made = world.student(layers or options.layers)
+    made = world.student(options.layers) if not variant.layers else world.trained(teacher["teacher"])
     used = 0
     if variant.distil is not None:
-        distil = changed(world.recipe.distil, {**common, **variant.distil})
+        distil = changed(world.recipe.distil, {**common, **variant.distil, **teacher})
         if variant.captioned:
             rows = captioned(world.pairs)
+        elif distil.items_only:
+            items = world.items if variant.deep else teachable(world.items, captions_of(pairs))
+            rows = item_rows([i for i in items if i.image is None or not variant.texts_only], seed=seed)
         else:
-            items = teachable(world.items, captions_of(pairs))
-            rows = item_rows(items, seed=seed) if distil.items_only else texts(pairs)
+            rows = texts(pairs)
         used += len(met_pairs(rows, distil))
         stage(world, made, distil, rows, rows if variant.captioned else pairs, work / "distil", spent)
     if variant.retrieve:
         used += len(met_pairs(pairs, retrieve))
-    stage(world, made, retrieve, pairs, pairs, work / "retrieve", spent)
+    if not variant.layers:
+        stage(world, made, retrieve, pairs, pairs, work / "retrieve", spent)
     tables = evaluate(made, world.root, split=options.split, progress=False)
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
     row = {
@@ -129,8 +139,10 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
         "labels": labels,
         "seed": seed,
         "loss": options.loss,
-        "steps": retrieve.steps,
-        "layers": layers or options.layers,
+        "steps": options.deep_steps if variant.layers else retrieve.steps,
+        "as": options.like if name == "none-longer" else None,
+        "layers": options.deep_layers if variant.layers else options.layers,
+        "deep_steps": options.deep_steps if variant.deep or variant.layers else None,
         "distil_steps": 0 if variant.distil is None else variant.distil["steps"],
         "split": options.split,
         "rows_with_teacher": used,
@@ -205,16 +217,18 @@ def changed(config: TrainConfig | None, values: Mapping[str, Any]) -> TrainConfi
 
 
 def steps_at_equal_compute(options: argparse.Namespace, labels: int, seed: int) -> int:
-    """Contrastive steps that cost what the variant ``--as`` did in all: teacher, distillation and training. The states
-    of a text teacher count at the rate measured once, whether they were in the store or not."""
+    """Contrastive steps that cost what the variant ``--as`` did in all: teacher, distillation and training. A deep
+    teacher's training counts too, and its states as they were computed for that variant, the first that needs them. The
+    states of a text teacher count at the rate measured once, whether they were in the store or not."""
     rows = {
         row["variant"]: row for row in read_rows(options.out) if same_cell(row, options, row["variant"], labels, seed)
     }
     if not {"none", options.like} <= rows.keys():
         raise SystemExit(f"none-longer: run 'none' and {options.like!r} with {labels} labels and seed {seed} first")
     plain, other = rows["none"], rows[options.like]
-    stages = sum(v for key, v in other["cpu_seconds"].items() if not key.startswith("teacher of"))
-    teacher = 2 * other["rows_with_teacher"] / texts_a_second()
+    deep = "deep teacher" in other["cpu_seconds"]
+    stages = sum(v for key, v in other["cpu_seconds"].items() if deep or not key.startswith("teacher of"))
+    teacher = 0.0 if deep else 2 * other["rows_with_teacher"] / texts_a_second()
     return round(plain["steps"] * (stages + teacher) / plain["cpu_seconds"]["retrieve"])
 
 
@@ -233,7 +247,8 @@ def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, la
     found = (row["variant"], row["labels"], row["seed"], row["split"], row["loss"])
     same_steps = not options.steps or VARIANTS[name].layers or name == "none-longer" or row["steps"] == options.steps
     wanted = (name, labels, seed, options.split, options.loss)
-    return found == wanted and row["base"] == base and bool(same_steps)
+    same_equal = name != "none-longer" or row["as"] == options.like
+    return found == wanted and row["base"] == base and bool(same_steps) and same_equal
 
 
 def main() -> None:
@@ -241,8 +256,11 @@ def main() -> None:
     options = arguments()
     if options.plot:
         write_plot(options.plot, read_rows(options.out), options.variants, options.split)
-        print(summary(read_rows(options.out), options.split))
+        for figure in ("mean_hit_rate@10", "global_mean_hit_rate@10"):
+            print(figure, summary(read_rows(options.out), options.split, figure), sep="\n")
         return
+    if options.threads:
+        torch.set_num_threads(options.threads)
     world, until = None, time.monotonic() + (options.seconds or float("inf"))
     for seed in options.seeds:
         for labels in options.labels:
@@ -254,7 +272,7 @@ def main() -> None:
                     return
                 world = world or World()
                 row = run_cell(world, options, name, labels, seed)
-                write_json(options.out, [*read_rows(options.out), row])
+                add_row(options.out, row, ("variant", "base", "labels", "seed", "loss", "steps", "as", "split"))
                 shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in row["tasks"].items())
                 figures = f"global {100 * row['global_mean_hit_rate@10']:.1f}  {shown}  {row['cpu_seconds']}"
                 print(
@@ -275,6 +293,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=6, help="of the student")
     parser.add_argument("--deep-layers", type=int, default=30, help="of the teacher of the variants deep-...")
     parser.add_argument("--deep-steps", type=int, default=45, help="of that teacher's training")
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores this process may use")
     parser.add_argument("--seconds", type=float, help="begin no cell after so many")
     parser.add_argument("--loss", default="split-mac", help="the contrastive loss")
     parser.add_argument("--decay", type=float, default=0.5, help="of the hard temperature")
