@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +31,11 @@ from puma.mini import openpics as images
 from puma.mini.base.assemble import assemble
 from puma.mini.base.known_images import known_images
 from puma.mini.targets import distillation_targets
-from puma.mini.training import base_settings, student
+from puma.mini.training import base_settings, for_this_machine, student, training_rows
 from puma.storage.folders import write_json
 from puma.training import train
 from puma.training.config import TrainConfig
-from puma.training.pairs import read_pairs
-from puma.training.recipes.recipe import read_recipe
+from puma.training.recipes.recipe import Recipe, read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "quickstart_recipe.json"
 
@@ -44,7 +44,10 @@ def main() -> None:
     quiet_libraries()
     options = arguments()
     changes = {"seed": options.seed, "save_steps": 10**9, **parsed(options.set)}
-    plan = read_recipe(options.recipe, {"retrieve.minutes": options.seconds / 60} if options.seconds else None)
+    length = {"retrieve.minutes": options.seconds / 60} if options.seconds else {}
+    plan = for_this_machine(read_recipe(options.recipe, length | parsed(options.recipe_set)))
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if changes.get("steps"):  # a fixed length, which the recipe's minutes must not cut short
         changes = {"minutes": 0.0, **changes}
     stage_1 = None if plan.distil is None else {**vars(plan.distil), "seed": options.seed, **parsed(options.distil_set)}
@@ -58,31 +61,46 @@ def main() -> None:
     root = images.build()
     base = assemble(settings=base_settings(plan), images=root)
     vision = known_images(base, root, None)
-    pairs = read_pairs(root, limit=plan.rows_per_query)
+    pairs = training_rows(plan, root, None)
     targets = distillation_targets(base, plan, pairs, None) if plan.distil is not None else None
 
     def stage(config: TrainConfig, retriever: Any) -> tuple[float, int]:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
-            result = train(retriever, pairs, config, folder, vision=vision, teacher=targets)
+            result = train(retriever, pairs, config, folder, vision=vision, teacher=targets, show_progress=False)
             return time.monotonic() - start, result.steps
 
     config = plan.retrieve
     retriever = student(base, plan, vision)
     seconds = {"distil": stage(plan.distil, retriever)[0]} if plan.distil is not None else {}
     seconds["train"], steps = stage(config, retriever)
-    tables = evaluate(retriever, root, split=options.split)
+    for split in options.split:
+        report(options, plan, split, steps, seconds, evaluate(retriever, root, split=split, progress=False))
+
+
+def report(
+    options: argparse.Namespace,
+    plan: Recipe,
+    split: str,
+    steps: int,
+    seconds: Mapping[str, float],
+    tables: Mapping[str, Any],
+) -> None:
+    """Add the figures of a split to the results, and print them."""
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
+    mixed = [table["global"] for table in tables.values()]
     row = {
         "name": options.name,
         "command": " ".join(["python", *sys.argv]),
         "seed": options.seed,
-        "split": options.split,
+        "split": split,
         "layers": plan.layers,
         "steps": steps,
-        "pairs": steps * config.batch_size,
+        "pairs": steps * plan.retrieve.batch_size,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "mean_hit_rate@10": means(tables.values(), ["hit_rate@10"])["hit_rate@10"],
+        "global_mean_hit_rate@10": means(mixed, ["hit_rate@10"])["hit_rate@10"],
+        "wrong": max(table["wrong_modality@1"] for table in mixed),
         "tasks": {task: {key: table[key] for key in keep} for task, table in tables.items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
@@ -91,8 +109,13 @@ def main() -> None:
     rows = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
     write_json(out, [*rows, row])
     shown = " ".join(f"{task}:{100 * table['hit_rate@10']:.1f}" for task, table in tables.items())
-    mean = 100 * row["mean_hit_rate@10"]
-    print(f"{options.name}: {steps} steps, {seconds['train']:.0f} s, mean {mean:.1f}  {shown}")
+    local, both = (100 * row[f"{pool}mean_hit_rate@10"] for pool in ("", "global_"))
+    worst = f"wrong first at most {100 * row['wrong']:.1f} %"
+    print(
+        f"{options.name} seed {options.seed} {split}: {steps} steps, {seconds['train']:.0f} s, local {local:.1f}, "
+        f"mixed {both:.1f}, {worst}  {shown}",
+        flush=True,
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -105,7 +128,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", help="the student's prompt format")
     parser.add_argument("--seconds", type=float, help="wall time of stage 2 instead of the recipe's minutes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--split", nargs="+", default=["val"], choices=("val", "test"))
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores this process may use")
+    parser.add_argument("--recipe-set", action="append", help="a key of the recipe, as 'extra_pairs=[keywords]'")
     parser.add_argument("--set", action="append", help="a setting of stage 2, as learning_rate=1e-4")
     parser.add_argument("--distil-set", action="append", help="a setting of stage 1")
     parser.add_argument("--out", type=Path, help="the file that results are appended to")

@@ -95,7 +95,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The ``puma`` program."""
-    sys.exit(main())
+    code = main()
+    _leave()
+    sys.exit(code)
+
+
+def _leave() -> None:
+    """End this process's part in a gloo group, as torch asks for. While Python itself ends, a lost connection to a
+    process that has left aborts this one (once seen under load), and its exit code is lost."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_backend() == "gloo":  # NCCL's own end may wait for a process that is gone
+        distributed.destroy_process_group()
 
 
 def _defect(error: Exception) -> int:
