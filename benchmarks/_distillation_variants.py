@@ -28,6 +28,7 @@ class Variant:
         captioned: the stage before is on pairs of an image with its caption, of all images; else on what ``distil``
             says, captions being known of labelled images alone.
         texts_only: the unlabelled items are texts, where the teacher would know images too.
+        cut: the student starts as the deep teacher's first layers, not as the untrained base's.
     """
 
     says: str
@@ -37,6 +38,7 @@ class Variant:
     layers: int | None = None
     captioned: bool = False
     texts_only: bool = False
+    cut: bool = False
 
 
 BEFORE = {**ALONE, **ROWS, "distillation_within": "batch", "steps": 60, "batch_size": 64}
@@ -88,6 +90,15 @@ VARIANTS = {
         deep=True,
     ),
     "deep-before-texts": Variant("the same, on unlabelled texts", {**BEFORE, **OWN_ROWS}, deep=True, texts_only=True),
+    "deep-cut": Variant(
+        "the first layers of the 30 that were trained on the labels, then labelled pairs", deep=True, cut=True
+    ),
+    "deep-cut-before": Variant(
+        "the same layers, first with softmaxed rows of all 30 on unlabelled texts and images",
+        {**BEFORE, **OWN_ROWS},
+        deep=True,
+        cut=True,
+    ),
     "deep-alone": Variant("30 layers on the labels, as teacher below", layers=30),
     **{
         f"deep-{name}": Variant(

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 
 from _distillation_report import summary, write_plot
+from _distillation_rows import captioned, labelled, texts
 from _distillation_variants import STEPS, VARIANTS
 from _machine import described
 from _rows import add_row, read_rows
@@ -42,6 +42,7 @@ from puma.mini.base.known_images import known_images
 from puma.mini.targets import stage_targets
 from puma.mini.text_teacher import text_teacher_folder
 from puma.mini.training import base_settings, for_this_machine, prepared, student
+from puma.pruning import cut
 from puma.retriever.model import Retriever
 from puma.storage.folders import write_json
 from puma.training import train
@@ -49,7 +50,7 @@ from puma.training.config import TrainConfig
 from puma.training.pairs import Pair, read_pairs
 from puma.training.planned import met_pairs
 from puma.training.recipes.recipe import read_recipe
-from puma.training.teacher.folder import IMAGE_TO_TEXT, captions_of
+from puma.training.teacher.folder import captions_of
 from puma.training.teacher.texts import TextTeacher
 from puma.training.unlabelled import item_rows, read_items, teachable
 
@@ -72,26 +73,12 @@ class World:
         """The untrained base cut to so many layers."""
         return student(self.base, replace(self.recipe, layers=layers), self.vision)
 
-    def trained(self, folder: str) -> Any:
-        """A student that was saved."""
-        return prepared(Retriever.from_pretrained(folder), self.recipe, self.vision)
-
-
-def labelled(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """``count`` pairs, equally many of each task (less where a task has fewer), one a query, drawn by the seed; 0 for
-    all. Known to be right are those among them alone."""
-    if not count:
-        return list(pairs)
-    draw, by_task = random.Random(seed), {}
-    for pair in pairs:
-        by_task.setdefault(pair.task, {}).setdefault(pair.query_id, []).append(pair)
-    drawn: list[Pair] = []
-    left = count
-    for number, (_, queries) in enumerate(sorted(by_task.items(), key=lambda entry: len(entry[1]))):
-        share = min(len(queries), left // (len(by_task) - number))
-        left -= share
-        drawn += [draw.choice(queries[name]) for name in draw.sample(sorted(queries), share)]
-    return [replace(pair, known=frozenset({pair.candidate_id})) for pair in drawn]
+    def trained(self, folder: str, layers: int | None = None) -> Any:
+        """A student that was saved; ``layers``: so many of its first ones."""
+        made = Retriever.from_pretrained(folder, dtype=torch.float32)
+        if layers is not None:
+            cut(made.model, layers)
+        return prepared(made, self.recipe, self.vision)
 
 
 def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, seed: int) -> dict[str, Any]:
@@ -113,7 +100,10 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
         values = {**values, **teacher}
     retrieve = changed(world.recipe.retrieve, values)
     work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{retrieve.steps}"
-    made = world.student(options.layers) if not variant.layers else world.trained(teacher["teacher"])
+    if variant.layers or variant.cut:
+        made = world.trained(teacher["teacher"], options.layers if variant.cut else None)
+    else:
+        made = world.student(options.layers)
     used = 0
     if variant.distil is not None:
         distil = changed(world.recipe.distil, {**common, **variant.distil, **teacher})
@@ -178,17 +168,6 @@ def deep_teacher(
         shutil.rmtree(options.work / f"{name}.work", ignore_errors=True)
         write_json(cost, {"cpu_seconds": time.process_time() - clock})
     return str(folder), json.loads(cost.read_text(encoding="utf-8"))["cpu_seconds"]
-
-
-def captioned(pairs: Sequence[Pair]) -> list[Pair]:
-    """Every image with its caption, as a pair of image -> text without an instruction."""
-    return [replace(pair, instruction=None) for pair in pairs if pair.task == IMAGE_TO_TEXT]
-
-
-def texts(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs of two texts, and an image's with its caption: what the untrained base can teach."""
-    captions = captions_of(pairs)
-    return [pair for pair in pairs if all(teachable([item], captions) for item in (pair.query, pair.candidate))]
 
 
 def stage(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from puma.data import mbeir
@@ -77,6 +78,45 @@ def test_a_trained_retriever_teaches_both_stages(base, tmp_path):
     # 20 texts and 20 queries with no instruction, 20 queries with one
     (store,) = (tmp_path / "out.work" / "teacher").iterdir()
     assert 8 < sum(len(load_file(shard)["keys"]) for shard in store.glob("shard-*")) <= 60
+
+
+def test_a_retriever_is_cut_and_taught_by_its_whole_depth(base, tmp_path):
+    data, deep = texts(tmp_path / "data"), tmp_path / "deep"
+    train_two_stages(base, data, deep, prompt="open-quote", retrieve=RETRIEVE)
+    still = replace(RETRIEVE, lora_rank=0, learning_rate=1e-12, weight_decay=0.0)
+    logs = train_two_stages(deep, data, tmp_path / "cut", layers=2, retrieve=still)
+    assert set(logs) == {"retrieve"}
+    whole, kept = (load_file(folder / "model.safetensors") for folder in (deep, tmp_path / "cut"))
+    assert kept.keys() < whole.keys()
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, whole[name])
+    untrained = Retriever.from_base(base, layers=2, prompt="open-quote", device="cpu").model.state_dict()
+    assert any((untrained[name].float() - tensor.float()).abs().max() > 1e-5 for name, tensor in kept.items())
+
+    own = {"items_only": True, "contrastive_weight": 0.0, "distillation": "row-softmax", "teacher": str(deep)}
+    distil = replace(DISTIL, **own)
+    logs = train_two_stages(deep, data, tmp_path / "out", layers=2, distil=distil, retrieve=still)
+    assert logs["distil"][0]["distillation"] > 0
+    made = Retriever.from_pretrained(tmp_path / "out", device="cpu")
+    assert made.model.config.get_text_config().num_hidden_layers == 2
+    last = load_file(tmp_path / "out" / "model.safetensors")
+    assert max((last[name].float() - tensor.float()).abs().max() for name, tensor in kept.items()) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"distil": DISTIL}, "its untrained base is not there to teach it"),
+        ({"distil": replace(DISTIL, teacher="shared")}, "its untrained base is not there to teach it"),
+        ({"layers": 99}, "layers=99: give a whole number from 1 to"),
+    ],
+)
+def test_what_a_retriever_as_base_cannot_do(base, tmp_path, options, said):
+    data = texts(tmp_path / "data")
+    Retriever.from_base(base, prompt="open-quote", device="cpu").save_pretrained(tmp_path / "deep")
+    with pytest.raises(InputError, match=said):
+        train_two_stages(tmp_path / "deep", data, tmp_path / "out", retrieve=RETRIEVE, **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_texts_teaches_items_without_pairs(base, tmp_path):

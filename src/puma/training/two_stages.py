@@ -13,7 +13,7 @@ import numpy as np
 
 from puma.errors import InputError, require
 from puma.items.skips import Skip, summary
-from puma.pruning import decoder_of
+from puma.pruning import cut, decoder_of
 from puma.pruning.hub import holds
 from puma.pruning.loading import cast_weights
 from puma.retriever.model import PROMPT_FILE, Retriever
@@ -64,7 +64,8 @@ def train_two_stages(
     """Prune, distil on the data's pairs of texts, train on all its tasks, save.
 
     Args:
-        base: a base model, or a retriever folder, which is trained on as it is.
+        base: a base model, or a retriever folder. A retriever is trained on as it is, or cut first to ``layers``. Its
+            folder can then be stage 1's teacher: the whole depth, trained, teaches its own shallow part.
         data: root of a benchmark in M-BEIR's layout.
         out: the retriever's folder; ``out`` + ``.work`` holds checkpoints. Called again, an unfinished run goes on from
             them, also with more steps.
@@ -81,15 +82,17 @@ def train_two_stages(
         The stages' logs.
 
     Raises:
-        InputError: ``out`` is there already; distillation of a retriever that has no teacher; no pairs of texts; no
-            val split to evaluate on.
+        InputError: ``out`` is there already; stage 1 on a retriever without the folder of a trained teacher; ``layers``
+            out of range; no pairs of texts; no val split to evaluate on.
     """
     require("training", "train")
     target = free_target(out)
     trained_before = holds(base, PROMPT_FILE)
-    if trained_before and (layers is not None or distil is not None):
+    if trained_before and distil is not None and not (distil.distillation_weight > 0 and is_folder(distil.teacher)):
         raise InputError(
-            f"base={str(base)!r} is a retriever already: it can be trained on, not pruned or distilled again"
+            f"base={str(base)!r} is a retriever already, and its untrained base is not there to teach it: leave stage "
+            "1 out (--distil-steps 0, in a recipe distil: null), or give distil.teacher the folder of a trained model, "
+            "with a slash in its path"
         )
     retrieve = retrieve or TrainConfig()
     again = rounds.configs if rounds else []
@@ -113,6 +116,8 @@ def train_two_stages(
     shared = distil is not None and distil.distillation_weight > 0 and distil.teacher == "shared"
     if trained_before:
         retriever = Retriever.from_pretrained(base, attn=attn)
+        if layers is not None:
+            cut(retriever.model, layers, keep_last=keep_last)
     elif shared:
         # whole: the student is cut out of the teacher
         retriever = Retriever.from_base(base, prompt=prompt, image_tokens=image_tokens, attn=attn)
