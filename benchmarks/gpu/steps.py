@@ -110,7 +110,7 @@ def _feeding(run: Run, out: Path, seconds: float) -> list[str]:
 def _distillation(run: Run, out: Path, seconds: float) -> list[str]:
     """The deep teacher, trained contrastively, then its students of six layers with and without it."""
     script = ROOT / "benchmarks" / "distillation_pays.py"
-    variants = ["none", "deep-alone", "deep-rows", "deep-before", "deep-cosine", "deep-relational", "deep-map"]
+    variants = ["none", "deep-alone", "deep-cut-before", "deep-rows", "deep-cosine", "deep-relational", "deep-map"]
     scale = ["--steps", "480", "--deep-steps", "480"]
     if run.small:
         variants = ["none", "deep-rows"]
