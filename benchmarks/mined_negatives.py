@@ -4,8 +4,8 @@
 
 A model is trained with the quickstart's stage 2 and one of two losses. With it, ``puma mine`` finds a hard negative
 for each training query of text to image and image to text, and one of another modality that scores at least as high
-as the positive (``--other-modality 1``). Then training goes on from that model, three times with the same rows: without
-mined negatives, with the first kind, with both. Scored on val in local and mixed pools.
+as the positive (``--other-modality 1``). Then training goes on from that model at a third of the rate, three times with
+the same rows: without mined negatives, with the first kind, with both. Scored on val in local and mixed pools.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_seed(world: World, options: argparse.Namespace, loss: str, seed: int) ->
     model, mined = folder / "model", folder / "mined"
     if not model.is_dir():
         retriever = world.fresh(VARIANTS["plain"])
-        trained(world, retriever, world.pairs, config_of(world, loss, seed, options.steps, 0))
+        trained(world, retriever, world.pairs, config_of(world, loss=loss, seed=seed, steps=options.steps))
         retriever.save_pretrained(model)
     retriever = Retriever.from_pretrained(model)
     # Mining meets the training images again: their stored features serve.
@@ -67,7 +67,9 @@ def run_seed(world: World, options: argparse.Namespace, loss: str, seed: int) ->
         if name != "before":
             count = NEGATIVES[name]
             rows = read_pairs(mined if count else world.root, limit=world.plan.rows_per_query, negatives=count)
-            trained(world, retriever, rows, config_of(world, loss, seed + 100, options.more_steps, count))
+            going_on = {"steps": options.more_steps, "learning_rate": world.plan.retrieve.learning_rate / 3}
+            config = config_of(world, loss=loss, seed=seed + 100, hard_negatives=count, **going_on)
+            trained(world, retriever, rows, config)
         spent = time.process_time() - start
         found = scores(evaluate(retriever, world.root, split=options.split, ks=(1, 10), progress=False))
         row = {
@@ -94,12 +96,9 @@ def run_seed(world: World, options: argparse.Namespace, loss: str, seed: int) ->
         )
 
 
-def config_of(world: World, loss: str, seed: int, steps: int, negatives: int) -> TrainConfig:
-    """The quickstart's stage 2 with that loss; going on, at a third of its rate."""
-    values = {**vars(world.plan.retrieve), "loss": loss, "seed": seed, "steps": steps, "hard_negatives": negatives}
-    if seed >= 100:
-        values["learning_rate"] = world.plan.retrieve.learning_rate / 3
-    return TrainConfig.from_dict({**values, "save_steps": 10**9})
+def config_of(world: World, **changes: Any) -> TrainConfig:
+    """The quickstart's stage 2, changed."""
+    return TrainConfig.from_dict({**vars(world.plan.retrieve), **changes, "save_steps": 10**9})
 
 
 def trained(world: World, retriever: Any, rows: Sequence[Pair], config: TrainConfig) -> None:

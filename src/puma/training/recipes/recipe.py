@@ -52,7 +52,7 @@ class Recipe:
         teacher_prompt: the prompt format of the teacher; only its states at ``[RET]`` are distilled, so it may differ
             from the student's.
         rows_per_query: positives of one query that are read.
-        extra_pairs: training pairs beside the data's, ``icons``, ``wordnet``, ``classes``
+        extra_pairs: training pairs beside the data's, ``icons``, ``wordnet``, ``keywords``, ``classes``
             (:mod:`puma.mini.extra_pairs.pairs`).
         image_variants: changed versions of each training image beside itself (moved and recoloured a little) whose
             features are stored, so that the frozen tower need not see each anew.
