@@ -120,18 +120,19 @@ def trained(
         paper = variant.distil == "paper"
         targets = _paper_targets(world, variant, distil) if paper else _caption_targets(world, distil)
         seconds["teacher"] = round(time.monotonic() - start, 1)
-        _stage(retriever, world.text_pairs if paper else world.pairs, distil, world, targets)
+        trained_once(retriever, world.text_pairs if paper else world.pairs, distil, world, targets)
     if variant.made_by == "puma":
-        log = _stage(retriever, world.pairs, retrieve, world)
+        log = trained_once(retriever, world.pairs, retrieve, world)
     else:
         log = train_by_peer(retriever, world.pairs, retrieve, adaptive=variant.made_by == "adaptive")
     seconds["train"] = round(time.monotonic() - start - sum(seconds.values()), 1)
     return retriever, seconds, log
 
 
-def _stage(
+def trained_once(
     retriever: Retriever, pairs: Sequence[Pair], config: TrainConfig, world: World, targets: Any = None
 ) -> list[dict[str, float]]:
+    """Train in place, in a folder that is not kept; the log."""
     with tempfile.TemporaryDirectory() as folder:
         return train(retriever, pairs, config, folder, vision=world.vision, teacher=targets, show_progress=False).log
 

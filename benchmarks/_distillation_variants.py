@@ -24,10 +24,9 @@ class Variant:
         retrieve: settings that distil beside the contrastive loss.
         says: in a few words.
         deep: whether the teacher is a deep student of the same labels, trained first (``--deep-steps``).
-        layers: of the deep student alone, which is trained as the teacher is and scored; None for the recipe's.
+        alone: the deep student itself is scored, and there is no other.
         captioned: the stage before is on pairs of an image with its caption, of all images; else on what ``distil``
             says, captions being known of labelled images alone.
-        texts_only: the unlabelled items are texts, where the teacher would know images too.
         cut: the student starts as the deep teacher's first layers, not as the untrained base's.
     """
 
@@ -35,9 +34,8 @@ class Variant:
     distil: Mapping[str, Any] | None = None
     retrieve: Mapping[str, Any] = field(default_factory=dict)
     deep: bool = False
-    layers: int | None = None
+    alone: bool = False
     captioned: bool = False
-    texts_only: bool = False
     cut: bool = False
 
 
@@ -89,7 +87,6 @@ VARIANTS = {
         {**BEFORE, **OWN_ROWS},
         deep=True,
     ),
-    "deep-before-texts": Variant("the same, on unlabelled texts", {**BEFORE, **OWN_ROWS}, deep=True, texts_only=True),
     "deep-cut": Variant(
         "the first layers of the 30 that were trained on the labels, then labelled pairs", deep=True, cut=True
     ),
@@ -99,7 +96,7 @@ VARIANTS = {
         deep=True,
         cut=True,
     ),
-    "deep-alone": Variant("30 layers on the labels, as teacher below", layers=30),
+    "deep-alone": Variant("30 layers on the labels, as teacher below", deep=True, alone=True),
     **{
         f"deep-{name}": Variant(
             f"{says} of 30 layers that were trained on the labels first, beside the contrastive loss",

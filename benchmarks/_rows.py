@@ -18,6 +18,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
+def has_row(path: Path, cell: Mapping[str, Any]) -> bool:
+    """Whether a row has all these values."""
+    return any(all(row[name] == value for name, value in cell.items()) for row in read_rows(path))
+
+
 def add_row(path: Path, row: Mapping[str, Any], same: Sequence[str]) -> None:
     """Add a row, in the place of an earlier one that has the same values under the keys ``same``; safe beside another
     process."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +19,15 @@ from typing import Any
 
 import torch
 
-from _ablation_cells import World
+from _ablation_cells import World, trained_once
 from _ablation_variants import VARIANTS
 from _machine import described
-from _rows import add_row, read_rows
+from _rows import add_row, has_row
 from any_modality import measure
 from losses import scores
 from puma.cli.commands._shared import quiet_libraries
 from puma.evaluation.mbeir import evaluate
 from puma.mini.training import training_rows
-from puma.training import train
 from puma.training.any_modality import with_any_instructions
 from puma.training.config import TrainConfig
 from puma.training.pairs import first_instructions
@@ -46,8 +44,7 @@ def run_cell(world: World, options: argparse.Namespace, share: float, seed: int)
     config = TrainConfig.from_dict({**values, "save_steps": 10**9})
     rows = training_rows(replace(world.plan, distil=None, retrieve=config), world.root, None)
     retriever = world.fresh(VARIANTS["plain"])
-    with tempfile.TemporaryDirectory() as folder:
-        train(retriever, rows, config, folder, vision=world.vision, show_progress=False)
+    trained_once(retriever, rows, config, world)
     retriever.instructions = with_any_instructions(first_instructions(world.root), [share])
     seconds = time.process_time() - start
     found = scores(evaluate(retriever, world.root, split=options.split, ks=(1, 10), progress=False))
@@ -82,8 +79,8 @@ def main() -> None:
     world = None
     for seed in options.seeds:
         for share in options.shares:
-            cell = (share, seed, options.steps, options.split)
-            if any(tuple(row[name] for name in SAME) == cell for row in read_rows(options.out)):
+            cell = dict(zip(SAME, (share, seed, options.steps, options.split), strict=True))
+            if has_row(options.out, cell):
                 continue
             world = world or World.open()
             row = run_cell(world, options, share, seed)

@@ -95,12 +95,12 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
     values = {"steps": steps, **common, **variant.retrieve}
     spent: dict[str, float] = {}
     teacher: dict[str, Any] = {}
-    if variant.deep or variant.layers:
+    if variant.deep:
         teacher["teacher"], spent["deep teacher"] = deep_teacher(world, options, pairs, labels, common)
         values = {**values, **teacher}
     retrieve = changed(world.recipe.retrieve, values)
     work = options.work / f"{name}-{labels}-{seed}-{options.loss}-{retrieve.steps}"
-    if variant.layers or variant.cut:
+    if variant.alone or variant.cut:
         made = world.trained(teacher["teacher"], options.layers if variant.cut else None)
     else:
         made = world.student(options.layers)
@@ -111,14 +111,14 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
             rows = captioned(world.pairs)
         elif distil.items_only:
             items = world.items if variant.deep else teachable(world.items, captions_of(pairs))
-            rows = item_rows([i for i in items if i.image is None or not variant.texts_only], seed=seed)
+            rows = item_rows(items, seed=seed)
         else:
             rows = texts(pairs)
         used += len(met_pairs(rows, distil))
         stage(world, made, distil, rows, rows if variant.captioned else pairs, work / "distil", spent)
     if variant.retrieve:
         used += len(met_pairs(pairs, retrieve))
-    if not variant.layers:
+    if not variant.alone:
         stage(world, made, retrieve, pairs, pairs, work / "retrieve", spent)
     tables = evaluate(made, world.root, split=options.split, progress=False)
     keep = ("pool", "queries", "hit_rate@1", "hit_rate@10")
@@ -129,10 +129,10 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
         "labels": labels,
         "seed": seed,
         "loss": options.loss,
-        "steps": options.deep_steps if variant.layers else retrieve.steps,
+        "steps": options.deep_steps if variant.alone else retrieve.steps,
         "as": options.like if name == "none-longer" else None,
-        "layers": options.deep_layers if variant.layers else options.layers,
-        "deep_steps": options.deep_steps if variant.deep or variant.layers else None,
+        "layers": options.deep_layers if variant.alone else options.layers,
+        "deep_steps": options.deep_steps if variant.deep else None,
         "distil_steps": 0 if variant.distil is None else variant.distil["steps"],
         "split": options.split,
         "rows_with_teacher": used,
@@ -147,11 +147,6 @@ def run_cell(world: World, options: argparse.Namespace, name: str, labels: int, 
     return row
 
 
-def deep_values(options: argparse.Namespace) -> dict[str, Any]:
-    """What a deep student's stage has beside the recipe's."""
-    return {"steps": options.deep_steps, "learning_rate": 3e-4}
-
-
 def deep_teacher(
     world: World, options: argparse.Namespace, pairs: list[Pair], labels: int, common: Mapping[str, Any]
 ) -> tuple[str, float]:
@@ -161,7 +156,7 @@ def deep_teacher(
     folder, cost = options.work.absolute() / name, options.work.absolute() / f"{name}.json"
     if not cost.is_file():
         clock = time.process_time()
-        config = changed(world.recipe.retrieve, {**common, **deep_values(options)})
+        config = changed(world.recipe.retrieve, {**common, "steps": options.deep_steps, "learning_rate": 3e-4})
         made = world.student(options.deep_layers)
         train(made, pairs, config, options.work / f"{name}.work", vision=world.vision, show_progress=False)
         made.save_pretrained(folder, replace=True)
@@ -224,7 +219,7 @@ def same_cell(row: Mapping[str, Any], options: argparse.Namespace, name: str, la
     """Whether a row is that cell's."""
     base = base_settings(read_recipe("mini")).folder
     found = (row["variant"], row["labels"], row["seed"], row["split"], row["loss"])
-    same_steps = not options.steps or VARIANTS[name].layers or name == "none-longer" or row["steps"] == options.steps
+    same_steps = not options.steps or VARIANTS[name].alone or name == "none-longer" or row["steps"] == options.steps
     wanted = (name, labels, seed, options.split, options.loss)
     same_equal = name != "none-longer" or row["as"] == options.like
     return found == wanted and row["base"] == base and bool(same_steps) and same_equal

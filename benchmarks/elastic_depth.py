@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _machine import described
-from _rows import add_row, read_rows
+from _rows import add_row, has_row, read_rows
 from _svg import DOT, GREY, INK, bounds, dot, polyline, rule, svg, text, ticks
 from puma.cli.commands._shared import quiet_libraries
 
@@ -210,8 +210,8 @@ def main() -> None:
         return
     for seed in options.seeds:
         for name in options.only or runs(options.depths):
-            done = [[row[key] for key in SAME] for row in read_rows(options.results)]
-            if [name, options.steps, seed, options.split, depths_of(options.depths, name)] in done:
+            cell = (name, options.steps, seed, options.split, depths_of(options.depths, name))
+            if has_row(options.results, dict(zip(SAME, cell, strict=True))):
                 continue
             row = run_cell(world, options, name, seed)
             add_row(options.results, row, SAME)

@@ -12,27 +12,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from _ablation_cells import World
+from _ablation_cells import World, trained_once
 from _ablation_variants import VARIANTS
 from _machine import described
-from _rows import add_row, read_rows
+from _rows import add_row, has_row
 from losses import scores
 from puma.cli.commands._shared import quiet_libraries
 from puma.evaluation.mbeir import evaluate
 from puma.mini.training import prepared
 from puma.retriever.model import Retriever
-from puma.training import train
 from puma.training.config import TrainConfig
 from puma.training.mining import Rules, mine
-from puma.training.pairs import Pair, read_pairs
+from puma.training.pairs import read_pairs
 
 RESULTS = Path(__file__).parent / "results" / "mined_negatives.json"
 SAME = ("loss", "negatives", "seed", "steps", "more_steps", "split")
@@ -51,7 +48,8 @@ def run_seed(world: World, options: argparse.Namespace, loss: str, seed: int) ->
     model, mined = folder / "model", folder / "mined"
     if not model.is_dir():
         retriever = world.fresh(VARIANTS["plain"])
-        trained(world, retriever, world.pairs, config_of(world, loss=loss, seed=seed, steps=options.steps))
+        config = config_of(world, loss=loss, seed=seed, steps=options.steps)
+        trained_once(retriever, world.pairs, config, world)
         retriever.save_pretrained(model)
     retriever = Retriever.from_pretrained(model)
     # Mining meets the training images again: their stored features serve.
@@ -69,7 +67,7 @@ def run_seed(world: World, options: argparse.Namespace, loss: str, seed: int) ->
             rows = read_pairs(mined if count else world.root, limit=world.plan.rows_per_query, negatives=count)
             going_on = {"steps": options.more_steps, "learning_rate": world.plan.retrieve.learning_rate / 3}
             config = config_of(world, loss=loss, seed=seed + 100, hard_negatives=count, **going_on)
-            trained(world, retriever, rows, config)
+            trained_once(retriever, rows, config, world)
         spent = time.process_time() - start
         found = scores(evaluate(retriever, world.root, split=options.split, ks=(1, 10), progress=False))
         row = {
@@ -101,14 +99,9 @@ def config_of(world: World, **changes: Any) -> TrainConfig:
     return TrainConfig.from_dict({**vars(world.plan.retrieve), **changes, "save_steps": 10**9})
 
 
-def trained(world: World, retriever: Any, rows: Sequence[Pair], config: TrainConfig) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        train(retriever, rows, config, folder, vision=world.vision, show_progress=False)
-
-
 def finished(options: argparse.Namespace, loss: str, name: str, seed: int) -> bool:
     cell = (loss, name, seed, options.steps, options.more_steps, options.split)
-    return any(tuple(row[key] for key in SAME) == cell for row in read_rows(options.out))
+    return has_row(options.out, dict(zip(SAME, cell, strict=True)))
 
 
 def main() -> None:

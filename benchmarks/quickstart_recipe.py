@@ -67,7 +67,7 @@ def main() -> None:
     def stage(config: TrainConfig, retriever: Any) -> tuple[float, int]:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
-            result = train(retriever, pairs, config, folder, vision=vision, teacher=targets, show_progress=False)
+            result = train(retriever, pairs, config, folder, vision=vision, teacher=targets)
             return time.monotonic() - start, result.steps
 
     config = plan.retrieve
@@ -75,7 +75,7 @@ def main() -> None:
     seconds = {"distil": stage(plan.distil, retriever)[0]} if plan.distil is not None else {}
     seconds["train"], steps = stage(config, retriever)
     for split in options.split:
-        report(options, plan, split, steps, seconds, evaluate(retriever, root, split=split, progress=False))
+        report(options, plan, split, steps, seconds, evaluate(retriever, root, split=split))
 
 
 def report(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from puma.errors import InputError
+from puma.errors import ConfigError, InputError
 from puma.training.config import TrainConfig
 
 
@@ -28,8 +28,8 @@ class Rounds:
         each: settings by which the rounds differ, above ``config``: one mapping for each round, or none at all.
 
     Raises:
-        InputError: a number out of range; ``each`` has another number of entries than ``count``. ConfigError: an entry
-            of ``each`` has an unknown key or an unusable value.
+        InputError: a number out of range; ``each`` has another number of entries than ``count``, or one with an unknown
+            key or an unusable value.
     """
 
     config: TrainConfig
@@ -51,7 +51,10 @@ class Rounds:
             raise InputError(f"each: has {len(self.each)} entries for {self.count} rounds; give one for each round")
         if any("stage" in one for one in self.each):
             raise InputError("each: a round is of stage retrieve; leave stage out")
-        _ = self.configs
+        try:
+            _ = self.configs
+        except ConfigError as error:
+            raise InputError("each: " + "; ".join(str(error).split("\n  ")[1:] or [str(error)])) from None
 
     @property
     def configs(self) -> list[TrainConfig]:

@@ -168,12 +168,9 @@ def _rounds(
     try:
         chosen = {key: values[key] for key in ROUNDS_KEYS if key in values}
         return None if config is None else Rounds(config, **chosen)
-    except ConfigError as error:
-        where = entries[("rounds", "each")][1]
-        faults.extend(f"{where}: rounds.each: {line}" for line in str(error).split("\n  ")[1:] or [str(error)])
     except InputError as error:
         faults.extend(_locate("rounds", str(error), entries))
-    return None
+        return None
 
 
 def _workload(values: dict[str, Any], entries: Entries, faults: list[str]) -> Workload:
